@@ -1,0 +1,333 @@
+// Types of the native addon's exports: the one contract between lib/ and native/.
+//
+// Arguments are flat numbers and typed arrays; lib/ validates options and gives good messages, the addon re-checks what
+// would corrupt memory (lengths, types, ranges, handles) and throws too. Every error thrown or rejected is an instance of
+// the class given to registerError. Matrices are row-major. A promise-returning function works off the event loop and needs
+// memory that cannot be detached: views of a SharedArrayBuffer (Tensor.empty) or a Mapped slice; anything else is refused.
+
+/** A native object (packed weight, vector, mapping, accumulator, program, cache) of this environment. Never reused. */
+export type Handle = number
+
+/** f32 0, f16 1, bf16 2, i8 3, u8 4, i32 5. f16 and bf16 travel as Uint16Array. */
+export type DtypeCode = 0 | 1 | 2 | 3 | 4 | 5
+
+/** Part of a mapped file. */
+export interface Mapped {
+  mapping: Handle
+  offset: number
+  bytes: number
+}
+
+export type Source = ArrayBufferView | Mapped
+
+/** Storage of a packed weight: f32 0, f16 1, bf16 2, 4-bit codes 3, 8-bit codes 4. */
+export type WeightKind = 0 | 1 | 2 | 3 | 4
+
+/** Polled by long work: non-zero asks it to stop with ERR_ABORTED. A view of a SharedArrayBuffer. */
+export type AbortFlag = Int32Array | null
+
+export interface CpuInfo {
+  /** Kernel table in use. */
+  kernels: string
+  /** Tables this machine can run, "reference" first, best last. */
+  supported: string[]
+  /** Instruction-set features found (operating-system support included). */
+  features: string[]
+  /** Threads that take part in a call. */
+  threads: number
+}
+
+/** native/rounding/rounding.h GridSpec. */
+export interface Grid {
+  bits: number
+  symmetric: boolean
+  /** Along k; k for per-channel and per-tensor. */
+  groupSize: number
+  perTensor: boolean
+  /** Scales are rounded to this type before codes are chosen: f32 0, f16 1, bf16 2. */
+  scaleType: 0 | 1 | 2
+  /** 1 for GPTQ v1 files, which cannot store a zero point of 0. */
+  minZero: number
+}
+
+/** native/rounding/rounding.h SearchSpec; null in place of it: scales from the range. */
+export interface ScaleSearch {
+  steps: number
+  maxShrink: number
+  norm: number
+  /** [k], E[x^2]; or null. */
+  importance: Float32Array | null
+}
+
+/** Written in place: codes [n, k], scales [n, G], zeros [n, G] or null when symmetric. */
+export interface RoundedArrays {
+  codes: Uint8Array
+  scales: Float32Array
+  zeros: Uint8Array | null
+}
+
+export interface GptqOptions {
+  grid: Grid
+  search: ScaleSearch | null
+  /** [n, G] largest |w| kept, or null. */
+  clip: Float32Array | null
+  damp: number
+  dampStep: number
+  block: number
+  /** none 0, static 1, group-aware 2, dynamic 3. */
+  order: 0 | 1 | 2 | 3
+}
+
+export interface GptqReport {
+  damp: number
+  degraded: boolean
+  keptNearest: boolean
+  deadColumns: number
+  error: number
+  nearestError: number
+  note: string
+}
+
+/** hessian 0, sum of squares 1, absolute maximum 2, copy 3, squared error 4, mean 5, reservoir 6. */
+export type ReductionCode = 0 | 1 | 2 | 3 | 4 | 5 | 6
+
+/** One execution of ops [opBegin, opEnd) of a section: [section, opBegin, opEnd, weightBase, cacheLayer]. */
+export interface StepObserver {
+  run: number
+  /** After this op; opBegin - 1: before the first. */
+  op: number
+  slot: number
+  reduction: ReductionCode
+  /** All reductions but copy. */
+  accumulator?: Handle
+  /** copy: [rows, slot width]. */
+  out?: Float32Array
+  /** squared error: [rows, slot width]. */
+  reference?: Float32Array
+}
+
+export interface StepSampling {
+  /** 0: greedy. */
+  temperature: number
+  topK: number
+  topP: number
+  minP: number
+  repetitionPenalty: number
+  /** The random number depends on seed and position alone. */
+  seed: number
+  position: number
+  history: Int32Array | null
+}
+
+export interface StepEpilogue {
+  /** logits 1, negative log-likelihood 2, sample 3, divergence 4. */
+  mode: 1 | 2 | 3 | 4
+  /** Rows of this step that it applies to. */
+  rows: Int32Array
+  /** logits: [rows, vocabulary]. */
+  logits?: Float32Array
+  /** nll, divergence: [rows]. */
+  targets?: Int32Array
+  /** nll: [rows]; divergence: [rows, 4] = KL(reference || this), nll, reference nll, 1 where the top tokens agree. */
+  values?: Float64Array
+  /** sample: [rows]. */
+  tokens?: Int32Array
+  sampling?: StepSampling
+  /** divergence: the reference's input of its logits operation, [rows, referenceWidth], and its head. */
+  referenceHidden?: Float32Array
+  referenceWidth?: number
+  referenceHead?: Handle
+  referenceSoftcap?: number
+}
+
+export interface StepRequest {
+  /** [count, 5]: section, opBegin, opEnd, weightBase, cacheLayer. */
+  runs: Int32Array
+  /** Handles bound to the runs' weights, -1 for none. */
+  weights: Float64Array
+  rows: number
+  /** [rows]. */
+  tokens: Int32Array | null
+  /** [count, 5]: rowBegin, rows, context, pageBegin, pages. */
+  sequences: Int32Array
+  pageTable: Int32Array
+  cache: Handle | null
+  /** [rows, width of hiddenSlot], copied in before the first run; null keeps what the slot holds. */
+  hidden: Float32Array | null
+  hiddenSlot: number
+  observers: StepObserver[]
+  epilogue: StepEpilogue | null
+}
+
+export interface Binding {
+  /** Once per environment, before anything else: class constructed as new TsqError(code, message). */
+  registerError(constructor: new (code: string, message: string) => Error): void
+
+  // The machine
+  cpu(): CpuInfo
+  /** null: the default. Every later call of the process uses it. */
+  selectKernels(name: string | null): void
+  setThreads(threads: number): void
+  threads(): number
+
+  // Handles
+  /** Frees the object once running calls that use it end. Releasing twice is no error. */
+  release(handle: Handle): void
+  /** Native bytes an object holds (a mapping: 0). ERR_OPTION when it was released. */
+  handleBytes(handle: Handle): number
+  /** Live handles of this environment, for leak tests. */
+  handleCount(): number
+
+  // Mapped files
+  mapFile(path: string): Handle
+  mappingBytes(mapping: Handle): number
+  /** Copies [offset, offset + out.byteLength). */
+  readMapping(mapping: Handle, offset: number, out: Uint8Array): void
+  readMappingAsync(mapping: Handle, offset: number, out: Uint8Array): Promise<void>
+  /** Tells the system that the pages will not be needed soon. */
+  dropMapping(mapping: Handle, offset: number, bytes: number): void
+
+  // Elements
+  /** Floats of one type into another, nearest even. count elements. */
+  convert(source: Source, from: DtypeCode, out: ArrayBufferView, to: DtypeCode, count: number): void
+  convertAsync(source: Source, from: DtypeCode, out: ArrayBufferView, to: DtypeCode, count: number): Promise<void>
+  /** [NaN count, Inf count, largest finite |value|, index of the first NaN or Inf or -1]. */
+  scan(source: Source, dtype: DtypeCode, count: number): Promise<Float64Array>
+  /** out[i, j] = source[i, j] * rowScale[i] * columnScale[j]; either scale null: ones. out may be source. */
+  scaleMatrix(
+    source: Float32Array,
+    n: number,
+    k: number,
+    rowScale: Float32Array | null,
+    columnScale: Float32Array | null,
+    out: Float32Array,
+  ): Promise<void>
+  /** out[k] = mean over rows of |w| / (largest |w| of its row's group): AWQ's weight magnitude. */
+  columnMagnitude(w: Float32Array, n: number, k: number, groupSize: number, out: Float32Array): Promise<void>
+
+  // Bit streams of on-disk formats
+  /** Each row of codes as a dense little-endian bit stream, padded to 32 bits: out [rows, ceil(cols * bits / 32)].
+   * interleave: columns of each 8 taken in AWQ's order 0 2 4 6 1 3 5 7 (4 bits). add: added to every code modulo 2^bits first. */
+  packBits(codes: Uint8Array, rows: number, cols: number, bits: number, interleave: boolean, add: number, out: Int32Array): Promise<void>
+  /** The inverse; add is added after unpacking, modulo 2^bits. */
+  unpackBits(words: Int32Array, rows: number, cols: number, bits: number, interleave: boolean, add: number, out: Uint8Array): Promise<void>
+  /** out [cols, rows] of elements of 1, 2 or 4 bytes. */
+  transpose(source: ArrayBufferView, rows: number, cols: number, elementBytes: 1 | 2 | 4, out: ArrayBufferView): Promise<void>
+
+  // Packed weights and products
+  packDense(source: Source, dtype: DtypeCode, n: number, k: number, kind: WeightKind): Promise<Handle>
+  packDenseSync(source: Source, dtype: DtypeCode, n: number, k: number, kind: WeightKind): Handle
+  /** codes [n, k] < 2^bits, scales [n, G], zeros [n, G] or null (2^(bits-1)), groupIndex [k] or null, inputScale [k] or null. */
+  packCodes(
+    codes: Uint8Array,
+    n: number,
+    k: number,
+    bits: number,
+    groupSize: number,
+    scales: Float32Array,
+    zeros: Uint8Array | null,
+    groupIndex: Int32Array | null,
+    inputScale: Float32Array | null,
+  ): Promise<Handle>
+  packCodesSync(
+    codes: Uint8Array,
+    n: number,
+    k: number,
+    bits: number,
+    groupSize: number,
+    scales: Float32Array,
+    zeros: Uint8Array | null,
+    groupIndex: Int32Array | null,
+    inputScale: Float32Array | null,
+  ): Handle
+  /** A small f32 vector (norm weight, bias, inverse frequencies), copied. */
+  vector(values: Float32Array): Handle
+  /** y[m, n] = x[m, k] W^T (+ bias). x and y f32, f16 or bf16. */
+  matmul(weight: Handle, x: ArrayBufferView, xType: DtypeCode, m: number, y: ArrayBufferView, yType: DtypeCode, bias: Float32Array | null): void
+  matmulAsync(
+    weight: Handle,
+    x: ArrayBufferView,
+    xType: DtypeCode,
+    m: number,
+    y: ArrayBufferView,
+    yType: DtypeCode,
+    bias: Float32Array | null,
+  ): Promise<void>
+
+  // Rounding
+  roundNearest(
+    w: Float32Array,
+    n: number,
+    k: number,
+    grid: Grid,
+    search: ScaleSearch | null,
+    clip: Float32Array | null,
+    out: RoundedArrays,
+    abort: AbortFlag,
+  ): Promise<void>
+  /** out [n, k] f32 = scale * (code - zero) * inputScale. */
+  dequantize(
+    codes: Uint8Array,
+    scales: Float32Array,
+    zeros: Uint8Array | null,
+    n: number,
+    k: number,
+    bits: number,
+    groupSize: number,
+    groupIndex: Int32Array | null,
+    inputScale: Float32Array | null,
+    out: Float32Array,
+  ): Promise<void>
+  dequantizeSync(
+    codes: Uint8Array,
+    scales: Float32Array,
+    zeros: Uint8Array | null,
+    n: number,
+    k: number,
+    bits: number,
+    groupSize: number,
+    groupIndex: Int32Array | null,
+    inputScale: Float32Array | null,
+    out: Float32Array,
+  ): void
+  /** Packs (f32) what w becomes when its columns are multiplied by columnScale, rounded to the grid (nearest) and divided again. */
+  packRounded(w: Float32Array, n: number, k: number, grid: Grid, columnScale: Float32Array | null, clip: Float32Array | null): Promise<Handle>
+  gptq(
+    w: Float32Array,
+    n: number,
+    k: number,
+    hessian: Handle,
+    options: GptqOptions,
+    out: RoundedArrays,
+    groupIndex: Int32Array | null,
+    abort: AbortFlag,
+  ): Promise<GptqReport>
+  /** tr(D H D^T) / rows, D = w - approx: mean squared output error summed over outputs. */
+  layerError(w: Float32Array, approx: Float32Array, n: number, k: number, hessian: Handle): Promise<number>
+  searchClip(
+    w: Float32Array,
+    n: number,
+    k: number,
+    hessian: Handle,
+    grid: Grid,
+    steps: number,
+    maxShrink: number,
+    clip: Float32Array,
+    abort: AbortFlag,
+  ): Promise<void>
+
+  // Accumulators
+  createAccumulator(kind: ReductionCode, width: number, capacity: number, seed: number): Handle
+  /** Feeds rows [rows, width]. */
+  accumulate(accumulator: Handle, x: Float32Array, rows: number): Promise<void>
+  accumulatorRows(accumulator: Handle): number
+  /** hessian: its diagonal [width]; sum of squares, absolute maximum, mean: [width]; squared error: [2]; reservoir: [min(rows, capacity), width]. */
+  readAccumulator(accumulator: Handle, out: Float32Array | Float64Array): void
+
+  // Programs
+  /** ops: [count, 16] = section, kind, in0, in1, in2, out, weight0, weight1, p0 … p7; sectionWeights: weights bound by an instance of each section. */
+  createProgram(slots: Float64Array, sectionWeights: Int32Array, ops: Float64Array, vocabulary: number): Handle
+  /** Pages of 16 positions. */
+  createCache(layers: number, kvHeads: number, headDim: number, pages: number): Handle
+  step(program: Handle, request: StepRequest, abort: AbortFlag): Promise<void>
+}

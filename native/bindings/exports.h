@@ -1,0 +1,19 @@
+// The exports, by group: one file each.
+#pragma once
+#include <span>
+
+#include "bindings/arguments.h"
+
+namespace tsq {
+
+std::span<const Export> cpuExports();
+std::span<const Export> handleExports();
+std::span<const Export> mappingExports();
+std::span<const Export> elementExports();
+std::span<const Export> bitExports();
+std::span<const Export> weightExports();
+std::span<const Export> roundingExports();
+std::span<const Export> accumulatorExports();
+std::span<const Export> programExports();
+
+}  // namespace tsq

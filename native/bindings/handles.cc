@@ -1,0 +1,99 @@
+#include "bindings/handles.h"
+
+#include <iterator>
+#include <string>
+#include <utility>
+
+#include "bindings/environment.h"
+
+namespace tsq {
+namespace {
+
+std::atomic<uint64_t> nextHandle{1};
+
+const char* kindName(const NativeObject& object) {
+  static constexpr const char* kNames[] = {"a packed weight", "a vector", "a mapped file", "an accumulator", "a program", "a cache"};
+  static_assert(std::size(kNames) == std::variant_size_v<NativeObject>);
+  return kNames[object.index()];
+}
+
+}  // namespace
+
+std::shared_lock<std::shared_mutex> SharedAccumulator::lockFinished() {
+  for (;;) {
+    std::shared_lock shared(mutex);
+    if (finished) return shared;
+    shared.unlock();
+    const std::unique_lock exclusive(mutex);
+    if (!finished && accumulator.hessian) accumulator.hessian->finish();
+    finished = true;
+  }
+}
+
+void SharedAccumulator::fed() {
+  finished = false;
+  bytes = accumulator.values.size() * sizeof(double) + accumulator.samples.size() * sizeof(float) +
+          (accumulator.hessian ? accumulator.hessian->bytes() : 0);
+}
+
+uint64_t objectBytes(const NativeObject& object) {
+  switch (object.index()) {
+    case 0:
+      return std::get<0>(object)->bytes();
+    case 1:
+      return std::get<1>(object)->size() * sizeof(float);
+    case 3:
+      return std::get<3>(object)->bytes;
+    case 4:
+      return std::get<4>(object)->bytes;
+    case 5:
+      return std::get<5>(object)->bytes();
+    default:
+      return 0;
+  }
+}
+
+uint64_t HandleTable::add(NativeObject object) {
+  const uint64_t handle = nextHandle.fetch_add(1, std::memory_order_relaxed);
+  const auto bytes = static_cast<int64_t>(objectBytes(object));
+  entries_.emplace(handle, Entry{std::move(object), bytes});
+  adjust(bytes);
+  return handle;
+}
+
+void HandleTable::release(uint64_t handle) {
+  const auto found = entries_.find(handle);
+  if (found == entries_.end()) return;
+  adjust(-found->second.accounted);
+  entries_.erase(found);
+}
+
+void HandleTable::account(uint64_t handle) {
+  const auto found = entries_.find(handle);
+  if (found == entries_.end()) return;
+  const auto bytes = static_cast<int64_t>(objectBytes(found->second.object));
+  adjust(bytes - found->second.accounted);
+  found->second.accounted = bytes;
+}
+
+const NativeObject& HandleTable::object(uint64_t handle) const {
+  const auto found = entries_.find(handle);
+  if (found == entries_.end())
+    refuse(Code::kOption,
+           "handle " + std::to_string(handle) +
+               " is not a live native object of this thread: it was released, or was made in another thread");
+  return found->second.object;
+}
+
+void HandleTable::refuseKind(uint64_t handle, const NativeObject& found, const NativeObject& expected) {
+  refuse(Code::kOption,
+         "handle " + std::to_string(handle) + " is " + kindName(found) + ", expected " + kindName(expected));
+}
+
+void HandleTable::adjust(int64_t bytes) const {
+  int64_t total = 0;
+  // Only a hint to the collector: a failure, possible while the environment is torn down, changes nothing.
+  if (bytes != 0) (void)napi_adjust_external_memory(env_, bytes, &total);
+}
+
+}  // namespace tsq

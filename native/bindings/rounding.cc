@@ -1,0 +1,311 @@
+// Rounding weights to integer codes: native/rounding/rounding.h.
+#include "rounding/rounding.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <shared_mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/exports.h"
+#include "bindings/work.h"
+#include "kernels/packed_weight.h"
+#include "program/parallel.h"
+
+namespace tsq {
+namespace {
+
+GridSpec readGrid(Arguments& a, napi_value grid, int64_t k) {
+  GridSpec spec;
+  spec.bits = static_cast<int>(a.integer(a.property(grid, "bits", "grid"), "grid.bits", 2, 8));
+  spec.symmetric = a.boolean(a.property(grid, "symmetric", "grid"), "grid.symmetric");
+  spec.groupSize = a.integer(a.property(grid, "groupSize", "grid"), "grid.groupSize", 1, k);
+  spec.perTensor = a.boolean(a.property(grid, "perTensor", "grid"), "grid.perTensor");
+  spec.scaleType = a.dtype(a.property(grid, "scaleType", "grid"), "grid.scaleType", Dtype::kBF16);
+  spec.minZero = static_cast<int>(a.integer(a.property(grid, "minZero", "grid"), "grid.minZero", 0, 1));
+  if (spec.perTensor && spec.groupSize != k)
+    refuse(Code::kOption,
+           std::string(a.target().name) + ": grid.perTensor needs grid.groupSize = k = " + std::to_string(k));
+  return spec;
+}
+
+SearchSpec readSearch(Arguments& a, napi_value search, int64_t k) {
+  constexpr int64_t kMaxSteps = 100000;
+  SearchSpec spec;
+  if (a.isNull(search)) return spec;
+  spec.enabled = true;
+  spec.steps = static_cast<int>(a.integer(a.property(search, "steps", "search"), "search.steps", 1, kMaxSteps));
+  spec.maxShrink = a.number(a.property(search, "maxShrink", "search"), "search.maxShrink", 0, 1);
+  spec.norm = a.number(a.property(search, "norm", "search"), "search.norm", 0, 100);
+  spec.importance = a.optionalView<float>(a.property(search, "importance", "search"), "search.importance", k).data;
+  return spec;
+}
+
+RoundedWeight readOutputs(Arguments& a, napi_value out, int64_t n, int64_t k, const GridSpec& grid) {
+  const int64_t groups = product({n, groupCount(k, grid.groupSize)}, "scales");
+  RoundedWeight rounded{};
+  rounded.codes = a.view<uint8_t>(a.property(out, "codes", "out"), "out.codes", product({n, k}, "codes")).data;
+  rounded.scales = a.view<float>(a.property(out, "scales", "out"), "out.scales", groups).data;
+  const napi_value zeros = a.property(out, "zeros", "out");
+  if (!grid.symmetric) rounded.zeros = a.view<uint8_t>(zeros, "out.zeros", groups).data;
+  return rounded;
+}
+
+const float* readClip(Arguments& a, napi_value clip, int64_t n, int64_t k, const GridSpec& grid) {
+  return a.optionalView<float>(clip, "clip", product({n, groupCount(k, grid.groupSize)}, "clip")).data;
+}
+
+// The accumulator of kind hessian and width k.
+std::shared_ptr<SharedAccumulator> readHessian(Arguments& a, napi_value value, int64_t k) {
+  auto shared = a.object<SharedAccumulator>(value, "hessian");
+  if (shared->accumulator.kind != Reduction::kHessian)
+    refuse(Code::kOption,
+           std::string(a.target().name) + ": hessian is an accumulator of another kind, expected kind 0 (hessian)");
+  if (shared->accumulator.width != k)
+    refuse(Code::kShape, std::string(a.target().name) + ": the Hessian is of " +
+                             std::to_string(shared->accumulator.width) + " columns, expected k = " + std::to_string(k));
+  return shared;
+}
+
+Status noRows() {
+  return Status(Code::kNumeric, "the Hessian has seen no rows: feed it calibration activations first");
+}
+
+napi_value roundNearestCodes(Arguments& a) {
+  const int64_t n = a.integer(a[1], "n", 1), k = a.integer(a[2], "k", 1);
+  const GridSpec grid = readGrid(a, a[3], k);
+  const SearchSpec search = readSearch(a, a[4], k);
+  const float* w = a.view<float>(a[0], "w", product({n, k}, "w")).data;
+  const float* clip = readClip(a, a[5], n, k, grid);
+  const RoundedWeight out = readOutputs(a, a[6], n, k, grid);
+  const AbortFlag abort = a.abortFlag(a[7]);
+  return promise(a, [=]() -> Status { return roundNearest(w, n, k, grid, search, clip, out, abort); });
+}
+
+struct Dequantization {
+  const uint8_t* codes;
+  const float* scales;
+  const uint8_t* zeros;
+  int64_t n, k;
+  int bits;
+  int64_t groupSize;
+  std::vector<int32_t> groupIndex;  // a copy: it is used as an index after it was checked
+  const float* inputScale;
+  float* out;
+};
+
+// w[row, column] = fn(w, scale of the column) over all rows.
+template <typename F>
+void forColumns(float* w, int64_t n, int64_t k, const float* columnScale, F fn) {
+  parallelBlocks(n, unitsPerTask(k), AbortFlag(), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t j = 0; j < k; ++j) w[row * k + j] = fn(w[row * k + j], columnScale[j]);
+  });
+}
+
+void dequantizeAll(const Dequantization& d) {
+  const int32_t* groupIndex = d.groupIndex.empty() ? nullptr : d.groupIndex.data();
+  dequantizeCodes(d.codes, d.scales, d.zeros, d.n, d.k, d.bits, d.groupSize, groupIndex, d.out);
+  if (d.inputScale != nullptr)
+    forColumns(d.out, d.n, d.k, d.inputScale, [](float w, float scale) { return w * scale; });
+}
+
+Dequantization readDequantization(Arguments& a) {
+  Dequantization d{};
+  d.n = a.integer(a[3], "n", 1);
+  d.k = a.integer(a[4], "k", 1);
+  d.bits = static_cast<int>(a.integer(a[5], "bits", 2, 8));
+  d.groupSize = a.integer(a[6], "groupSize", 1);
+  const int64_t groups = groupCount(d.k, d.groupSize), count = product({d.n, d.k}, "codes");
+  d.codes = a.view<uint8_t>(a[0], "codes", count).data;
+  d.scales = a.view<float>(a[1], "scales", product({d.n, groups}, "scales")).data;
+  d.zeros = a.optionalView<uint8_t>(a[2], "zeros", product({d.n, groups}, "zeros")).data;
+  if (!a.isNull(a[7])) {
+    d.groupIndex = a.copy<int32_t>(a[7], "groupIndex");
+    if (static_cast<int64_t>(d.groupIndex.size()) != d.k)
+      refuse(Code::kShape, std::string(a.target().name) + ": groupIndex has " + std::to_string(d.groupIndex.size()) +
+                               " elements, expected k = " + std::to_string(d.k));
+    for (int64_t j = 0; j < d.k; ++j)
+      if (d.groupIndex[static_cast<size_t>(j)] < 0 || d.groupIndex[static_cast<size_t>(j)] >= groups)
+        refuse(Code::kFormat, std::string(a.target().name) + ": group of column " + std::to_string(j) + " is " +
+                                  std::to_string(d.groupIndex[static_cast<size_t>(j)]) + ", expected 0 to " +
+                                  std::to_string(groups - 1));
+  }
+  d.inputScale = a.optionalView<float>(a[8], "inputScale", d.k).data;
+  d.out = a.view<float>(a[9], "out", count).data;
+  return d;
+}
+
+napi_value dequantize(Arguments& a) {
+  return promise(a, [d = readDequantization(a)]() -> Status {
+    dequantizeAll(d);
+    return {};
+  });
+}
+
+napi_value dequantizeSync(Arguments& a) {
+  dequantizeAll(readDequantization(a));
+  return a.undefined();
+}
+
+// What w becomes when its columns are scaled, rounded to the grid and scaled back, as a packed f32 weight (AWQ's
+// search).
+Result<PackedWeight> roundAndPack(const float* w, int64_t n, int64_t k, const GridSpec& grid,
+                                  const std::vector<float>& columnScale, const float* clip) {
+  const int64_t count = n * k, groups = n * groupCount(k, grid.groupSize);
+  Result<AlignedBuffer> floats = AlignedBuffer::allocate(static_cast<size_t>(count) * sizeof(float));
+  Result<AlignedBuffer> codes = AlignedBuffer::allocate(static_cast<size_t>(count));
+  Result<AlignedBuffer> scales = AlignedBuffer::allocate(static_cast<size_t>(groups) * sizeof(float));
+  Result<AlignedBuffer> zeros = AlignedBuffer::allocate(grid.symmetric ? 0 : static_cast<size_t>(groups));
+  for (const auto* buffer : {&floats, &codes, &scales, &zeros})
+    if (!buffer->ok()) return buffer->status();
+  float* copy = floats.value().as<float>();
+  const float* scale = columnScale.empty() ? nullptr : columnScale.data();
+  parallelBlocks(count, kTaskElements, AbortFlag(), [&](int64_t begin, int64_t end) {
+    std::memcpy(copy + begin, w + begin, static_cast<size_t>(end - begin) * sizeof(float));
+  });
+  if (scale != nullptr) forColumns(copy, n, k, scale, [](float x, float s) { return x * s; });
+  const RoundedWeight out{codes.value().as<uint8_t>(), scales.value().as<float>(),
+                          grid.symmetric ? nullptr : zeros.value().as<uint8_t>()};
+  TSQ_RETURN_IF_ERROR(roundNearest(copy, n, k, grid, SearchSpec(), clip, out, AbortFlag()));
+  dequantizeCodes(out.codes, out.scales, out.zeros, n, k, grid.bits, grid.groupSize, nullptr, copy);
+  if (scale != nullptr) forColumns(copy, n, k, scale, [](float x, float s) { return x / s; });
+  return packDense(copy, Dtype::kF32, n, k, layout::WeightKind::kF32);
+}
+
+napi_value packRounded(Arguments& a) {
+  const int64_t n = a.integer(a[1], "n", 1), k = a.integer(a[2], "k", 1);
+  const GridSpec grid = readGrid(a, a[3], k);
+  const float* w = a.view<float>(a[0], "w", product({n, k}, "w")).data;
+  std::vector<float> columnScale;
+  if (!a.isNull(a[4])) {
+    columnScale = a.copy<float>(a[4], "columnScale");
+    if (static_cast<int64_t>(columnScale.size()) != k)
+      refuse(Code::kShape, "packRounded: columnScale has " + std::to_string(columnScale.size()) +
+                               " elements, expected k = " + std::to_string(k));
+    const auto bad =
+        std::find_if(columnScale.begin(), columnScale.end(), [](float s) { return !(s > 0) || std::isinf(s); });
+    if (bad != columnScale.end())
+      refuse(Code::kNumeric, "packRounded: columnScale[" + std::to_string(bad - columnScale.begin()) + "] is " +
+                                 std::to_string(*bad) + ", expected a positive finite number");
+  }
+  const float* clip = readClip(a, a[5], n, k, grid);
+  return promise<PackedWeight>(
+      a,
+      [=, columnScale = std::move(columnScale)]() -> Result<PackedWeight> {
+        return roundAndPack(w, n, k, grid, columnScale, clip);
+      },
+      [](napi_env env, PackedWeight& weight) {
+        const uint64_t handle =
+            Environment::of(env).handles.add(std::make_shared<const PackedWeight>(std::move(weight)));
+        napi_value value = nullptr;
+        check(env, napi_create_double(env, static_cast<double>(handle), &value), "napi_create_double");
+        return value;
+      });
+}
+
+GptqSpec readGptqOptions(Arguments& a, napi_value options, int64_t n, int64_t k) {
+  const auto read = [&](const char* key) { return a.property(options, key, "options"); };
+  GptqSpec spec;
+  spec.grid = readGrid(a, read("grid"), k);
+  spec.search = readSearch(a, read("search"), k);
+  spec.clip = readClip(a, read("clip"), n, k, spec.grid);
+  spec.damp = a.number(read("damp"), "options.damp", 0, 1);
+  spec.dampStep = a.number(read("dampStep"), "options.dampStep", 0, 1);
+  spec.block = static_cast<int>(a.integer(read("block"), "options.block", 1, 1 << 20));
+  spec.order = static_cast<ActOrder>(a.integer(read("order"), "options.order", 0, 3));
+  return spec;
+}
+
+napi_value reportObject(napi_env env, const GptqReport& report) {
+  napi_value object = nullptr, value = nullptr;
+  check(env, napi_create_object(env, &object), "napi_create_object");
+  const auto set = [&](const char* key, napi_status made) {
+    check(env, made, key);
+    check(env, napi_set_named_property(env, object, key, value), "napi_set_named_property");
+  };
+  set("damp", napi_create_double(env, report.damp, &value));
+  set("degraded", napi_get_boolean(env, report.degraded, &value));
+  set("keptNearest", napi_get_boolean(env, report.keptNearest, &value));
+  set("deadColumns", napi_create_double(env, static_cast<double>(report.deadColumns), &value));
+  set("error", napi_create_double(env, report.error, &value));
+  set("nearestError", napi_create_double(env, report.nearestError, &value));
+  set("note", napi_create_string_utf8(env, report.note.data(), report.note.size(), &value));
+  return object;
+}
+
+napi_value gptqCodes(Arguments& a) {
+  const int64_t n = a.integer(a[1], "n", 1), k = a.integer(a[2], "k", 1);
+  const auto hessian = readHessian(a, a[3], k);
+  const GptqSpec spec = readGptqOptions(a, a[4], n, k);
+  const RoundedWeight out = readOutputs(a, a[5], n, k, spec.grid);
+  const float* w = a.view<float>(a[0], "w", product({n, k}, "w")).data;
+  int32_t* groupIndex = a.optionalView<int32_t>(a[6], "groupIndex", k).data;
+  if (spec.order == ActOrder::kDynamic && groupIndex == nullptr)
+    refuse(Code::kOption, "gptq: order 3 (dynamic) needs groupIndex, the group of each column");
+  const AbortFlag abort = a.abortFlag(a[7]);
+  return promise<GptqReport>(
+      a,
+      [=]() -> Result<GptqReport> {
+        const auto lock = hessian->lockFinished();
+        if (!hessian->accumulator.hessian) return noRows();
+        return gptq(w, n, k, *hessian->accumulator.hessian, spec, out, groupIndex, abort);
+      },
+      [](napi_env env, GptqReport& report) { return reportObject(env, report); });
+}
+
+napi_value layerErrorOf(Arguments& a) {
+  const int64_t n = a.integer(a[2], "n", 1), k = a.integer(a[3], "k", 1), count = product({n, k}, "w");
+  const float* w = a.view<float>(a[0], "w", count).data;
+  const float* approx = a.view<float>(a[1], "approx", count).data;
+  const auto hessian = readHessian(a, a[4], k);
+  return promise<double>(
+      a,
+      [=]() -> Result<double> {
+        const auto lock = hessian->lockFinished();
+        if (!hessian->accumulator.hessian) return noRows();
+        return layerError(w, approx, n, k, *hessian->accumulator.hessian);
+      },
+      [](napi_env env, double& error) {
+        napi_value value = nullptr;
+        check(env, napi_create_double(env, error, &value), "napi_create_double");
+        return value;
+      });
+}
+
+napi_value searchClipRanges(Arguments& a) {
+  const int64_t n = a.integer(a[1], "n", 1), k = a.integer(a[2], "k", 1);
+  const auto hessian = readHessian(a, a[3], k);
+  const GridSpec grid = readGrid(a, a[4], k);
+  const int steps = static_cast<int>(a.integer(a[5], "steps", 1, 100000));
+  const double maxShrink = a.number(a[6], "maxShrink", 0, 1);
+  const float* w = a.view<float>(a[0], "w", product({n, k}, "w")).data;
+  float* clip = a.view<float>(a[7], "clip", product({n, groupCount(k, grid.groupSize)}, "clip")).data;
+  const AbortFlag abort = a.abortFlag(a[8]);
+  return promise(a, [=]() -> Status {
+    const auto lock = hessian->lockFinished();
+    if (!hessian->accumulator.hessian) return noRows();
+    return searchClip(w, n, k, *hessian->accumulator.hessian, grid, steps, maxShrink, clip, abort);
+  });
+}
+
+constexpr Export kExports[] = {
+    {"roundNearest", roundNearestCodes, true},
+    {"dequantize", dequantize, true},
+    {"dequantizeSync", dequantizeSync, false},
+    {"packRounded", packRounded, true},
+    {"gptq", gptqCodes, true},
+    {"layerError", layerErrorOf, true},
+    {"searchClip", searchClipRanges, true},
+};
+
+}  // namespace
+
+std::span<const Export> roundingExports() {
+  return kExports;
+}
+
+}  // namespace tsq

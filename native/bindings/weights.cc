@@ -1,0 +1,119 @@
+// Packed weights and products: native/kernels/packed_weight.h.
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "bindings/exports.h"
+#include "bindings/work.h"
+#include "kernels/packed_weight.h"
+
+namespace tsq {
+namespace {
+
+napi_value numberOf(napi_env env, uint64_t handle) {
+  napi_value value = nullptr;
+  check(env, napi_create_double(env, static_cast<double>(handle), &value), "napi_create_double");
+  return value;
+}
+
+napi_value addWeight(napi_env env, PackedWeight& weight) {
+  return numberOf(env, Environment::of(env).handles.add(std::make_shared<const PackedWeight>(std::move(weight))));
+}
+
+// `pack` gives a Result<PackedWeight>; at once or in a worker, as the export says.
+template <typename Pack>
+napi_value weightHandle(Arguments& a, Pack pack) {
+  if (a.target().promises) return promise<PackedWeight>(a, std::move(pack), addWeight);
+  Result<PackedWeight> weight = pack();
+  if (!weight.ok()) throw Refusal{weight.status()};
+  return addWeight(a.env(), weight.value());
+}
+
+napi_value packDenseWeight(Arguments& a) {
+  const Dtype dtype = a.dtype(a[1], "dtype", Dtype::kBF16);
+  const int64_t n = a.integer(a[2], "n", 1), k = a.integer(a[3], "k", 1);
+  const auto kind = static_cast<layout::WeightKind>(a.integer(a[4], "kind", 0, 4));
+  const Source source = a.source(a[0], "source", dtype, product({n, k}, "weight"));
+  return weightHandle(a, [=]() -> Result<PackedWeight> { return packDense(source.data, dtype, n, k, kind); });
+}
+
+napi_value packCodesWeight(Arguments& a) {
+  CodesSource source{};
+  source.n = a.integer(a[1], "n", 1);
+  source.k = a.integer(a[2], "k", 1);
+  source.bits = static_cast<int>(a.integer(a[3], "bits", 2, 8));
+  source.groupSize = a.integer(a[4], "groupSize", 1);
+  const int64_t groups = product({source.n, groupCount(source.k, source.groupSize)}, "scales");
+  source.codes = a.view<uint8_t>(a[0], "codes", product({source.n, source.k}, "codes")).data;
+  source.scales = a.view<float>(a[5], "scales", groups).data;
+  source.zeros = a.optionalView<uint8_t>(a[6], "zeros", groups).data;
+  // A copy: packing uses it as an index after checking it.
+  std::vector<int32_t> groupIndex;
+  if (!a.isNull(a[7])) {
+    groupIndex = a.copy<int32_t>(a[7], "groupIndex");
+    if (static_cast<int64_t>(groupIndex.size()) != source.k)
+      refuse(Code::kShape, std::string(a.target().name) + ": groupIndex has " + std::to_string(groupIndex.size()) +
+                               " elements, expected k = " + std::to_string(source.k));
+  }
+  source.inputScale = a.optionalView<float>(a[8], "inputScale", source.k).data;
+  return weightHandle(a, [source, groupIndex = std::move(groupIndex)]() -> Result<PackedWeight> {
+    CodesSource checked = source;
+    checked.groupIndex = groupIndex.empty() ? nullptr : groupIndex.data();
+    return packCodes(checked);
+  });
+}
+
+napi_value vector(Arguments& a) {
+  auto values = std::make_shared<const Vector>(a.copy<float>(a[0], "values"));
+  return numberOf(a.env(), a.environment().handles.add(std::move(values)));
+}
+
+struct Product {
+  std::shared_ptr<const PackedWeight> weight;
+  MatmulArgs args;
+};
+
+Product readProduct(Arguments& a) {
+  Product p{a.object<const PackedWeight>(a[0], "weight"), {}};
+  const int64_t n = p.weight->shape.n, k = p.weight->shape.k;
+  MatmulArgs& args = p.args;
+  args.weight = p.weight.get();
+  args.xType = a.dtype(a[2], "xType", Dtype::kBF16);
+  args.m = a.integer(a[3], "m");
+  args.yType = a.dtype(a[5], "yType", Dtype::kBF16);
+  args.ldx = k;
+  args.ldy = n;
+  args.x = a.output(a[1], "x", args.xType, product({args.m, k}, "x"));
+  args.y = a.output(a[4], "y", args.yType, product({args.m, n}, "y"));
+  args.bias = a.optionalView<float>(a[6], "bias", n).data;
+  return p;
+}
+
+napi_value matmulSync(Arguments& a) {
+  const Product p = readProduct(a);
+  const Status status = p.args.m == 0 ? Status() : matmul(p.args);
+  if (!status.ok()) throw Refusal{status};
+  return a.undefined();
+}
+
+napi_value matmulAsync(Arguments& a) {
+  return promise(a, [p = readProduct(a)]() -> Status { return p.args.m == 0 ? Status() : matmul(p.args); });
+}
+
+constexpr Export kExports[] = {
+    {"packDense", packDenseWeight, true},
+    {"packDenseSync", packDenseWeight, false},
+    {"packCodes", packCodesWeight, true},
+    {"packCodesSync", packCodesWeight, false},
+    {"vector", vector, false},
+    {"matmul", matmulSync, false},
+    {"matmulAsync", matmulAsync, true},
+};
+
+}  // namespace
+
+std::span<const Export> weightExports() {
+  return kExports;
+}
+
+}  // namespace tsq

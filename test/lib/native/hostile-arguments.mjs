@@ -1,0 +1,459 @@
+// Calls every export of the addon with random arguments, in a process of its own: whatever they are, the process lives and every
+// refusal is an error of the registered class (or what a getter threw).
+// Usage: node hostile-arguments.mjs <seed> <rounds>. Prints one JSON object.
+import { createRequire } from "node:module"
+import { fileURLToPath } from "node:url"
+
+const native = createRequire(import.meta.url)("node-gyp-build")(fileURLToPath(new URL("../../..", import.meta.url)))
+const seed = Number(process.argv[2] ?? 1)
+const rounds = Number(process.argv[3] ?? 1000)
+
+class NativeError extends Error {
+  constructor(code, message) {
+    super(message)
+    this.code = code
+  }
+}
+native.registerError(NativeError)
+
+let state = seed
+function random() {
+  state = (state + 0x6d2b79f5) | 0
+  let x = Math.imul(state ^ (state >>> 15), state | 1)
+  x ^= x + Math.imul(x ^ (x >>> 7), x | 61)
+  return ((x ^ (x >>> 14)) >>> 0) / 2 ** 32
+}
+const below = count => Math.floor(random() * count)
+const pick = list => list[below(list.length)]
+
+const types = [
+  Float32Array,
+  Float64Array,
+  Uint8Array,
+  Uint16Array,
+  Int32Array,
+  Int8Array,
+  Uint32Array,
+  Uint8ClampedArray,
+  BigInt64Array,
+]
+const shared = (type, count) => new type(new SharedArrayBuffer(count * type.BYTES_PER_ELEMENT))
+function filled(type, count) {
+  const array = shared(type, count)
+  const raw = new Uint8Array(array.buffer)
+  const style = below(4)
+  if (type === Float32Array && style > 0) for (let i = 0; i < count; ++i) array[i] = 2 * random() - 1
+  else if (style === 1) for (let i = 0; i < raw.length; ++i) raw[i] = below(256)
+  else if (style > 1) for (let i = 0; i < count; ++i) array[i] = type === BigInt64Array ? BigInt(below(8)) : below(8)
+  return array
+}
+
+const getterError = new Error("from a getter")
+const throwing = new Proxy(
+  {},
+  {
+    get() {
+      throw getterError
+    },
+  },
+)
+function detached() {
+  const array = new Float32Array(64)
+  structuredClone(array.buffer, { transfer: [array.buffer] })
+  return array
+}
+function shrunk() {
+  const buffer = new ArrayBuffer(256, { maxByteLength: 512 })
+  const array = pick([new Float32Array(buffer), new Uint8Array(buffer, 64, 64)])
+  buffer.resize(pick([0, 32, 256, 512]))
+  return array
+}
+const growable = () => {
+  const buffer = new SharedArrayBuffer(64, { maxByteLength: 4096 })
+  const array = new Uint8Array(buffer)
+  buffer.grow(4096)
+  return array
+}
+
+// Numbers between 64 and 2^31 are left out: they would be honest requests for much memory.
+const numbers = [
+  0,
+  1,
+  2,
+  3,
+  4,
+  5,
+  7,
+  8,
+  16,
+  31,
+  32,
+  33,
+  64,
+  -1,
+  -0,
+  0.5,
+  2 ** 31,
+  -(2 ** 31),
+  2 ** 32,
+  2 ** 53,
+  2 ** 53 + 2,
+  1e300,
+  NaN,
+  Infinity,
+  -Infinity,
+]
+const nasty = [
+  () => pick(numbers),
+  () => pick(numbers),
+  () => pick(numbers),
+  () => filled(pick(types), pick([0, 1, 2, 4, 7, 16, 32, 64, 256])),
+  () => filled(pick(types), pick([16, 64, 256])),
+  () => new (pick(types))(pick([0, 1, 16, 64])),
+  () => shared(Float32Array, 4096),
+  () =>
+    pick([
+      undefined,
+      null,
+      true,
+      false,
+      "",
+      "avx2",
+      "reference",
+      "/dev/null",
+      "/nonexistent",
+      "a\0b",
+      Symbol("s"),
+      10n,
+    ]),
+  () =>
+    pick([
+      {},
+      [],
+      () => 1,
+      class {},
+      Object.freeze({}),
+      new Date(),
+      new DataView(new ArrayBuffer(16)),
+      Buffer.alloc(16),
+    ]),
+  () => pick([throwing, new Proxy(new Float32Array(16), {}), new Proxy([], {}), Object.create(null)]),
+  detached,
+  shrunk,
+  growable,
+  () => pick(liveHandles()),
+  () => mapped(),
+  () => ({ length: pick(numbers), 0: pick(numbers) }),
+  () => Array.from({ length: below(4) }, () => pick(numbers)),
+]
+const anything = () => pick(nasty)()
+
+// Fixtures, one of each kind, and what calls made on top of them.
+const [n, k, group] = [4, 16, 8]
+const groups = k / group
+const operation = (section, kind, inputs, out, weights, parameters = []) => [
+  section,
+  kind,
+  ...[0, 1, 2].map(i => inputs[i] ?? -1),
+  out,
+  ...[0, 1].map(i => weights[i] ?? -1),
+  ...Array.from({ length: 8 }, (_, i) => parameters[i] ?? 0),
+]
+const ops = () =>
+  Float64Array.from(
+    [
+      operation(0, 0, [], 0, [0], [1]),
+      operation(0, 1, [0], 1, [2], [1e-5, 1, 0]),
+      operation(0, 3, [1], 1, [3], [2, 8, 8, 1]),
+      operation(0, 4, [1, 0, 0], 2, [], [2, 2, 8, 0.3, 0, 0]),
+      operation(0, 2, [2], 3, [1]),
+      operation(0, 6, [0, 3], 0, []),
+      operation(0, 7, [0], -1, [0], [0]),
+    ].flat(),
+  )
+const fixtures = {
+  weight: native.packDenseSync(filled(Float32Array, k * k), 0, k, k, 0),
+  table: native.packDenseSync(filled(Float32Array, 8 * k), 0, 8, k, 0),
+  norm: native.vector(new Float32Array(k).fill(1)),
+  frequencies: native.vector(new Float32Array(4).fill(0.5)),
+  mapping: native.mapFile(process.execPath),
+  hessian: native.createAccumulator(0, k, 0, 0),
+  sums: native.createAccumulator(1, k, 0, 0),
+  errors: native.createAccumulator(4, k, 0, 0),
+  reservoir: native.createAccumulator(6, k, 4, 1),
+  program: native.createProgram(Float64Array.of(k, k, k, k), Int32Array.of(4), ops(), 8),
+  cache: native.createCache(1, 2, 8, 4),
+  released: native.vector(new Float32Array(1)),
+}
+native.release(fixtures.released)
+const fixtureHandles = Object.values(fixtures)
+const liveHandles = () => fixtureHandles
+const mapped = () => ({
+  mapping: fixtures.mapping,
+  offset: pick([0, 1, 5, 2 ** 53, -1]),
+  bytes: pick([0, 64, 1024, 2 ** 53]),
+})
+await native.accumulate(fixtures.hessian, filled(Float32Array, 64 * k), 64)
+
+const maybe = value => (random() < 0.5 ? null : value)
+const grid = () => ({
+  bits: pick([2, 3, 4, 8]),
+  symmetric: random() < 0.5,
+  groupSize: group,
+  perTensor: false,
+  scaleType: below(3),
+  minZero: below(2),
+})
+const search = () => ({ steps: 1 + below(8), maxShrink: 0.5, norm: 2, importance: maybe(filled(Float32Array, k)) })
+const outputs = () => ({
+  codes: shared(Uint8Array, n * k),
+  scales: shared(Float32Array, n * groups),
+  zeros: shared(Uint8Array, n * groups),
+})
+const clip = () => maybe(filled(Float32Array, n * groups))
+const w = () => filled(Float32Array, n * k)
+const flag = () => pick([null, null, shared(Int32Array, 1), filled(Int32Array, 1)])
+const dtype = () => below(3)
+const dtypeArray = (type, count) => filled(type === 0 ? Float32Array : Uint16Array, count)
+const groupIndex = () => pick([null, Int32Array.from({ length: k }, (_, j) => (k - 1 - j) >> 3), filled(Int32Array, k)])
+const codes = () => filled(Uint8Array, n * k)
+const observers = () => {
+  const list = [
+    { run: 0, op: 1, slot: 1, reduction: 0, accumulator: fixtures.hessian },
+    { run: 0, op: 2, slot: 1, reduction: 1, accumulator: fixtures.sums },
+    { run: 0, op: -1, slot: 0, reduction: 3, out: shared(Float32Array, 3 * k) },
+    { run: 0, op: 5, slot: 0, reduction: 4, accumulator: fixtures.errors, reference: shared(Float32Array, 3 * k) },
+    { run: 0, op: 5, slot: 0, reduction: 6, accumulator: fixtures.reservoir },
+  ]
+  return list.filter(() => random() < 0.3)
+}
+const epilogue = () => {
+  const rows = Int32Array.of(2, 0)
+  const targets = Int32Array.of(1, 7)
+  return pick([
+    null,
+    { mode: 1, rows, logits: shared(Float32Array, 16) },
+    { mode: 2, rows, targets, values: shared(Float64Array, 2) },
+    {
+      mode: 3,
+      rows,
+      tokens: shared(Int32Array, 2),
+      sampling: {
+        temperature: below(2),
+        topK: below(4),
+        topP: 0.9,
+        minP: 0,
+        repetitionPenalty: 1.1,
+        seed: below(9),
+        position: 3,
+        history: maybe(Int32Array.of(1, 2)),
+      },
+    },
+    {
+      mode: 4,
+      rows,
+      targets,
+      values: shared(Float64Array, 8),
+      referenceHidden: filled(Float32Array, 2 * k),
+      referenceWidth: k,
+      referenceHead: fixtures.table,
+      referenceSoftcap: 0,
+    },
+  ])
+}
+const request = () => ({
+  runs: Int32Array.of(0, 0, 7, 0, 0),
+  weights: Float64Array.of(fixtures.table, fixtures.weight, fixtures.norm, fixtures.frequencies),
+  rows: 3,
+  tokens: pick([Int32Array.of(1, 2, 7), filled(Int32Array, 3)]),
+  sequences: pick([Int32Array.of(0, 3, 0, 0, 1), Int32Array.of(0, 1, 4, 0, 1, 1, 2, 15, 1, 2), filled(Int32Array, 5)]),
+  pageTable: pick([Int32Array.of(0, 2, 3), filled(Int32Array, 3)]),
+  cache: fixtures.cache,
+  hidden: maybe(filled(Float32Array, 3 * k)),
+  hiddenSlot: 0,
+  observers: observers(),
+  epilogue: epilogue(),
+})
+
+// Valid arguments of every export.
+const valid = {
+  registerError: () => [NativeError],
+  cpu: () => [],
+  selectKernels: () => [pick([null, "reference", pick(native.cpu().supported)])],
+  setThreads: () => [1 + below(4)],
+  threads: () => [],
+  release: () => [fixtures.released],
+  handleBytes: () => [pick(fixtureHandles)],
+  handleCount: () => [],
+  mapFile: () => [process.execPath],
+  mappingBytes: () => [fixtures.mapping],
+  readMapping: () => [fixtures.mapping, below(99), new Uint8Array(64)],
+  readMappingAsync: () => [fixtures.mapping, below(99), shared(Uint8Array, 64)],
+  dropMapping: () => [fixtures.mapping, 0, 64],
+  convert: () => ((a, b) => [pick([dtypeArray(a, 64), mapped()]), a, dtypeArray(b, 64), b, 64])(dtype(), dtype()),
+  convertAsync: () => ((a, b) => [pick([dtypeArray(a, 64), mapped()]), a, dtypeArray(b, 64), b, 64])(dtype(), dtype()),
+  scan: () => (a => [pick([dtypeArray(a, 64), mapped()]), a, 64])(dtype()),
+  scaleMatrix: () => [w(), n, k, maybe(filled(Float32Array, n)), maybe(filled(Float32Array, k)), w()],
+  columnMagnitude: () => [w(), n, k, group, filled(Float32Array, k)],
+  packBits: () => [codes(), n, k, pick([2, 3, 4, 5, 8]), false, below(8), shared(Int32Array, n * 4)],
+  unpackBits: () => [filled(Int32Array, n * 4), n, k, pick([2, 3, 4, 5, 8]), false, below(8), codes()],
+  transpose: () => [w(), n, k, 4, w()],
+  packDense: () => (a => [pick([dtypeArray(a, n * k), mapped()]), a, n, k, below(4)])(dtype()),
+  packDenseSync: () => (a => [pick([dtypeArray(a, n * k), mapped()]), a, n, k, below(4)])(dtype()),
+  packCodes: () => [
+    codes(),
+    n,
+    k,
+    4,
+    group,
+    filled(Float32Array, n * groups),
+    maybe(filled(Uint8Array, n * groups)),
+    groupIndex(),
+    maybe(filled(Float32Array, k)),
+  ],
+  packCodesSync: () => valid.packCodes(),
+  vector: () => [new Float32Array(8)],
+  matmul: () =>
+    ((a, b) => [fixtures.weight, dtypeArray(a, 3 * k), a, 3, dtypeArray(b, 3 * k), b, maybe(filled(Float32Array, k))])(
+      dtype(),
+      dtype(),
+    ),
+  matmulAsync: () => valid.matmul(),
+  roundNearest: () => [w(), n, k, grid(), maybe(search()), clip(), outputs(), flag()],
+  dequantize: () => [
+    codes(),
+    filled(Float32Array, n * groups),
+    maybe(filled(Uint8Array, n * groups)),
+    n,
+    k,
+    4,
+    group,
+    groupIndex(),
+    maybe(filled(Float32Array, k)),
+    w(),
+  ],
+  dequantizeSync: () => valid.dequantize(),
+  packRounded: () => [w(), n, k, grid(), maybe(filled(Float32Array, k).fill(2)), clip()],
+  gptq: () => [
+    w(),
+    n,
+    k,
+    fixtures.hessian,
+    {
+      grid: grid(),
+      search: maybe(search()),
+      clip: clip(),
+      damp: 0.01,
+      dampStep: 0.01,
+      block: pick([1, 4, 128]),
+      order: below(4),
+    },
+    outputs(),
+    shared(Int32Array, k),
+    flag(),
+  ],
+  layerError: () => [w(), w(), n, k, fixtures.hessian],
+  searchClip: () => [w(), n, k, fixtures.hessian, grid(), 5, 0.5, filled(Float32Array, n * groups), flag()],
+  createAccumulator: () => [pick([0, 1, 2, 4, 5, 6]), 1 + below(8), 4, 1],
+  accumulate: () => [pick([fixtures.hessian, fixtures.sums, fixtures.reservoir]), filled(Float32Array, 4 * k), 4],
+  accumulatorRows: () => [fixtures.sums],
+  readAccumulator: () => [
+    pick([fixtures.hessian, fixtures.sums, fixtures.errors, fixtures.reservoir]),
+    new Float32Array(64),
+  ],
+  createProgram: () => [Float64Array.of(k, k, k, k), Int32Array.of(4), ops(), 8],
+  createCache: () => [1 + below(2), 1, 8, 1 + below(4)],
+  step: () => [fixtures.program, request(), flag()],
+}
+const exports = Object.keys(native)
+const untested = exports.filter(name => !(name in valid))
+if (untested.length > 0) throw new Error(`no arguments for ${untested}`)
+
+// Spoils an argument, or something inside it.
+function spoil(value) {
+  if (value !== null && typeof value === "object" && !ArrayBuffer.isView(value) && random() < 0.8) {
+    const keys = Object.keys(value)
+    if (keys.length === 0) return anything()
+    const key = pick(keys)
+    const spoiled = Array.isArray(value) ? value.slice() : { ...value }
+    if (random() < 0.1) {
+      Object.defineProperty(spoiled, key, {
+        enumerable: true,
+        get() {
+          throw getterError
+        },
+      })
+    } else {
+      spoiled[key] = spoil(value[key])
+    }
+    return spoiled
+  }
+  if (ArrayBuffer.isView(value) && value.length > 0 && typeof value[0] === "number" && random() < 0.5) {
+    const copy = random() < 0.2 ? value.subarray(below(value.length)) : value
+    copy[below(copy.length)] = pick(numbers)
+    return copy
+  }
+  return anything()
+}
+function argumentsOf(name) {
+  const style = random()
+  const args = valid[name]()
+  if (style < 0.15) return args
+  if (style < 0.25) return Array.from({ length: below(11) }, anything)
+  if (style < 0.3) return args.slice(0, below(args.length + 1))
+  const times = 1 + below(2)
+  for (let i = 0; i < times && args.length > 0; ++i) {
+    const at = below(args.length)
+    try {
+      args[at] = spoil(args[at])
+    } catch (error) {
+      if (error !== getterError) throw error
+      args[at] = anything()
+    }
+  }
+  return args
+}
+
+const codesSeen = {}
+const outcome = { calls: 0, done: 0, refused: 0 }
+const made = []
+function note(name, result) {
+  ++outcome.done
+  if (/^(mapFile|packDense|packCodes|packRounded|vector|create)/.test(name)) made.push(result)
+}
+function noteError(name, error) {
+  ++outcome.refused
+  if (error === getterError) return
+  if (!(error instanceof NativeError)) throw new Error(`${name} gave ${error?.stack ?? error}`)
+  if (/internal error/.test(error.message)) throw new Error(`${name}: ${error.message}`)
+  codesSeen[error.code] = (codesSeen[error.code] ?? 0) + 1
+}
+
+for (let round = 0; round < rounds; ++round) {
+  const pending = []
+  for (const name of exports) {
+    if (name === "registerError" && round % 7 !== 0) continue
+    const args = argumentsOf(name)
+    if (name === "release") args[0] = fixtureHandles.includes(args[0]) ? fixtures.released : args[0]
+    if (name === "registerError" && typeof args[0] === "function") args[0] = NativeError
+    ++outcome.calls
+    try {
+      const result = native[name](...args)
+      if (result instanceof Promise)
+        pending.push(
+          result.then(
+            value => note(name, value),
+            error => noteError(name, error),
+          ),
+        )
+      else note(name, result)
+    } catch (error) {
+      noteError(name, error)
+    }
+  }
+  await Promise.all(pending)
+  for (const handle of made.splice(0)) native.release(handle)
+}
+native.setThreads(2)
+const leaked = native.handleCount() - (fixtureHandles.length - 1)
+console.log(JSON.stringify({ ...outcome, codes: codesSeen, leaked }))
