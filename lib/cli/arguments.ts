@@ -1,0 +1,82 @@
+// Parsers of command-line values, and flags whose time has not come.
+import { type Command, InvalidArgumentError, Option } from "commander"
+import { TsqError } from "../core/errors.ts"
+
+export function integer(text: string): number {
+  if (!/^\d+$/.test(text) || !Number.isSafeInteger(Number(text))) throw new InvalidArgumentError("expected a non-negative integer")
+  return Number(text)
+}
+
+export function positive(text: string): number {
+  const value = integer(text)
+  if (value < 1) throw new InvalidArgumentError("expected a positive integer")
+  return value
+}
+
+export function real(text: string): number {
+  const value = Number(text)
+  if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError("expected a number")
+  return value
+}
+
+const sizeUnits: Record<string, number> = { "": 1, k: 1e3, m: 1e6, g: 1e9, t: 1e12, ki: 2 ** 10, mi: 2 ** 20, gi: 2 ** 30, ti: 2 ** 40 }
+
+/** "4GB", "1.5g", "512MiB" or bytes. */
+export function byteSize(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?$/i.exec(text.trim())
+  const unit = match ? sizeUnits[match[2]!.toLowerCase()] : undefined
+  if (!match || unit === undefined) throw new InvalidArgumentError("expected a size such as 4GB, 512MiB or a number of bytes")
+  return Math.round(Number(match[1]) * unit)
+}
+
+export function groupSize(text: string): number | "channel" | "tensor" {
+  return text === "channel" || text === "tensor" ? text : positive(text)
+}
+
+/** Collects a flag that may be given several times. */
+export const collect = (text: string, before: readonly string[] | undefined): readonly string[] => [...(before ?? []), text]
+
+export interface SharedFlags {
+  device?: string
+  threads?: number
+  activations?: string
+  kvCache?: string
+  json?: boolean
+}
+
+/** Flags that every command which computes takes. */
+export function addComputeFlags(command: Command): Command {
+  return command
+    .option("--device <name>", "cpu or cuda", "cpu")
+    .option("--threads <n>", "threads of the kernels (default: all CPUs of this process)", positive)
+}
+
+/** --activations and --kv-cache, for commands that run a model. */
+export function addRunFlags(command: Command): Command {
+  return addComputeFlags(command)
+    .addOption(new Option("--activations <kind>", "exact or int8").choices(["exact", "int8"]).default("exact"))
+    .addOption(new Option("--kv-cache <type>", "type of cached keys and values").choices(["f32", "int8", "fp8", "int4"]))
+}
+
+/** What belongs to the surface and is not built yet is refused by name. */
+export function refuseLater(flags: SharedFlags): void {
+  if (flags.device !== undefined && flags.device !== "cpu") {
+    if (flags.device !== "cuda") throw new TsqError("ERR_OPTION", `--device is ${JSON.stringify(flags.device)}, expected "cpu" or "cuda"`)
+    throw new TsqError("ERR_DEVICE", '--device "cuda" is not available: this build has no CUDA module; leave the flag out to use the CPU')
+  }
+  if (flags.activations === "int8")
+    throw new TsqError("ERR_UNSUPPORTED", '--activations "int8" is not available in this version; leave the flag out for exact activations')
+  if (flags.kvCache !== undefined && flags.kvCache !== "f32")
+    throw new TsqError("ERR_UNSUPPORTED", `--kv-cache "${flags.kvCache}" is not available in this version; leave the flag out for f32`)
+}
+
+/** An AbortSignal that Ctrl-C raises; a second Ctrl-C ends the process at once. */
+export function interruptible(): { signal: AbortSignal; done: () => void } {
+  const controller = new AbortController()
+  const interrupt = () => {
+    if (controller.signal.aborted) process.exit(130)
+    controller.abort(new Error("interrupted"))
+  }
+  process.on("SIGINT", interrupt)
+  return { signal: controller.signal, done: () => process.off("SIGINT", interrupt) }
+}

@@ -1,0 +1,38 @@
+import type { Command } from "commander"
+import { TsqError } from "../core/errors.ts"
+import { positive } from "./arguments.ts"
+import { bytesText, print, printJson, warn } from "./output.ts"
+
+interface Flags {
+  context?: number
+  batch?: number
+  for?: string
+  json?: boolean
+}
+
+export function addInspect(program: Command): void {
+  program
+    .command("inspect")
+    .description("what a checkpoint holds, and what it takes")
+    .argument("<model>", "Hugging Face folder")
+    .option("--context <n>", "tokens of context for the size of the KV cache", positive)
+    .option("--batch <n>", "sequences at once", positive)
+    .option("--for <engines>", "what an engine would refuse (not available in this version)")
+    .option("--json", "one JSON object on stdout")
+    .action(async (model: string, flags: Flags) => {
+      if (flags.for !== undefined) throw new TsqError("ERR_UNSUPPORTED", "inspect --for is not available in this version")
+      const { inspectModel } = await import("../quantize/inspect-model.ts")
+      const found = await inspectModel(model, {
+        ...(flags.context !== undefined && { context: flags.context }),
+        ...(flags.batch !== undefined && { batch: flags.batch }),
+        onWarning: warn,
+      })
+      if (flags.json) return printJson(found)
+      const { tensorTable } = await import("../report/tables.ts")
+      print(`${found.architecture}, ${(found.parameters / 1e6).toFixed(1)} million parameters, ${bytesText(found.weightBytes)}`)
+      print(`format ${found.format}${found.scheme ? `, ${found.scheme}` : ""}`)
+      print(`${found.bitsPerWeight.toFixed(3)} bits per weight${found.scheme ? " in quantized linears" : ""}, ${found.fileBitsPerWeight.toFixed(3)} over the file`)
+      print(`KV cache ${bytesText(found.kvCacheBytes)} (f32, context ${found.context}, batch ${found.batch})`)
+      print(tensorTable(found.tensors))
+    })
+}

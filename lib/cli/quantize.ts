@@ -1,0 +1,135 @@
+import { type Command, Option } from "commander"
+import { TsqError } from "../core/errors.ts"
+import { addComputeFlags, byteSize, collect, groupSize, integer, interruptible, positive, refuseLater, type SharedFlags } from "./arguments.ts"
+import { bytesText, durationText, note, print, printJson, warn } from "./output.ts"
+import { showProgress } from "./progress.ts"
+import { readText } from "./text-file.ts"
+
+interface Flags extends SharedFlags {
+  preset?: string
+  scheme?: string
+  groupSize?: number | "channel" | "tensor"
+  asymmetric?: boolean
+  rounding?: string
+  transform?: string[]
+  format?: string
+  gptqVersion?: string
+  calibration?: string
+  samples?: number
+  sequenceLength?: number
+  ignore?: string[]
+  override?: string[]
+  seed?: number
+  maxMemory?: number
+  strict?: boolean
+  force?: boolean
+  resume?: boolean
+  plan?: boolean
+}
+
+export function addQuantize(program: Command): void {
+  addComputeFlags(
+    program
+      .command("quantize")
+      .description("make a smaller checkpoint of a Hugging Face one")
+      .argument("<source>", "Hugging Face folder")
+      .argument("<out>", "folder to create")
+      .option("--preset <name>", "rtn, gptq, awq or awq-gptq (default: gptq with --calibration, rtn without)")
+      .option("--scheme <name>", "w8a16, w6a16, w5a16, w4a16 (default), w3a16 or w2a16")
+      .option("--group-size <n|channel|tensor>", "columns that share a scale (default 128)", groupSize)
+      .option("--asymmetric", "with zero points")
+      .option("--rounding <name>", "nearest, mse or gptq")
+      .option("--transform <name>", "awq; may be given several times", collect)
+      .option("--format <name>", "gptq, awq or compressed-tensors")
+      .option("--gptq-version <version>", "v1 (default, widest reach) or v2")
+      .option("--calibration <file>", "UTF-8 text of the kind the model will see")
+      .option("--samples <n>", "windows of calibration (default: up to 128)", positive)
+      .option("--sequence-length <n>", "tokens of a window (default 512)", positive)
+      .option("--ignore <pattern>", "leave modules alone, by name or pattern with *; may be given several times", collect)
+      .option("--override <pattern=scheme>", "another scheme, or none, for some modules; may be given several times", collect)
+      .addOption(new Option("--kv-cache <type>", "type of cached keys and values").choices(["int8", "fp8", "int4"]))
+      .option("--seed <n>", "same seed, same bytes", integer)
+      .option("--max-memory <size>", "refuse when more would be needed, e.g. 4GB", byteSize)
+      .option("--strict", "refuse to leave tensors unquantized because of the format")
+      .option("--force", "replace an existing output; accept less calibration than asked for")
+      .option("--resume", "continue an interrupted run")
+      .option("--plan", "print what would be done and stop")
+      .option("--json", "one JSON object on stdout"),
+  ).action(async (source: string, out: string, flags: Flags) => {
+    refuseLater(flags)
+    if (out.endsWith(".gguf")) throw new TsqError("ERR_UNSUPPORTED", "GGUF output is not available in this version; give a folder name")
+    const options = await toOptions(flags)
+    const { planQuantization, quantizeModel } = await import("../quantize/quantize-model.ts")
+    const { setThreads } = await import("../core/machine.ts")
+    if (flags.threads !== undefined) setThreads(flags.threads)
+    const planned = await planQuantization(source, options)
+    if (flags.plan && flags.json) return printJson(planned)
+    describePlan(planned)
+    if (flags.plan) {
+      const { planTable } = await import("../report/tables.ts")
+      print(planTable(planned.plan.modules))
+      return
+    }
+    const progress = showProgress()
+    const interrupt = interruptible()
+    const started = performance.now()
+    try {
+      const report = await quantizeModel(source, out, {
+        ...options,
+        signal: interrupt.signal,
+        onProgress: progress.onProgress,
+        onWarning: text => progress.note(`warning: ${text}`),
+      })
+      progress.stop()
+      if (flags.json) return printJson({ out, elapsedMs: performance.now() - started, ...report })
+      print(`${out}: ${report.tensors.length} linears at ${report.bitsPerWeight.toFixed(3)} bits per weight, ${bytesText(report.sourceBytes)} to ${bytesText(report.outputBytes)}, in ${durationText(performance.now() - started)}`)
+      for (const text of report.warnings.slice(0, 10)) warn(text)
+    } catch (error) {
+      progress.stop()
+      if (interrupt.signal.aborted) note(`interrupted; --resume continues with the finished blocks in ${out}.tsq-resume`)
+      throw error
+    } finally {
+      progress.stop()
+      interrupt.done()
+    }
+  })
+}
+
+async function toOptions(flags: Flags): Promise<Record<string, unknown>> {
+  const overrides = flags.override?.map(text => {
+    const at = text.lastIndexOf("=")
+    if (at < 1) throw new TsqError("ERR_OPTION", `--override ${text}: expected pattern=scheme`)
+    return { pattern: text.slice(0, at), scheme: text.slice(at + 1) }
+  })
+  const options = {
+    preset: flags.preset,
+    scheme: flags.scheme,
+    groupSize: flags.groupSize,
+    symmetric: flags.asymmetric ? false : undefined,
+    rounding: flags.rounding,
+    transforms: flags.transform,
+    format: flags.format,
+    gptqVersion: flags.gptqVersion,
+    calibration: flags.calibration === undefined ? undefined : await readText(flags.calibration, "--calibration"),
+    samples: flags.samples,
+    sequenceLength: flags.sequenceLength,
+    ignore: flags.ignore,
+    overrides,
+    seed: flags.seed,
+    maxMemory: flags.maxMemory,
+    strict: flags.strict,
+    force: flags.force,
+    resume: flags.resume,
+  }
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined))
+}
+
+function describePlan({ recipe, plan, calibration }: Awaited<ReturnType<typeof import("../quantize/quantize-model.ts").planQuantization>>): void {
+  const quantized = plan.modules.filter(entry => entry.scheme).length
+  const steps = [...recipe.transforms, recipe.rounding].join(" + ")
+  note(`${recipe.scheme}, group ${recipe.groupSize}, ${recipe.symmetric ? "symmetric" : "asymmetric"}, ${steps}, format ${recipe.format}`)
+  note(`${quantized} of ${plan.modules.length} matrices at ${plan.bitsPerWeight.toFixed(3)} bits per weight: ${bytesText(plan.sourceBytes)} to about ${bytesText(plan.outputBytes)}`)
+  if (calibration) note(`calibration: ${calibration.windows} windows of ${calibration.sequenceLength} tokens${calibration.asked === null ? "" : ` (asked for ${calibration.asked})`}`)
+  const parts = Object.entries(plan.memoryParts).map(([name, bytes]) => `${name} ${bytesText(bytes)}`)
+  note(`memory: up to about ${bytesText(plan.peakMemory)} (${parts.join(", ")}); time: very roughly ${durationText(plan.estimatedSeconds * 1000)}`)
+}

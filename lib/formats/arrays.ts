@@ -1,0 +1,143 @@
+// What all formats are made of: bit streams, transposed matrices and scales, computed by the addon off the event loop.
+import type { Checkpoint } from "../containers/checkpoint.ts"
+import type { TensorEntry } from "../containers/safetensors.ts"
+import { dtypeInfo } from "../core/dtype.ts"
+import { TsqError } from "../core/errors.ts"
+import type { IntegerScheme } from "../core/quantized-tensor.ts"
+import { sharedArray, sharedBytes, sharedFloats, sharedInts } from "../core/tensor.ts"
+import { native } from "../native.ts"
+
+export type ScaleType = IntegerScheme["scaleType"]
+
+/** Safetensors names of the types that scales are stored in. */
+export const scaleNames: Readonly<Record<ScaleType, string>> = { f32: "F32", f16: "F16", bf16: "BF16" }
+
+interface BitStreamOptions {
+  /** AWQ's order of each 8 columns; 4 bits. */
+  interleave?: boolean
+  /** Added modulo 2^bits: before packing, after unpacking. */
+  add?: number
+}
+
+/** `array` itself when asynchronous calls can use its memory, otherwise a copy that they can. */
+export function pinned<T extends Uint8Array | Float32Array | Int32Array>(array: T): T {
+  if (array.buffer instanceof SharedArrayBuffer) return array
+  const dtype = array instanceof Float32Array ? "f32" : array instanceof Int32Array ? "i32" : "u8"
+  const copy = sharedArray(dtype, array.length) as T
+  copy.set(array)
+  return copy
+}
+
+export const rowWords = (cols: number, bits: number): number => Math.ceil((cols * bits) / 32)
+
+/** Rows of codes as little-endian bit streams of whole words: [rows, ceil(cols · bits / 32)]. */
+export async function pack(
+  codes: Uint8Array,
+  rows: number,
+  cols: number,
+  bits: number,
+  options: BitStreamOptions = {},
+): Promise<Int32Array> {
+  const out = sharedInts(rows * rowWords(cols, bits))
+  await native.packBits(pinned(codes), rows, cols, bits, options.interleave ?? false, options.add ?? 0, out)
+  return out
+}
+
+/** The inverse of pack. */
+export async function unpack(
+  words: Int32Array,
+  rows: number,
+  cols: number,
+  bits: number,
+  options: BitStreamOptions = {},
+): Promise<Uint8Array> {
+  const out = sharedBytes(rows * cols)
+  await native.unpackBits(words, rows, cols, bits, options.interleave ?? false, options.add ?? 0, out)
+  return out
+}
+
+/** [cols, rows] of a [rows, cols] matrix. */
+export async function transposed<T extends Uint8Array | Float32Array | Int32Array>(
+  source: T,
+  rows: number,
+  cols: number,
+): Promise<T> {
+  const input = pinned(source)
+  const bytes = input.BYTES_PER_ELEMENT as 1 | 4
+  const out = sharedArray(input instanceof Float32Array ? "f32" : bytes === 4 ? "i32" : "u8", rows * cols) as T
+  await native.transpose(input, rows, cols, bytes, out)
+  return out
+}
+
+/** Bytes of a typed array, as they go into a file. */
+export const bytesOf = (array: ArrayBufferView): Uint8Array =>
+  new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
+
+/** Scales in the first of `types` that holds them all exactly; null when none does. */
+export async function encodeScales(
+  scales: Float32Array,
+  types: readonly ScaleType[],
+): Promise<{ dtype: string; data: Uint8Array } | null> {
+  const source = pinned(scales)
+  for (const type of types) {
+    if (type === "f32") return { dtype: scaleNames.f32, data: bytesOf(source) }
+    const encoded = sharedArray(type, source.length)
+    const back = sharedFloats(source.length)
+    const { code } = dtypeInfo(type)
+    await native.convertAsync(source, dtypeInfo("f32").code, encoded, code, source.length)
+    await native.convertAsync(encoded, code, back, dtypeInfo("f32").code, source.length)
+    if (Buffer.compare(bytesOf(back), bytesOf(source)) === 0) return { dtype: scaleNames[type], data: bytesOf(encoded) }
+  }
+  return null
+}
+
+/** The entry of a tensor of a quantized module; ERR_DTYPE or ERR_SHAPE, naming it, when it is not as the format has it. */
+export function expectEntry(
+  checkpoint: Checkpoint,
+  name: string,
+  dtypes: readonly string[],
+  shape?: readonly number[],
+): TensorEntry {
+  const entry = checkpoint.entry(name)
+  if (!dtypes.includes(entry.dtype))
+    throw new TsqError(
+      "ERR_DTYPE",
+      `${checkpoint.directory}: tensor ${name} is ${entry.dtype}, expected ${dtypes.join(" or ")}`,
+    )
+  if (shape && (entry.shape.length !== shape.length || entry.shape.some((size, axis) => size !== shape[axis])))
+    throw new TsqError(
+      "ERR_SHAPE",
+      `${checkpoint.directory}: tensor ${name} is [${entry.shape.join(", ")}], expected [${shape.join(", ")}]; its quantization_config does not describe it`,
+    )
+  return entry
+}
+
+/** The rows and columns of a two-dimensional tensor; ERR_SHAPE for another rank or an empty one. */
+export function matrixShape(checkpoint: Checkpoint, entry: TensorEntry): [number, number] {
+  const [rows, cols] = entry.shape
+  if (entry.shape.length !== 2 || !rows || !cols)
+    throw new TsqError(
+      "ERR_SHAPE",
+      `${checkpoint.directory}: tensor ${entry.name} is [${entry.shape.join(", ")}], expected a matrix`,
+    )
+  return [rows, cols]
+}
+
+export async function readInts(checkpoint: Checkpoint, name: string): Promise<Int32Array> {
+  const bytes = await checkpoint.readBytes(name)
+  return new Int32Array(bytes.buffer)
+}
+
+/** Scales as f32, and the type they are stored in. */
+export async function readScales(
+  checkpoint: Checkpoint,
+  name: string,
+): Promise<{ values: Float32Array; scaleType: ScaleType }> {
+  const { dtype } = expectEntry(checkpoint, name, Object.values(scaleNames))
+  const scaleType = (Object.keys(scaleNames) as ScaleType[]).find(type => scaleNames[type] === dtype) as ScaleType
+  return { values: await checkpoint.floats(name), scaleType }
+}
+
+/** Modules that have a tensor of this suffix (".qweight"), in the checkpoint's order. */
+export const modulesWith = (checkpoint: Checkpoint, suffix: string): string[] =>
+  checkpoint.names.filter(name => name.endsWith(suffix)).map(name => name.slice(0, -suffix.length))

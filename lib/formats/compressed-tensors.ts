@@ -1,0 +1,87 @@
+// compressed-tensors checkpoints (llm-compressor), format pack-quantized: the codes of a row as a dense bit stream.
+//
+// The library's signed values are our codes minus 2^(bits-1), and it stores value + 2^(bits-1): the stored fields are our codes.
+
+import { TsqError } from "../core/errors.ts"
+import type { QuantizedTensor } from "../core/quantized-tensor.ts"
+import { bytesOf, encodeScales, pack, pinned, rowWords, type ScaleType, transposed } from "./arrays.ts"
+import { compressedTensorsConfiguration, strategyOf } from "./compressed-tensors-config.ts"
+import { CompressedTensorsReader } from "./compressed-tensors-reader.ts"
+import type { CheckpointFormat, NamedTensor, WriteOptions } from "./format.ts"
+
+export const compressedTensors: CheckpointFormat = {
+  name: "compressed-tensors",
+
+  detect: config => config.quant_method === "compressed-tensors" || config.quant_method === "compressed_tensors",
+
+  refuses(_module, [, k], scheme, extra = {}) {
+    if (scheme.granularity === "group" && k % scheme.groupSize !== 0)
+      return `k = ${k} is not a multiple of the group size ${scheme.groupSize}, as compressed-tensors needs; use a divisor of k or one group a channel`
+    if (extra.groupIndex && scheme.granularity !== "group")
+      return "compressed-tensors stores reordered columns only with groups"
+    if (extra.inputScale) return "compressed-tensors cannot store a scale per input; fold it into the layer before"
+    return null
+  },
+
+  async write(module, tensor, options) {
+    const { shape, scheme, groupIndex, inputScale } = tensor
+    const reason = compressedTensors.refuses(module, shape, scheme, {
+      groupIndex: groupIndex !== null,
+      inputScale: inputScale !== null,
+    })
+    if (reason) throw new TsqError("ERR_UNSUPPORTED", `${module}: ${reason}`)
+    const [n, k] = shape
+    const { bits } = scheme
+    const tensors: NamedTensor[] = [
+      {
+        name: `${module}.weight_packed`,
+        dtype: "I32",
+        shape: [n, rowWords(k, bits)],
+        data: bytesOf(await pack(tensor.codes, n, k, bits)),
+      },
+      await scaleTensor(module, tensor, options),
+      {
+        name: `${module}.weight_shape`,
+        dtype: "I64",
+        shape: [2],
+        data: bytesOf(BigInt64Array.of(BigInt(n), BigInt(k))),
+      },
+    ]
+    if (tensor.zeros) {
+      // Zero points are packed along the outputs: the rows of the transpose, transposed back.
+      const { groups } = tensor
+      const rows = rowWords(n, bits)
+      const words = await pack(await transposed(tensor.zeros, n, groups), groups, n, bits)
+      tensors.push({
+        name: `${module}.weight_zero_point`,
+        dtype: "I32",
+        shape: [rows, groups],
+        data: bytesOf(await transposed(words, groups, rows)),
+      })
+    }
+    if (groupIndex)
+      tensors.push({ name: `${module}.weight_g_idx`, dtype: "I32", shape: [k], data: bytesOf(pinned(groupIndex)) })
+    return tensors
+  },
+
+  configuration: compressedTensorsConfiguration,
+
+  reader: (checkpoint, quantizationConfig, warn) => new CompressedTensorsReader(checkpoint, quantizationConfig, warn),
+}
+
+/** In the model's dtype where that is exact, otherwise in the scales' own. */
+async function scaleTensor(module: string, tensor: QuantizedTensor, options: WriteOptions): Promise<NamedTensor> {
+  const { scheme, shape, groups } = tensor
+  const whole = strategyOf(scheme) === "tensor"
+  const types: ScaleType[] = [options.scaleType, scheme.scaleType, "f32"]
+  const scales = (await encodeScales(whole ? tensor.scales.slice(0, 1) : tensor.scales, types)) as {
+    dtype: string
+    data: Uint8Array
+  }
+  return {
+    name: `${module}.weight_scale`,
+    dtype: scales.dtype,
+    shape: whole ? [1] : [shape[0], groups],
+    data: scales.data,
+  }
+}

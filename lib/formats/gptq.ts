@@ -1,0 +1,88 @@
+// GPTQ checkpoints, v1 and v2 (AutoGPTQ, GPTQModel): codes packed along the inputs, zero points along the outputs.
+import { TsqError } from "../core/errors.ts"
+import type { QuantizedTensor } from "../core/quantized-tensor.ts"
+import { sharedBytes } from "../core/tensor.ts"
+import { bytesOf, encodeScales, pack, pinned, transposed } from "./arrays.ts"
+import type { CheckpointFormat, NamedTensor, WriteOptions } from "./format.ts"
+import { gptqConfiguration, isGptq } from "./gptq-config.ts"
+import { GptqReader } from "./gptq-reader.ts"
+import { consecutiveGroups } from "./group-index.ts"
+
+/** Widths of the plain layout. GPTQModel stores 5 to 7 bits in another one, gptq_p. */
+const widths: readonly number[] = [2, 3, 4, 8]
+
+export const gptq: CheckpointFormat = {
+  name: "gptq",
+  detect: isGptq,
+
+  /** With `zeros`, a zero point of 0 is refused too unless gptqVersion is "v2". */
+  refuses(module, [n, k], scheme, extra = {}) {
+    const { bits, granularity, groupSize } = scheme
+    if (!widths.includes(bits))
+      return `gptq stores 2, 3, 4 or 8 bits, not ${bits} (5 to 7 bits need GPTQModel's planar layout, which is not written); use compressed-tensors`
+    if (module.endsWith("embed_tokens"))
+      return "gptq has no quantized embeddings; leave it unquantized or use compressed-tensors"
+    if (k % 32 !== 0) return `k = ${k} is not a multiple of 32, as gptq's packing needs`
+    if (n % 32 !== 0) return `n = ${n} is not a multiple of 32, as gptq's packed zero points need`
+    if (granularity === "group" && k % groupSize !== 0)
+      return `k = ${k} is not a multiple of the group size ${groupSize}, as gptq needs`
+    if (extra.inputScale) return "gptq cannot store a scale per input; fold it into the layer before"
+    if (extra.zeros?.includes(0) && extra.gptqVersion !== "v2")
+      return "a zero point is 0, which gptq v1 cannot store (its field holds the zero point minus 1); write gptq v2 or keep zero points at 1 or above"
+    return null
+  },
+
+  async write(module, tensor, options) {
+    const { shape, scheme, zeros, groupIndex, inputScale } = tensor
+    const version = options.gptqVersion ?? "v1"
+    const reason = gptq.refuses(module, shape, scheme, {
+      groupIndex: groupIndex !== null,
+      inputScale: inputScale !== null,
+      zeros,
+      gptqVersion: version,
+    })
+    if (reason) throw new TsqError("ERR_UNSUPPORTED", `${module}: ${reason}`)
+    return layerTensors(module, tensor, options, version)
+  },
+
+  configuration: gptqConfiguration,
+
+  reader: (checkpoint, quantizationConfig, warn) => new GptqReader(checkpoint, quantizationConfig, warn),
+}
+
+async function layerTensors(
+  module: string,
+  tensor: QuantizedTensor,
+  options: WriteOptions,
+  version: "v1" | "v2",
+): Promise<NamedTensor[]> {
+  const { scheme, groups } = tensor
+  const { bits } = scheme
+  const [n, k] = tensor.shape
+  const rows = (k * bits) / 32
+  // Columns of [k, n] packed along k are the rows of [n, k] packed along k, transposed; at every width.
+  const qweight = await transposed(await pack(tensor.codes, n, k, bits), n, rows)
+  const zeros = tensor.zeros ? await transposed(tensor.zeros, n, groups) : sharedBytes(n * groups).fill(2 ** (bits - 1))
+  // v1 stores z - 1, modulo 2^bits.
+  const qzeros = await pack(zeros, groups, n, bits, { add: 0 })
+  const scales = await encodeScales(await transposed(tensor.scales, n, groups), [
+    "f16",
+    ...(scheme.scaleType === "bf16" ? (["bf16"] as const) : []),
+  ])
+  if (!scales)
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      `${module}: its ${scheme.scaleType} scales cannot be stored exactly as the f16 that gptq has; quantize with f16 scales (now ${options.scaleType}) or use compressed-tensors`,
+    )
+  return [
+    { name: `${module}.qweight`, dtype: "I32", shape: [rows, n], data: bytesOf(qweight) },
+    { name: `${module}.qzeros`, dtype: "I32", shape: [groups, (n * bits) / 32], data: bytesOf(qzeros) },
+    { name: `${module}.scales`, dtype: scales.dtype, shape: [groups, n], data: scales.data },
+    {
+      name: `${module}.g_idx`,
+      dtype: "I32",
+      shape: [k],
+      data: bytesOf(tensor.groupIndex ? pinned(tensor.groupIndex) : consecutiveGroups(k, scheme.groupSize)),
+    },
+  ]
+}

@@ -1,0 +1,96 @@
+// Patterns that match a set of module names, short enough to read in a config.json and true for the engines that fuse layers.
+
+/** Layers that vLLM and SGLang merge into one, under the merged name. */
+const fusions: readonly [fused: string, parts: readonly string[]][] = [
+  ["qkv_proj", ["q_proj", "k_proj", "v_proj"]],
+  ["gate_up_proj", ["gate_proj", "up_proj"]],
+]
+
+const escaped = (text: string) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")
+
+/** `selected` and the fused names whose parts (all that exist) are selected. */
+function withFused(selected: Iterable<string>, all: ReadonlySet<string>): Set<string> {
+  const out = new Set(selected)
+  for (const name of [...out])
+    for (const [fused, parts] of fusions) {
+      const part = parts.find(leaf => name.endsWith(`.${leaf}`))
+      if (part === undefined) continue
+      const parent = name.slice(0, -part.length)
+      const present = parts.map(leaf => parent + leaf).filter(leaf => all.has(leaf))
+      if (present.length > 1 && present.every(leaf => out.has(leaf))) out.add(parent + fused)
+    }
+  return out
+}
+
+/** The fused names that engines will look for where all parts are selected. */
+export function fusedNames(selected: readonly string[], all: ReadonlySet<string>): string[] {
+  const given = new Set(selected)
+  return [...withFused(selected, all)].filter(name => !given.has(name))
+}
+
+interface Template {
+  /** Up to and with the dot before the layer number; from the dot after it to the dot before the leaf. */
+  head: string
+  middle: string
+  leaf: string
+  layer: string
+}
+
+/** Splits "model.layers.3.self_attn.q_proj" at its layer number; null where there is not exactly one number. */
+function template(name: string): Template | null {
+  const parts = name.split(".")
+  const at = parts.findIndex(part => /^\d+$/.test(part))
+  if (at < 1 || at === parts.length - 1 || parts.slice(at + 1).some(part => /^\d+$/.test(part))) return null
+  const middle = parts.slice(at + 1, -1)
+  return {
+    head: `${parts.slice(0, at).join(".")}.`,
+    middle: middle.length > 0 ? `.${middle.join(".")}.` : ".",
+    leaf: parts.at(-1) as string,
+    layer: parts[at] as string,
+  }
+}
+
+/**
+ * Anchored regular expressions, in the dialect that Python and JavaScript share, which together match exactly `selected`
+ * among `all`; with `fused` they match the merged names of fully selected parts too.
+ */
+export function modulePatterns(selected: Iterable<string>, all: Iterable<string>, fused: boolean): string[] {
+  const everything = new Set(all)
+  const names = fused ? withFused(selected, everything) : new Set(selected)
+  const layersOf = new Map<string, Set<string>>()
+  const groups = new Map<string, { head: string; middle: string; leaves: Map<string, string[]> }>()
+  const patterns: string[] = []
+  for (const name of fused ? withFused(everything, everything) : everything) {
+    const split = template(name)
+    if (!split) continue
+    const key = `${split.head}#${split.middle}${split.leaf}`
+    const layers = layersOf.get(key)
+    if (layers) layers.add(split.layer)
+    else layersOf.set(key, new Set([split.layer]))
+  }
+  for (const name of names) {
+    const split = template(name)
+    if (!split) {
+      patterns.push(`^${escaped(name)}$`)
+      continue
+    }
+    const key = `${split.head}#${split.middle}`
+    const group = groups.get(key) ?? { head: split.head, middle: split.middle, leaves: new Map<string, string[]>() }
+    groups.set(key, group)
+    group.leaves.set(split.leaf, [...(group.leaves.get(split.leaf) ?? []), split.layer])
+  }
+  for (const [key, { head, middle, leaves }] of groups) {
+    // Leaves chosen in the same layers share a pattern.
+    const byLayers = new Map<string, string[]>()
+    for (const [leaf, layers] of leaves) {
+      const whole = layers.length === layersOf.get(key + leaf)?.size
+      const numbers = whole ? "\\d+" : alternatives(layers.sort((a, b) => Number(a) - Number(b)))
+      byLayers.set(numbers, [...(byLayers.get(numbers) ?? []), leaf])
+    }
+    for (const [numbers, shared] of byLayers)
+      patterns.push(`^${escaped(head)}${numbers}${escaped(middle)}${alternatives(shared.sort().map(escaped))}$`)
+  }
+  return patterns
+}
+
+const alternatives = (choices: string[]) => (choices.length === 1 ? (choices[0] as string) : `(?:${choices.join("|")})`)

@@ -1,0 +1,171 @@
+// Weights in the layout of the kernels: native objects with explicit disposal.
+import { type Dtype, dtypeInfo, isFloat } from "../core/dtype.ts"
+import { TsqError } from "../core/errors.ts"
+import { describe, listChoices, Options } from "../core/options.ts"
+import { QuantizedTensor } from "../core/quantized-tensor.ts"
+import { shareable } from "../core/shared-array.ts"
+import { Tensor } from "../core/tensor.ts"
+import { type Handle, NativeHandle, native, type Source } from "../native.ts"
+
+/** A weight [n, k] packed for the kernels. Made by `prepack`; freed by `dispose()`, or when it is collected. */
+export class PackedWeight {
+  readonly shape: readonly [number, number]
+  /** Of a code; 16 or 32 for float weights. */
+  readonly bits: number
+  /** Native memory held. */
+  readonly bytes: number
+  readonly #native: NativeHandle
+
+  /** Takes ownership of a native handle; not for applications, which call `prepack`. */
+  constructor(handle: Handle, shape: readonly [number, number], bits: number) {
+    this.#native = new NativeHandle(handle, `the packed weight [${shape.join(", ")}]`)
+    this.shape = Object.freeze([shape[0], shape[1]] as const)
+    this.bits = bits
+    this.bytes = native.handleBytes(handle)
+  }
+
+  /** For native calls. ERR_OPTION once disposed. */
+  get handle(): Handle {
+    return this.#native.value
+  }
+
+  get disposed(): boolean {
+    return this.#native.disposed
+  }
+
+  /** Frees the memory once running calls that use it end. Disposing twice is no error. */
+  dispose(): void {
+    this.#native.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}
+
+export interface PrepackOptions {
+  /** Default "cpu". */
+  device?: "cpu"
+  /** What the kernels will multiply with: "exact" (default), the activations as they are. */
+  activations?: "exact"
+}
+
+/** Shared by every call that takes `activations`: 8-bit activations are asked for by name, and not built. */
+export function checkActivations(options: Options): void {
+  if (options.oneOf("activations", ["exact", "int8"], "exact") === "int8")
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      `${options.caller}: activations "int8" are not available in this version; leave the option out to multiply with the activations as they are`,
+    )
+}
+
+export function checkDevice(options: Options): void {
+  const device = options.string("device", "cpu")
+  if (device !== "cpu")
+    throw new TsqError(
+      "ERR_DEVICE",
+      `${options.caller}: device ${describe(device)} is not available; this build computes on "cpu" (see devices())`,
+    )
+}
+
+/**
+ * Packs a weight off the event loop: a QuantizedTensor, or a float Tensor in its own storage type. The caller owns the
+ * result and may dispose it. ERR_FORMAT when a code does not fit the tensor's bits or groupIndex assigns no valid groups.
+ */
+export async function prepack(weight: QuantizedTensor | Tensor, options?: PrepackOptions): Promise<PackedWeight> {
+  const checked = new Options("prepack", options, ["device", "activations"])
+  checkDevice(checked)
+  checkActivations(checked)
+  if (weight instanceof QuantizedTensor) return packCodes(weight)
+  if (weight instanceof Tensor) return prepackDense(weight)
+  throw new TsqError("ERR_DTYPE", `prepack: weight is ${describe(weight)}, expected a QuantizedTensor or a Tensor`)
+}
+
+/**
+ * Packs a float weight [n, k] off the event loop. `kind` is the storage in the pack (default: the tensor's own), rounded to
+ * nearest even where it narrows. A mapped tensor is read from its file without a copy.
+ */
+export async function prepackDense(tensor: Tensor, kind?: "f32" | "f16" | "bf16"): Promise<PackedWeight> {
+  const [n, k] = denseShape(tensor, "prepack")
+  if (kind !== undefined && !["f32", "f16", "bf16"].includes(kind))
+    throw new TsqError("ERR_OPTION", `prepack: kind is ${describe(kind)}, expected ${listChoices(["f32", "f16", "bf16"])}`)
+  const storage = weightKind(kind ?? tensor.dtype)
+  const source: Source = tensor.device === "mapped" ? tensor.source : (await tensor.pinned()).data
+  const handle = await native.packDense(source, dtypeInfo(tensor.dtype).code, n, k, storage)
+  return new PackedWeight(handle, [n, k], storage === 0 ? 32 : 16)
+}
+
+/** Packs a float weight on the calling thread. */
+export function packDenseSync(tensor: Tensor, caller: string): PackedWeight {
+  const [n, k] = denseShape(tensor, caller)
+  const storage = weightKind(tensor.dtype)
+  const handle = native.packDenseSync(tensor.source, dtypeInfo(tensor.dtype).code, n, k, storage)
+  return new PackedWeight(handle, [n, k], storage === 0 ? 32 : 16)
+}
+
+// WeightKind of a float type has the type's own code.
+const weightKind = (dtype: Dtype): 0 | 1 | 2 => dtypeInfo(dtype).code as 0 | 1 | 2
+
+/** [n, k] of a float weight; ERR_DTYPE or ERR_SHAPE for anything that is none. */
+export function denseShape(tensor: Tensor, caller: string): readonly [number, number] {
+  if (!isFloat(tensor.dtype))
+    throw new TsqError("ERR_DTYPE", `${caller}: the weight is ${tensor.dtype}, expected f32, f16 or bf16`)
+  const [n, k] = tensor.shape
+  if (tensor.shape.length !== 2 || !n || !k)
+    throw new TsqError(
+      "ERR_SHAPE",
+      `${caller}: the weight has shape [${tensor.shape.join(", ")}], expected [n, k] = [outFeatures, inFeatures], both positive`,
+    )
+  return [n, k]
+}
+
+// One pack for each QuantizedTensor, kept as long as the tensor is.
+const packs = new WeakMap<QuantizedTensor, PackedWeight>()
+const pending = new WeakMap<QuantizedTensor, Promise<PackedWeight>>()
+
+/** The pack that matmul uses for a tensor: made by the first call, on the calling thread. */
+export function packedOf(q: QuantizedTensor): PackedWeight {
+  let packed = packs.get(q)
+  if (packed === undefined) {
+    const [n, k] = q.shape
+    const { bits, groupSize } = q.scheme
+    const handle = native.packCodesSync(q.codes, n, k, bits, groupSize, q.scales, q.zeros, q.groupIndex, q.inputScale)
+    packed = new PackedWeight(handle, q.shape, bits)
+    packs.set(q, packed)
+  }
+  return packed
+}
+
+/** The same, made off the event loop; calls that come meanwhile wait for one pack. */
+export async function packedOfAsync(q: QuantizedTensor): Promise<PackedWeight> {
+  const packed = packs.get(q)
+  if (packed) return packed
+  let making = pending.get(q)
+  if (!making) {
+    making = packCodes(q).finally(() => pending.delete(q))
+    pending.set(q, making)
+  }
+  const made = await making
+  // A synchronous call may have packed meanwhile: the first one stays.
+  const first = packs.get(q)
+  if (first) return first
+  packs.set(q, made)
+  return made
+}
+
+async function packCodes(q: QuantizedTensor): Promise<PackedWeight> {
+  const [n, k] = q.shape
+  const { bits, groupSize } = q.scheme
+  const handle = await native.packCodes(
+    await shareable(q.codes),
+    n,
+    k,
+    bits,
+    groupSize,
+    await shareable(q.scales),
+    q.zeros && (await shareable(q.zeros)),
+    q.groupIndex && (await shareable(q.groupIndex)),
+    q.inputScale && (await shareable(q.inputScale)),
+  )
+  return new PackedWeight(handle, q.shape, bits)
+}

@@ -1,0 +1,180 @@
+// Runs a ModelProgram in the addon: any range of its sections, with weights bound per call.
+import { TsqError } from "../core/errors.ts"
+import { abortable, NativeHandle, native, type StepEpilogue, type StepSampling } from "../native.ts"
+import { type Reduction, reductions } from "./accumulator.ts"
+import { type ModelProgram, opKinds } from "./program.ts"
+import { KvCacheHandle, type StepSequence } from "./sequence.ts"
+import { BoundSection, type WeightSource } from "./weights.ts"
+
+export { KvCacheHandle, type StepSequence } from "./sequence.ts"
+export { BoundSection, type WeightSource } from "./weights.ts"
+
+/** One execution of ops [opBegin, opEnd) of a bound section; all of them by default. */
+export interface StepRun {
+  section: BoundSection
+  /** Layer of the cache that its attention uses. */
+  layer?: number
+  opBegin?: number
+  opEnd?: number
+}
+
+/** Reduces `slot` after op `op` of runs[run] (opBegin - 1: before its first). Arrays lie on shared memory. */
+export interface Observer {
+  run: number
+  op: number
+  slot: number
+  reduction: Reduction
+  /** All but "copy". */
+  accumulator?: NativeHandle
+  /** copy: [rows, slot width]. */
+  out?: Float32Array
+  /** squaredError: [rows, slot width]. */
+  reference?: Float32Array
+}
+
+/** What the logits operation computes for rows of the step. Arrays lie on shared memory. */
+export type Epilogue =
+  | { mode: "logits"; rows: Int32Array; logits: Float32Array }
+  | { mode: "nll"; rows: Int32Array; targets: Int32Array; values: Float64Array }
+  | { mode: "sample"; rows: Int32Array; tokens: Int32Array; sampling: StepSampling }
+  | {
+      mode: "divergence"
+      rows: Int32Array
+      targets: Int32Array
+      /** [rows, 4]: KL(reference || this), nll, reference nll, 1 where the top tokens agree. */
+      values: Float64Array
+      /** Input of the reference's logits operation, [rows, referenceWidth]. */
+      referenceHidden: Float32Array
+      referenceWidth: number
+      referenceHead: number
+    }
+
+export interface Step {
+  runs: readonly StepRun[]
+  rows: number
+  /** [rows], where an embedding runs. */
+  tokens?: Int32Array
+  /** They cover the rows in order. */
+  sequences: readonly StepSequence[]
+  cache?: KvCacheHandle
+  /** [rows, hiddenSize] copied into slot 0 before the first run. Absent: what the slot holds from the step before. */
+  hidden?: Float32Array
+  observers?: readonly Observer[]
+  epilogue?: Epilogue
+  signal?: AbortSignal | undefined
+}
+
+const epilogueModes = { logits: 1, nll: 2, sample: 3, divergence: 4 } as const
+const opColumns = 16
+
+/** A program made native. Steps of one runner must not overlap in what they expect of its slots; they run one after another. */
+export class ModelRunner {
+  readonly program: ModelProgram
+  readonly #handle: NativeHandle
+
+  constructor(program: ModelProgram) {
+    this.program = program
+    const { slots, sections, config } = program
+    const ops = sections.flatMap((section, index) =>
+      section.ops.map(op => {
+        const row = new Array<number>(opColumns).fill(0)
+        const [in0 = -1, in1 = -1, in2 = -1] = op.in
+        const [weight0 = -1, weight1 = -1] = op.weights
+        row.splice(0, 8, index, opKinds[op.kind], in0, in1, in2, op.out, weight0, weight1)
+        row.splice(8, op.p.length, ...op.p)
+        return row
+      }),
+    )
+    this.#handle = new NativeHandle(
+      native.createProgram(
+        Float64Array.from(slots),
+        Int32Array.from(sections, section => section.weights.length),
+        Float64Array.from(ops.flat()),
+        config.vocabularySize,
+      ),
+      "the model's program",
+    )
+  }
+
+  /** Reads and binds the weights of one section; `prefix` precedes its names ("model.layers.3."). */
+  bindSection(section: number, prefix: string, source: WeightSource): Promise<BoundSection> {
+    const template = this.program.sections[section]
+    if (!template)
+      throw new TsqError("ERR_OPTION", `section is ${section}, expected 0 to ${this.program.sections.length - 1}`)
+    return BoundSection.bind(section, prefix, template, source)
+  }
+
+  createCache(layers: number, pages: number): KvCacheHandle {
+    const { kvHeads, headDim } = this.program.config
+    return new KvCacheHandle(native.createCache(layers, kvHeads, headDim, pages), layers, pages)
+  }
+
+  /** Runs the runs in order. The addon checks shapes, token ids and pages before anything runs. */
+  step(request: Step): Promise<void> {
+    const weights: number[] = []
+    const runs = new Int32Array(request.runs.length * 5)
+    request.runs.forEach((run, i) => {
+      const handles = run.section.weights
+      const ops = this.program.sections[run.section.section]!.ops.length
+      runs.set([run.section.section, run.opBegin ?? 0, run.opEnd ?? ops, weights.length, run.layer ?? 0], i * 5)
+      for (const handle of handles) weights.push(handle)
+    })
+    const { sequences, pageTable } = flattenSequences(request.sequences)
+    const observers = (request.observers ?? []).map(({ reduction, accumulator, ...rest }) => ({
+      ...rest,
+      reduction: reductions[reduction],
+      ...(accumulator && { accumulator: accumulator.value }),
+    }))
+    return abortable(request.signal, flag =>
+      native.step(
+        this.#handle.value,
+        {
+          runs,
+          weights: Float64Array.from(weights),
+          rows: request.rows,
+          tokens: request.tokens ?? null,
+          sequences,
+          pageTable,
+          cache: request.cache?.value ?? null,
+          hidden: request.hidden ?? null,
+          hiddenSlot: 0,
+          observers,
+          epilogue: request.epilogue ? nativeEpilogue(request.epilogue) : null,
+        },
+        flag,
+      ),
+    )
+  }
+
+  /** Native bytes of the slots. */
+  get bytes(): number {
+    return native.handleBytes(this.#handle.value)
+  }
+
+  dispose(): void {
+    this.#handle.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}
+
+function flattenSequences(list: readonly StepSequence[]): { sequences: Int32Array; pageTable: Int32Array } {
+  const sequences = new Int32Array(list.length * 5)
+  const pageTable = new Int32Array(list.reduce((sum, sequence) => sum + sequence.pages.length, 0))
+  let row = 0
+  let page = 0
+  list.forEach(({ rows, context, pages }, i) => {
+    sequences.set([row, rows, context, page, pages.length], i * 5)
+    pageTable.set(pages, page)
+    row += rows
+    page += pages.length
+  })
+  return { sequences, pageTable }
+}
+
+function nativeEpilogue(epilogue: Epilogue): StepEpilogue {
+  const { mode, ...rest } = epilogue
+  return { mode: epilogueModes[mode], ...rest }
+}

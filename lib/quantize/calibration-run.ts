@@ -1,0 +1,188 @@
+// The calibration set on its way through the model: hidden states of every window, advanced block by block.
+import { throwIfAborted } from "../core/errors.ts"
+import { sharedFloats, Tensor } from "../core/tensor.ts"
+import { type PackedWeight, prepackDense } from "../kernels/packed-weight.ts"
+import type { Accumulator } from "../models/accumulator.ts"
+import type { BlockWeights } from "../models/block-weights.ts"
+import type { ModelProgram } from "../models/program.ts"
+import { type BoundSection, type KvCacheHandle, ModelRunner, type StepSequence, type WeightSource } from "../models/runner.ts"
+import type { BlockSample } from "../transforms/transform.ts"
+import type { CalibrationSet } from "./calibration.ts"
+import { stepRows } from "./plan.ts"
+
+const pageSize = 16
+
+interface Batch {
+  begin: number
+  rows: number
+  sequences: readonly StepSequence[]
+}
+
+export class CalibrationRun {
+  readonly runner: ModelRunner
+  readonly cache: KvCacheHandle
+  readonly #program: ModelProgram
+  readonly #source: WeightSource
+  readonly #set: CalibrationSet
+  readonly #batches: readonly Batch[]
+  /** [windows * sequenceLength, hiddenSize]: what enters the next block. */
+  readonly #hidden: Float32Array
+  #owned: PackedWeight[] = []
+
+  private constructor(program: ModelProgram, source: WeightSource, set: CalibrationSet) {
+    this.#program = program
+    this.#source = source
+    this.#set = set
+    this.runner = new ModelRunner(program)
+    const length = set.sequenceLength
+    const perStep = Math.max(1, Math.floor(stepRows / length))
+    const pagesEach = Math.ceil(length / pageSize)
+    this.cache = this.runner.createCache(1, Math.min(perStep, set.windows.length) * pagesEach)
+    const batches: Batch[] = []
+    for (let first = 0; first < set.windows.length; first += perStep) {
+      const count = Math.min(perStep, set.windows.length - first)
+      const sequences = Array.from({ length: count }, (_, i) => ({
+        rows: length,
+        context: 0,
+        pages: Array.from({ length: pagesEach }, (_, page) => i * pagesEach + page),
+      }))
+      batches.push({ begin: first * length, rows: count * length, sequences })
+    }
+    this.#batches = batches
+    this.#hidden = sharedFloats(set.windows.length * length * program.config.hiddenSize)
+  }
+
+  /** Embeds the calibration windows. */
+  static async start(program: ModelProgram, source: WeightSource, set: CalibrationSet, signal?: AbortSignal): Promise<CalibrationRun> {
+    const run = new CalibrationRun(program, source, set)
+    const prologue = await run.runner.bindSection(0, "", source)
+    try {
+      const perBatch = (batch: Batch) => {
+        const first = batch.begin / set.sequenceLength
+        const tokens = new Int32Array(new SharedArrayBuffer(4 * batch.rows))
+        set.windows
+          .slice(first, first + batch.sequences.length)
+          .forEach((window, i) => { tokens.set(window, i * set.sequenceLength) })
+        return tokens
+      }
+      for (const batch of run.#batches) {
+        await run.runner.step({
+          runs: [{ section: prologue, layer: 0 }],
+          rows: batch.rows,
+          tokens: perBatch(batch),
+          sequences: batch.sequences,
+          cache: run.cache,
+          observers: [
+            { run: 0, op: program.sections[0]!.ops.length - 1, slot: 0, reduction: "copy", out: run.#slice(batch) },
+          ],
+          signal,
+        })
+      }
+      return run
+    } catch (error) {
+      run.dispose()
+      throw error
+    } finally {
+      prologue.dispose()
+    }
+  }
+
+  #slice(batch: Batch): Float32Array {
+    const width = this.#program.config.hiddenSize
+    return this.#hidden.subarray(batch.begin * width, (batch.begin + batch.rows) * width)
+  }
+
+  /** The block's original weights, or those of another source. */
+  bind(layer: number, source: WeightSource = this.#source): Promise<BoundSection> {
+    return this.runner.bindSection(this.#program.blocks[layer]!, this.#program.blockPrefix(layer), source)
+  }
+
+  /** `bound` with what a transform changed in its place. */
+  async rebind(layer: number, bound: BoundSection, weights: BlockWeights): Promise<BoundSection> {
+    const section = this.#program.sections[this.#program.blocks[layer]!]!
+    let result = bound
+    for (const name of weights.changed) {
+      const module = name.endsWith(".weight") ? name.slice(0, -".weight".length) : null
+      if (module !== null && weights.isLinear(module)) {
+        const packed = await prepackDense(Tensor.from(await weights.linear(module), weights.shape(module)))
+        this.own(packed)
+        result = result.set(module, packed)
+      } else if (section.weights.some(slot => hasVector(slot, name))) {
+        const values = await weights.vector(name)
+        if (values) result = result.setVector(name, values)
+      }
+    }
+    return result
+  }
+
+  /** Keeps a packed weight until releaseOwned(). */
+  own(packed: PackedWeight): void {
+    this.#owned.push(packed)
+  }
+
+  releaseOwned(): void {
+    for (const packed of this.#owned) packed.dispose()
+    this.#owned = []
+  }
+
+  /** Some windows' hidden states, few enough to run a block on many times. */
+  sample(): BlockSample {
+    const batch = this.#batches[0]!
+    return { rows: batch.rows, hidden: this.#slice(batch), sequences: batch.sequences }
+  }
+
+  /** Runs the block up to op `op` over the whole set and reduces the slot that op reads. */
+  async observe(bound: BoundSection, op: number, slot: number, accumulator: Accumulator, signal?: AbortSignal): Promise<void> {
+    for (const batch of this.#batches) {
+      throwIfAborted(signal)
+      await this.runner.step({
+        runs: [{ section: bound, layer: 0, opBegin: 0, opEnd: op }],
+        rows: batch.rows,
+        sequences: batch.sequences,
+        cache: this.cache,
+        hidden: this.#slice(batch),
+        observers: [{ run: 0, op: op - 1, slot, reduction: accumulator.kind, accumulator: accumulator.handle }],
+        signal,
+      })
+    }
+  }
+
+  /** Reduces what enters the head, once every block has advanced. */
+  async observeHead(accumulator: Accumulator, signal?: AbortSignal): Promise<void> {
+    const last = this.#program.sections.length - 1
+    const bound = await this.runner.bindSection(last, "", this.#source)
+    try {
+      const op = this.#program.sections[last]!.ops.findIndex(({ kind }) => kind === "logits")
+      await this.observe(bound, op, this.#program.sections[last]!.ops[op]!.in[0]!, accumulator, signal)
+    } finally {
+      bound.dispose()
+    }
+  }
+
+  /** Replaces the hidden states by the block's outputs. */
+  async advance(bound: BoundSection, signal?: AbortSignal): Promise<void> {
+    const ops = this.#program.sections[bound.section]!.ops.length
+    for (const batch of this.#batches) {
+      throwIfAborted(signal)
+      const hidden = this.#slice(batch)
+      await this.runner.step({
+        runs: [{ section: bound, layer: 0 }],
+        rows: batch.rows,
+        sequences: batch.sequences,
+        cache: this.cache,
+        hidden,
+        observers: [{ run: 0, op: ops - 1, slot: 0, reduction: "copy", out: hidden }],
+        signal,
+      })
+    }
+  }
+
+  dispose(): void {
+    this.releaseOwned()
+    this.cache.dispose()
+    this.runner.dispose()
+  }
+}
+
+const hasVector = (slot: ModelProgram["sections"][number]["weights"][number], name: string): boolean =>
+  slot.kind === "vector" && slot.tensor === name

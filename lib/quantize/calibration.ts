@@ -1,0 +1,69 @@
+// Calibration tokens: a text or token ids packed into windows of one length.
+import { TsqError } from "../core/errors.ts"
+import type { ModelConfig } from "../models/program.ts"
+import type { Tokenizer } from "../models/tokenizer.ts"
+import type { QuantizeModelOptions, Recipe } from "./recipe.ts"
+
+export interface CalibrationSet {
+  /** Windows of equal length. */
+  windows: readonly Int32Array[]
+  sequenceLength: number
+  /** Windows asked for; null: as many as the default takes. */
+  asked: number | null
+  /** Tokens of the source, before packing. */
+  tokens: number
+}
+
+const defaultSamples = 128
+const defaultLength = 512
+/** Below this many tokens second moments of a layer are mostly noise. */
+const fewTokens = 4096
+
+/**
+ * Packs calibration into windows: BOS (where the model has one) and sequenceLength - 1 consecutive tokens each, spread
+ * evenly over the source where it holds more windows than are taken. Too little is refused unless `force`.
+ */
+export function makeCalibration(
+  calibration: NonNullable<QuantizeModelOptions["calibration"]>,
+  recipe: Recipe,
+  config: ModelConfig,
+  tokenizer: () => Tokenizer,
+  force: boolean,
+): CalibrationSet {
+  const ids = typeof calibration === "string" ? encode(calibration, tokenizer()) : [...calibration]
+  ids.forEach((id, i) => {
+    if (!Number.isInteger(id) || id < 0 || id >= config.vocabularySize)
+      throw new TsqError("ERR_OPTION", `calibration: token ${i} is ${id}, expected ids from 0 to ${config.vocabularySize - 1}`)
+  })
+  const sequenceLength = recipe.sequenceLength ?? Math.min(defaultLength, config.maxContext)
+  if (sequenceLength > config.maxContext)
+    throw new TsqError("ERR_OPTION", `sequenceLength is ${sequenceLength}, longer than the model's context of ${config.maxContext}`)
+  const bos = config.bosTokenIds[0]
+  const body = bos === undefined ? sequenceLength : sequenceLength - 1
+  const available = Math.floor(ids.length / body)
+  const wanted = recipe.samples ?? defaultSamples
+  const count = Math.min(wanted, available)
+  const short = recipe.samples === null ? count * sequenceLength < Math.min(fewTokens, config.hiddenSize * 4) : count < wanted
+  if (count === 0 || (short && !force))
+    throw new TsqError(
+      "ERR_OPTION",
+      `calibration: ${ids.length} tokens give ${available} windows of ${sequenceLength}, ${recipe.samples === null ? `expected at least ${fewTokens} tokens` : `asked for ${wanted}`}; ` +
+        `give more text, ask for fewer or shorter samples${count > 0 ? ", or use force to go on with what there is" : ""}`,
+    )
+  const windows: Int32Array[] = []
+  for (let i = 0; i < count; i++) {
+    const begin = Math.floor((i * available) / count) * body
+    const window = new Int32Array(new SharedArrayBuffer(4 * sequenceLength))
+    window.set(ids.slice(begin, begin + body), sequenceLength - body)
+    if (bos !== undefined) window[0] = bos
+    windows.push(window)
+  }
+  return { windows, sequenceLength, asked: recipe.samples, tokens: ids.length }
+}
+
+function encode(text: string, tokenizer: Tokenizer): number[] {
+  if (text.trim() === "") throw new TsqError("ERR_OPTION", "calibration: the text is empty")
+  if (text.includes("\0") || text.includes("\uFFFD"))
+    throw new TsqError("ERR_OPTION", "calibration: this is not text (it holds NUL bytes or is not valid UTF-8); give plain UTF-8 text")
+  return tokenizer.encode(text, { addSpecial: false })
+}

@@ -1,0 +1,137 @@
+// convertModel: a quantized checkpoint into another format, exactly or not at all.
+import { Checkpoint } from "../containers/checkpoint.ts"
+import { OutputDirectory } from "../containers/output.ts"
+import { dtypeInfo } from "../core/dtype.ts"
+import { TsqError } from "../core/errors.ts"
+import { Options } from "../core/options.ts"
+import { type LongWork, progressReporter } from "../core/progress.ts"
+import type { QuantizedTensor } from "../core/quantized-tensor.ts"
+import { sharedArray, sharedFloats } from "../core/tensor.ts"
+import { packageVersion } from "../core/version.ts"
+import type { FormatName, FormatSummary } from "../formats/format.ts"
+import { detectFormat, formatByName } from "../formats/registry.ts"
+import { describeModel } from "../models/registry.ts"
+import { native } from "../native.ts"
+import { linearsOf } from "./plan.ts"
+import { verifyModules } from "./verify.ts"
+import { writeCheckpoint } from "./write-checkpoint.ts"
+
+export interface ConvertModelOptions extends LongWork {
+  format: FormatName
+  gptqVersion?: "v1" | "v2"
+  /** Replace an existing output. */
+  force?: boolean
+  onWarning?: (message: string) => void
+}
+
+export interface ConversionReport {
+  from: FormatName
+  to: FormatName
+  modules: number
+  totalBytes: number
+}
+
+/**
+ * Converts the quantized checkpoint in folder `source` into folder `out`: same codes, scales and zero points, so that converting
+ * back gives the same bytes. ERR_UNSUPPORTED listing every module that the target cannot hold, with the reason; ERR_FORMAT when the
+ * source is not quantized.
+ */
+export async function convertModel(source: string, out: string, options: ConvertModelOptions): Promise<ConversionReport> {
+  const checked = new Options("convertModel", options, ["format", "gptqVersion", "force", "signal", "onProgress", "onWarning"])
+  const name = checked.oneOf("format", ["gptq", "awq", "compressed-tensors"], null)
+  if (name === null) checked.fail("format", '"gptq", "awq" or "compressed-tensors"')
+  const gptqVersion = checked.oneOf("gptqVersion", ["v1", "v2"], "v1")
+  const signal = checked.signal()
+  const report = progressReporter(checked.onProgress())
+  const checkpoint = await Checkpoint.open(source)
+  try {
+    const config = checkpoint.quantizationConfig
+    if (!config) throw new TsqError("ERR_FORMAT", `${source}: is not quantized, there is nothing to convert; quantizeModel makes a quantized checkpoint of it`)
+    const from = detectFormat(config)!
+    const reader = from.reader(checkpoint, config, options.onWarning ?? (() => {}))
+    const format = formatByName(name!)
+    const places = new Map<string, string>()
+    const omitted = new Set<string>()
+    for (const module of reader.modules) {
+      const names = reader.tensorNames(module)
+      places.set(names[0]!, module)
+      for (const tensor of names) omitted.add(tensor)
+    }
+    const schemes = await refuseWhatDoesNotFit(reader.modules, module => reader.read(module), format, gptqVersion, done =>
+      report({ stage: "check", done, total: reader.modules.length }),
+    )
+    const output = await OutputDirectory.create(out, { source, force: checked.boolean("force", false) })
+    try {
+      const program = describeModel(checkpoint.config)
+      const linears = program.blocks.flatMap((_, layer) => linearsOf(program, layer).map(slot => program.blockPrefix(layer) + slot.module))
+      const { totalBytes } = await writeCheckpoint(output.path, {
+        source: checkpoint,
+        format,
+        summary: {
+          modules: schemes,
+          unquantized: [...new Set([...linears, program.head])].filter(module => !schemes.has(module) && module !== program.embedding),
+          damp: null,
+          version: packageVersion,
+        },
+        options: { scaleType: [...schemes.values()][0]!.scaleType, gptqVersion },
+        tensor: module => reader.read(module),
+        moduleAt: tensor => places.get(tensor) ?? null,
+        omitted,
+        changed: async () => null,
+        files: {},
+        signal,
+        onTensor: (tensor, done, total) => report({ stage: "write", done, total, tensor }),
+      })
+      await verifyModules(output.path, format.name, schemes.keys(), module => reader.read(module), signal)
+      await output.commit()
+      return { from: from.name, to: format.name, modules: schemes.size, totalBytes }
+    } catch (error) {
+      await output.discard()
+      throw error
+    }
+  } finally {
+    checkpoint.dispose()
+  }
+}
+
+async function refuseWhatDoesNotFit(
+  modules: readonly string[],
+  read: (module: string) => Promise<QuantizedTensor>,
+  format: ReturnType<typeof formatByName>,
+  gptqVersion: "v1" | "v2",
+  onModule: (done: number) => void,
+): Promise<Map<string, FormatSummary["modules"] extends ReadonlyMap<string, infer V> ? V : never>> {
+  const schemes = new Map()
+  const refused: string[] = []
+  for (const [index, module] of modules.entries()) {
+    const tensor = await read(module)
+    const reason =
+      format.refuses(module, tensor.shape, tensor.scheme, {
+        groupIndex: tensor.groupIndex !== null,
+        inputScale: tensor.inputScale !== null,
+        zeros: gptqVersion === "v1" ? tensor.zeros : null,
+      }) ?? (await scalesDoNotFit(tensor, format.name))
+    if (reason) refused.push(`${module}: ${reason}`)
+    schemes.set(module, { ...tensor.scheme, hasGroupIndex: tensor.groupIndex !== null })
+    onModule(index + 1)
+  }
+  if (refused.length > 0)
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      `${format.name} cannot hold ${refused.length} of ${modules.length} modules: ${refused.slice(0, 5).join("; ")}${refused.length > 5 ? " …" : ""}`,
+    )
+  return schemes
+}
+
+/** GPTQ and AWQ store scales as f16: a scale of another type fits only if it is an f16 value. */
+async function scalesDoNotFit(tensor: QuantizedTensor, format: FormatName): Promise<string | null> {
+  if (format === "compressed-tensors" || tensor.scheme.scaleType === "f16") return null
+  const { f32, f16 } = { f32: dtypeInfo("f32").code, f16: dtypeInfo("f16").code }
+  const half = sharedArray("f16", tensor.scales.length)
+  const back = sharedFloats(tensor.scales.length)
+  await native.convertAsync(tensor.scales, f32, half, f16, back.length)
+  await native.convertAsync(half, f16, back, f32, back.length)
+  const bytes = (array: Float32Array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength)
+  if (bytes(back).equals(bytes(tensor.scales))) return null
+  return `its ${tensor.scheme.scaleType} scales are not all f16 values; compressed-tensors keeps them`
+}

@@ -1,0 +1,96 @@
+// inspectModel: what a checkpoint holds and what it takes, without loading it.
+import { Checkpoint } from "../containers/checkpoint.ts"
+import { Options } from "../core/options.ts"
+import type { IntegerScheme } from "../core/quantized-tensor.ts"
+import { detectFormat } from "../formats/registry.ts"
+import { describeModel } from "../models/registry.ts"
+import { bitsPerWeight } from "./plan.ts"
+
+export interface InspectModelOptions {
+  /** Tokens of context that the KV cache is sized for. Default: the model's. */
+  context?: number
+  /** Sequences at once. Default 1. */
+  batch?: number
+  onWarning?: (message: string) => void
+}
+
+export interface ModelInspection {
+  architecture: string
+  /** Weights of the model, whatever they are stored as. */
+  parameters: number
+  format: string
+  /** Of the quantized linears: "w4a16 g128 symmetric", "mixed", or null. */
+  scheme: string | null
+  /** Over quantized linears with scales and zero points; of the stored type where nothing is quantized. */
+  bitsPerWeight: number
+  /** Over the whole file. */
+  fileBitsPerWeight: number
+  weightBytes: number
+  /** Of keys and values in this library (f32) at `context` tokens and `batch` sequences. */
+  kvCacheBytes: number
+  context: number
+  batch: number
+  tensors: { name: string; shape: number[]; dtype: string | null; scheme: string | null; bytes: number }[]
+}
+
+export const schemeText = ({ bits, symmetric, granularity, groupSize }: IntegerScheme): string =>
+  `w${bits}a16 ${granularity === "group" ? `g${groupSize}` : granularity} ${symmetric ? "symmetric" : "asymmetric"}`
+
+/** A quantized module is one entry (dtype null) with the bytes of all its tensors. */
+export async function inspectModel(directory: string, options: InspectModelOptions = {}): Promise<ModelInspection> {
+  const checked = new Options("inspectModel", options, ["context", "batch", "onWarning"])
+  const checkpoint = await Checkpoint.open(directory)
+  try {
+    const program = describeModel(checkpoint.config)
+    const { layers, kvHeads, headDim, maxContext } = program.config
+    const context = checked.integer("context", { min: 1 }, maxContext)
+    const batch = checked.integer("batch", { min: 1 }, 1)
+    const config = checkpoint.quantizationConfig
+    const format = detectFormat(config)
+    const reader = format?.reader(checkpoint, config!, options.onWarning ?? (() => {}))
+    const tensors: ModelInspection["tensors"] = []
+    const ownedBy = new Set<string>()
+    const schemes = new Set<string>()
+    let parameters = 0
+    let weightBytes = 0
+    let bits = 0
+    let weights = 0
+    for (const module of reader?.modules ?? []) {
+      const tensor = await reader!.read(module)
+      let bytes = 0
+      for (const name of reader!.tensorNames(module)) {
+        ownedBy.add(name)
+        bytes += checkpoint.entry(name).bytes
+      }
+      const size = tensor.shape[0] * tensor.shape[1]
+      schemes.add(schemeText(tensor.scheme))
+      tensors.push({ name: module, shape: [...tensor.shape], dtype: null, scheme: schemeText(tensor.scheme), bytes })
+      parameters += size
+      weightBytes += bytes
+      bits += bitsPerWeight(tensor.scheme, tensor.shape) * size
+      weights += size
+    }
+    for (const name of checkpoint.names) {
+      if (ownedBy.has(name)) continue
+      const { shape, dtype, bytes } = checkpoint.entry(name)
+      tensors.push({ name, shape, dtype, scheme: null, bytes })
+      parameters += shape.reduce((product, size) => product * size, 1)
+      weightBytes += bytes
+    }
+    return {
+      architecture: program.config.architecture,
+      parameters,
+      format: format?.name ?? "safetensors",
+      scheme: schemes.size === 0 ? null : schemes.size === 1 ? [...schemes][0]! : "mixed",
+      bitsPerWeight: weights > 0 ? bits / weights : (weightBytes * 8) / parameters,
+      fileBitsPerWeight: (weightBytes * 8) / parameters,
+      weightBytes,
+      kvCacheBytes: layers * kvHeads * (headDim + Math.ceil(headDim / 16) * 16) * 4 * Math.ceil(context / 16) * 16 * batch,
+      context,
+      batch,
+      tensors,
+    }
+  } finally {
+    checkpoint.dispose()
+  }
+}

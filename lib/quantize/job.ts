@@ -1,0 +1,115 @@
+// Everything that is known before work begins: checkpoint, program, recipe, calibration windows and the plan.
+import { Checkpoint } from "../containers/checkpoint.ts"
+import { dtypeInfo, isFloat } from "../core/dtype.ts"
+import { TsqError, throwIfAborted } from "../core/errors.ts"
+import type { ModelProgram } from "../models/program.ts"
+import { describeModel } from "../models/registry.ts"
+import { loadTokenizer } from "../models/tokenizer.ts"
+import { native } from "../native.ts"
+import { type CalibrationSet, makeCalibration } from "./calibration.ts"
+import { makePlan, needsCalibrationRun, type Plan } from "./plan.ts"
+import { makeRecipe, needsCalibration, type QuantizeModelOptions, type Recipe } from "./recipe.ts"
+
+export class QuantizationJob {
+  readonly checkpoint: Checkpoint
+  readonly program: ModelProgram
+  readonly recipe: Recipe
+  readonly calibration: CalibrationSet | null
+  readonly plan: Plan
+
+  private constructor(checkpoint: Checkpoint, program: ModelProgram, recipe: Recipe, calibration: CalibrationSet | null, plan: Plan) {
+    this.checkpoint = checkpoint
+    this.program = program
+    this.recipe = recipe
+    this.calibration = calibration
+    this.plan = plan
+  }
+
+  /** Validates the options, opens the source and plans. Nothing is written and no weight is read. */
+  static async prepare(source: string, options: QuantizeModelOptions): Promise<QuantizationJob> {
+    if (typeof source !== "string" || source === "")
+      throw new TsqError("ERR_OPTION", "quantizeModel: source is not the path of a Hugging Face checkpoint folder")
+    const recipe = makeRecipe(options)
+    throwIfAborted(options.signal)
+    const checkpoint = await Checkpoint.open(source)
+    try {
+      if (checkpoint.quantizationConfig)
+        throw new TsqError(
+          "ERR_UNSUPPORTED",
+          `${source}: this checkpoint is quantized already (${String(checkpoint.quantizationConfig.quant_method ?? "unknown method")}); ` +
+            "quantize the original, or convertModel this one to another format",
+        )
+      const program = describeModel(checkpoint.config)
+      const calibration = await readCalibration(source, program, recipe, options)
+      const rows = calibration ? calibration.windows.length * calibration.sequenceLength : 0
+      const tokens = calibration && { rows, windows: calibration.windows.length, length: calibration.sequenceLength }
+      const plan = makePlan(checkpoint, program, recipe, tokens, options)
+      return new QuantizationJob(checkpoint, program, recipe, calibration, plan)
+    } catch (error) {
+      checkpoint.dispose()
+      throw error
+    }
+  }
+
+  dispose(): void {
+    this.checkpoint.dispose()
+  }
+}
+
+async function readCalibration(
+  source: string,
+  program: ModelProgram,
+  recipe: Recipe,
+  options: QuantizeModelOptions,
+): Promise<CalibrationSet | null> {
+  const { calibration } = options
+  if (calibration === undefined) {
+    if (!needsCalibration(recipe)) return null
+    const what = recipe.rounding === "gptq" ? "rounding gptq" : `transform ${recipe.transforms[0]}`
+    throw new TsqError("ERR_OPTION", `quantizeModel: ${what} needs calibration (text or token ids of the kind the model will see)`)
+  }
+  if (typeof calibration !== "string" && !Array.isArray(calibration) && !(calibration instanceof Int32Array))
+    throw new TsqError("ERR_OPTION", "quantizeModel: calibration is neither a text nor an array of token ids")
+  if (!needsCalibrationRun(recipe)) {
+    options.onWarning?.(`rounding ${recipe.rounding} does not look at activations: calibration is not used`)
+    return null
+  }
+  const tokenizer = typeof calibration === "string" ? await loadTokenizer(source) : null
+  return makeCalibration(calibration, recipe, program.config, () => tokenizer!, options.force ?? false)
+}
+
+/** ERR_NUMERIC naming the tensor when a weight is NaN or infinite, ERR_DTYPE when a planned weight is not of floats. */
+export async function refuseBadWeights(
+  job: QuantizationJob,
+  signal: AbortSignal | undefined,
+  onTensor: (done: number, total: number) => void,
+): Promise<void> {
+  const { checkpoint } = job
+  let done = 0
+  for (const name of checkpoint.names) {
+    throwIfAborted(signal)
+    if (["F32", "F16", "BF16"].includes(checkpoint.entry(name).dtype)) {
+      const tensor = checkpoint.tensor(name)
+      if (tensor.size > 0 && isFloat(tensor.dtype)) {
+        const [nan, infinite, , first] = await native.scan(tensor.source, dtypeInfo(tensor.dtype).code, tensor.size)
+        if (nan! + infinite! > 0)
+          throw new TsqError(
+            "ERR_NUMERIC",
+            `${name} holds ${nan} NaN and ${infinite} infinite values, the first at element ${first} of shape [${tensor.shape.join(", ")}]; the checkpoint is damaged or its training diverged`,
+          )
+      }
+    }
+    onTensor(++done, checkpoint.names.length)
+  }
+  for (const { module, shape, scheme } of job.plan.modules) {
+    if (!scheme) continue
+    const { dtype, shape: found } = checkpoint.entry(`${module}.weight`)
+    if (!["F32", "F16", "BF16"].includes(dtype))
+      throw new TsqError("ERR_DTYPE", `${module}.weight is ${dtype}, expected F32, F16 or BF16`)
+    if (found.length !== 2 || found[0] !== shape[0] || found[1] !== shape[1])
+      throw new TsqError(
+        "ERR_SHAPE",
+        `${module}.weight is [${found.join(", ")}], expected [${shape.join(", ")}] from config.json; the configuration belongs to another model`,
+      )
+  }
+}

@@ -1,0 +1,258 @@
+// The plan: every tensor with its scheme or the reason why it is left alone, sizes, memory and time, before any work is done.
+import type { Checkpoint } from "../containers/checkpoint.ts"
+import { TsqError } from "../core/errors.ts"
+import { type IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
+import { formatByName } from "../formats/registry.ts"
+import type { ModelProgram, WeightSlot } from "../models/program.ts"
+import { native } from "../native.ts"
+import { bitsOf, needsCalibration, type QuantizeModelOptions, type Recipe } from "./recipe.ts"
+
+export interface PlannedModule {
+  /** Full module name. */
+  module: string
+  /** Block it belongs to; null for embedding and head. */
+  layer: number | null
+  shape: readonly [number, number]
+  /** null: left as it is, for `reason`. */
+  scheme: IntegerScheme | null
+  reason: string | null
+}
+
+export interface Plan {
+  modules: readonly PlannedModule[]
+  /** Over quantized linears, scales and zero points included. */
+  bitsPerWeight: number
+  sourceBytes: number
+  outputBytes: number
+  /** Estimated peak of anonymous memory in bytes, and what it is made of. */
+  peakMemory: number
+  memoryParts: Record<string, number>
+  /** Rough, from a measured rate of this machine's kernels. */
+  estimatedSeconds: number
+  warnings: readonly string[]
+}
+
+export type LinearSlot = Extract<WeightSlot, { kind: "linear" }>
+
+export const linearsOf = (program: ModelProgram, layer: number): LinearSlot[] =>
+  program.sections[program.blocks[layer]!]!.weights.filter((slot): slot is LinearSlot => slot.kind === "linear")
+
+/** Scales are stored in f16 by GPTQ and AWQ, in the model's own type by compressed-tensors. */
+export function scaleTypeOf(recipe: Recipe, program: ModelProgram): IntegerScheme["scaleType"] {
+  if (recipe.format !== "compressed-tensors") return "f16"
+  const { torchDtype } = program.config
+  return torchDtype === "bfloat16" ? "bf16" : torchDtype === "float16" ? "f16" : "f32"
+}
+
+export function makePlan(
+  checkpoint: Checkpoint,
+  program: ModelProgram,
+  recipe: Recipe,
+  calibrationTokens: { rows: number; windows: number; length: number } | null,
+  options: Pick<QuantizeModelOptions, "strict" | "maxMemory">,
+): Plan {
+  const warnings: string[] = []
+  const modules: PlannedModule[] = []
+  for (let layer = 0; layer < program.blocks.length; layer++)
+    for (const slot of linearsOf(program, layer))
+      modules.push(planModule(`${program.blockPrefix(layer)}${slot.module}`, layer, [slot.n, slot.k], recipe, program))
+  for (const module of new Set([program.embedding, program.head])) {
+    const { vocabularySize, hiddenSize } = program.config
+    modules.push(planModule(module, null, [vocabularySize, hiddenSize], recipe, program))
+  }
+  keepFusedTogether(modules, program, warnings)
+  const refused = modules.filter(entry => entry.layer !== null && entry.scheme === null && entry.reason?.startsWith("format"))
+  if (refused.length > 0 && options.strict)
+    throw new TsqError("ERR_UNSUPPORTED", `${refused[0]!.module}: ${refused[0]!.reason} (strict: nothing may be left unquantized)`)
+  if (refused.length > 0)
+    warnings.push(`${refused.length} of ${modules.length} linears stay unquantized: ${refused[0]!.module}: ${refused[0]!.reason}`)
+  if (!modules.some(entry => entry.scheme))
+    throw new TsqError("ERR_UNSUPPORTED", `nothing would be quantized: ${modules[0]?.module}: ${modules[0]?.reason}`)
+
+  const sizes = sizeUp(checkpoint, modules)
+  const nominal = nominalBits(recipe)
+  const linearBits = sizes.linearBits / sizes.linearWeights
+  if (Math.abs(linearBits / nominal - 1) > 0.03 && recipe.overrides.length === 0)
+    warnings.push(`block linears take ${linearBits.toFixed(2)} bits per weight, not the nominal ${nominal.toFixed(2)}`)
+  const memoryParts = estimateMemory(program, recipe, calibrationTokens)
+  const peakMemory = Object.values(memoryParts).reduce((sum, bytes) => sum + bytes, 0)
+  if (options.maxMemory !== undefined && peakMemory > options.maxMemory)
+    throw new TsqError(
+      "ERR_MEMORY",
+      `an estimated ${mb(peakMemory)} would be needed, maxMemory allows ${mb(options.maxMemory)} (${describeParts(memoryParts)}); ` +
+        "take fewer or shorter samples, a rounding without calibration, or allow more",
+    )
+  return {
+    modules,
+    bitsPerWeight: sizes.quantizedBits / Math.max(sizes.quantizedWeights, 1),
+    sourceBytes: sizes.sourceBytes,
+    outputBytes: sizes.outputBytes,
+    peakMemory,
+    memoryParts,
+    estimatedSeconds: estimateSeconds(program, recipe, calibrationTokens?.rows ?? 0),
+    warnings,
+  }
+}
+
+const mb = (bytes: number) => `${(bytes / 1e6).toFixed(0)} MB`
+const describeParts = (parts: Record<string, number>) =>
+  Object.entries(parts)
+    .map(([name, bytes]) => `${name} ${mb(bytes)}`)
+    .join(", ")
+
+function planModule(module: string, layer: number | null, shape: readonly [number, number], recipe: Recipe, program: ModelProgram): PlannedModule {
+  const leave = (reason: string): PlannedModule => ({ module, layer, shape, scheme: null, reason })
+  if (recipe.ignore.some(pattern => matches(pattern, module))) return leave("ignored by option")
+  const override = recipe.overrides.find(({ pattern }) => matches(pattern, module))
+  if (override?.scheme === "none") return leave("ignored by override")
+  if (layer === null && !override) return leave(module === program.head ? "output head, kept" : "embedding, kept")
+  const bits = override ? bitsOf(override.scheme as never) : recipe.bits
+  const k = shape[1]
+  if (typeof recipe.groupSize === "number" && recipe.groupSize > k)
+    return leave(`format: group size ${recipe.groupSize} is larger than k = ${k}`)
+  const scheme: IntegerScheme = {
+    bits,
+    symmetric: recipe.symmetric,
+    granularity: typeof recipe.groupSize === "number" ? "group" : recipe.groupSize,
+    groupSize: typeof recipe.groupSize === "number" ? recipe.groupSize : k,
+    scaleType: scaleTypeOf(recipe, program),
+  }
+  const reason = formatByName(recipe.format).refuses(module, shape, scheme, {
+    groupIndex: recipe.rounding === "gptq" && recipe.roundingOptions.order === "dynamic",
+  })
+  return reason ? leave(`format ${recipe.format}: ${reason}`) : { module, layer, shape, scheme, reason: null }
+}
+
+/** "*" stands for any run of characters; anything else is literal. */
+export function matches(pattern: string, module: string): boolean {
+  if (!pattern.includes("*")) return pattern === module || module.endsWith(`.${pattern}`)
+  const source = pattern.split("*").map(part => part.replace(/[.+?^${}()|[\]\\]/g, "\\$&"))
+  return new RegExp(`^${source.join(".*")}$`).test(module)
+}
+
+/** Engines fuse q, k, v and gate, up: where the format refuses one of them, its siblings stay unquantized as well. */
+function keepFusedTogether(modules: PlannedModule[], program: ModelProgram, warnings: string[]): void {
+  for (let layer = 0; layer < program.blocks.length; layer++) {
+    const section = program.sections[program.blocks[layer]!]!
+    const prefix = program.blockPrefix(layer)
+    const byInput = new Map<number, PlannedModule[]>()
+    for (const op of section.ops) {
+      const slot = op.kind === "linear" ? section.weights[op.weights[0]!] : undefined
+      const entry = slot?.kind === "linear" && modules.find(candidate => candidate.module === prefix + slot.module)
+      if (entry) byInput.set(op.in[0]!, [...(byInput.get(op.in[0]!) ?? []), entry])
+    }
+    for (const siblings of byInput.values()) {
+      const refused = siblings.find(entry => entry.reason?.startsWith("format"))
+      if (refused)
+        for (const entry of siblings)
+          if (entry.scheme) {
+            entry.scheme = null
+            entry.reason = `format: fused with ${refused.module}, which cannot be quantized`
+          }
+      const bits = new Set(siblings.map(entry => entry.scheme?.bits ?? 0))
+      if (bits.size > 1)
+        warnings.push(`${siblings.map(entry => entry.module).join(", ")} differ in bits; engines that fuse them will refuse the file`)
+    }
+  }
+}
+
+function nominalBits(recipe: Recipe): number {
+  const perGroup = typeof recipe.groupSize === "number" ? (16 + (recipe.symmetric ? 0 : recipe.bits)) / recipe.groupSize : 0
+  return recipe.bits + perGroup
+}
+
+function sizeUp(checkpoint: Checkpoint, modules: readonly PlannedModule[]) {
+  let sourceBytes = 0
+  for (const name of checkpoint.names) sourceBytes += checkpoint.entry(name).bytes
+  let outputBytes = sourceBytes
+  let quantizedBits = 0
+  let quantizedWeights = 0
+  let linearBits = 0
+  let linearWeights = 0
+  for (const { module, layer, shape, scheme } of modules) {
+    const weights = shape[0] * shape[1]
+    const name = `${module}.weight`
+    const before = checkpoint.has(name) ? checkpoint.entry(name).bytes : 0
+    const bits = scheme ? bitsPerWeight(scheme, shape) * weights : before * 8
+    if (scheme) {
+      quantizedBits += bits
+      quantizedWeights += weights
+      outputBytes += bits / 8 - before
+    }
+    if (layer !== null) {
+      linearBits += bits
+      linearWeights += weights
+    }
+  }
+  return { sourceBytes, outputBytes: Math.round(outputBytes), quantizedBits, quantizedWeights, linearBits, linearWeights }
+}
+
+/** As QuantizedTensor.bitsPerWeight, before there is a tensor. */
+export function bitsPerWeight(scheme: IntegerScheme, [n, k]: readonly [number, number]): number {
+  const scales = scheme.granularity === "tensor" ? 1 : n * Math.ceil(k / scheme.groupSize)
+  return scheme.bits + (scales * ((scheme.scaleType === "f32" ? 32 : 16) + (scheme.symmetric ? 0 : scheme.bits))) / (n * k)
+}
+
+/** Rows that one step of calibration runs at most. */
+export const stepRows = 2048
+
+function estimateMemory(
+  program: ModelProgram,
+  recipe: Recipe,
+  calibration: { rows: number; windows: number; length: number } | null,
+): Record<string, number> {
+  const { hiddenSize } = program.config
+  const linears = linearsOf(program, 0)
+  const largest = Math.max(...linears.map(({ n, k }) => n * k), 1)
+  const widest = Math.max(...linears.map(({ k }) => k), 1)
+  const parts: Record<string, number> = {
+    runtime: 150e6,
+    // f32 working copy, codes, scales, packed codes and the file's tensors of one linear.
+    "largest tensor": largest * (4 + 1 + 1 + 1 + 4),
+  }
+  if (calibration && needsCalibrationRun(recipe)) {
+    const block = linears.reduce((sum, { n, k }) => sum + n * k, 0)
+    const rows = Math.min(stepRows, Math.max(calibration.rows, 1))
+    const bucket = 2 ** Math.ceil(Math.log2(rows))
+    parts["hidden states"] = calibration.rows * hiddenSize * 4
+    parts["block weights"] = block * (recipe.transforms.length > 0 ? 4 + 4 + 4 : 2 + 1)
+    parts.activations = bucket * program.slots.reduce((sum, width) => sum + width, 0) * 4
+    parts["keys and values"] = rows * program.config.kvHeads * (program.config.headDim + Math.ceil(program.config.headDim / 16) * 16) * 4
+    // The Hessian (f32) of the widest input, its f64 factor and inverse, and the packed rows of a chunk.
+    parts["second moments"] = widest * widest * (4 + (recipe.rounding === "gptq" ? 16 : 0)) + 512 * widest * 4
+    parts.embedding = program.config.vocabularySize * hiddenSize * 2
+  }
+  return parts
+}
+
+export const needsCalibrationRun = (recipe: Recipe): boolean => needsCalibration(recipe) || recipe.rounding === "mse"
+
+/** Very rough: forward passes, second moments, factorisations and column loops at a rate typical of the kernels in use. */
+function estimateSeconds(program: ModelProgram, recipe: Recipe, rows: number): number {
+  const rate = (native.cpu().kernels === "avx512" ? 40e9 : native.cpu().kernels === "reference" ? 1e9 : 20e9) * native.threads()
+  let flops = 0
+  for (let layer = 0; layer < program.blocks.length; layer++) {
+    const linears = linearsOf(program, layer)
+    const weights = linears.reduce((sum, { n, k }) => sum + n * k, 0)
+    flops += weights * (recipe.rounding === "mse" || recipe.rounding === "gptq" ? 600 : 20)
+    if (rows === 0) continue
+    flops += 3 * 2 * weights * rows
+    if (recipe.transforms.length > 0) flops += 80 * weights * Math.min(rows, stepRows)
+    const inputs = new Set(linears.map(({ k }) => k))
+    for (const k of inputs) flops += 2 * k * k * rows + (recipe.rounding === "gptq" ? 4 * k ** 3 : 0)
+    if (recipe.rounding === "gptq") for (const { n, k } of linears) flops += 4 * n * k * k
+  }
+  return flops / rate
+}
+
+/** The bits a checkpoint's quantized tensors really take. */
+export function measuredBits(tensors: readonly QuantizedTensor[]): number {
+  let bits = 0
+  let weights = 0
+  for (const tensor of tensors) {
+    const size = tensor.shape[0] * tensor.shape[1]
+    bits += tensor.bitsPerWeight * size
+    weights += size
+  }
+  return bits / Math.max(weights, 1)
+}

@@ -1,0 +1,203 @@
+// quantizeModel: a Hugging Face checkpoint in, a quantized one out, block by block.
+import { OutputDirectory } from "../containers/output.ts"
+import { throwIfAborted } from "../core/errors.ts"
+import { type ProgressStep, progressReporter } from "../core/progress.ts"
+import { packageVersion } from "../core/version.ts"
+import { formatByName } from "../formats/registry.ts"
+import { CheckpointSource } from "../engine/checkpoint-source.ts"
+import { quantizeBlock } from "./block-quantizer.ts"
+import { BlockStore, fingerprint, type StoredBlock } from "./block-store.ts"
+import { CalibrationRun } from "./calibration-run.ts"
+import { quantizeEnds } from "./ends.ts"
+import { QuantizationJob, refuseBadWeights } from "./job.ts"
+import { needsCalibrationRun, type Plan, scaleTypeOf } from "./plan.ts"
+import type { QuantizeModelOptions, Recipe } from "./recipe.ts"
+import { makeReport, type QuantizationReport } from "./report.ts"
+import { storedSource } from "./stored-source.ts"
+import { smokeTest, verifyModules } from "./verify.ts"
+import { writeCheckpoint } from "./write-checkpoint.ts"
+
+export type { Plan } from "./plan.ts"
+export type { QuantizeModelOptions } from "./recipe.ts"
+export type { QuantizationReport } from "./report.ts"
+
+type Report = (step: ProgressStep) => void
+
+export interface PlannedQuantization {
+  recipe: Recipe
+  plan: Plan
+  calibration: { windows: number; asked: number | null; sequenceLength: number } | null
+}
+
+/** What quantizeModel would do, without doing it: every check of options, architecture and calibration, sizes and estimates. */
+export async function planQuantization(source: string, options: QuantizeModelOptions = {}): Promise<PlannedQuantization> {
+  const job = await QuantizationJob.prepare(source, options)
+  try {
+    const { recipe, plan, calibration } = job
+    const windows = calibration && { windows: calibration.windows.length, asked: calibration.asked, sequenceLength: calibration.sequenceLength }
+    return { recipe, plan, calibration: windows }
+  } finally {
+    job.dispose()
+  }
+}
+
+/**
+ * Quantizes the checkpoint in folder `source` into folder `out`, which appears when it is complete. Weights stream block by
+ * block; with calibration each block is calibrated on the outputs of the quantized ones before it. Finished blocks are kept in
+ * `<out>.tsq-resume` until the end, so that `resume: true` continues an interrupted run. Same inputs, seed and instruction set:
+ * same bytes, for any number of threads.
+ *
+ * Throws ERR_OPTION (options, too little calibration, existing output), ERR_UNSUPPORTED (architecture, format, a source that is
+ * quantized already), ERR_NUMERIC (NaN or Inf in the weights or in the result), ERR_MEMORY (maxMemory), ERR_IO, ERR_CORRUPT, ERR_ABORTED.
+ */
+export async function quantizeModel(source: string, out: string, options: QuantizeModelOptions = {}): Promise<QuantizationReport> {
+  const job = await QuantizationJob.prepare(source, options)
+  const report = progressReporter(options.onProgress)
+  try {
+    for (const warning of job.plan.warnings) options.onWarning?.(warning)
+    const output = await OutputDirectory.create(out, { source, force: options.force ?? false })
+    try {
+      await refuseBadWeights(job, options.signal, (done, total) => report({ stage: "check", done, total }))
+      const print = await fingerprint(job.checkpoint, job.recipe, job.calibration, packageVersion, options.signal)
+      const store = await BlockStore.open(output.target, print, options.resume ?? false)
+      await quantizeBlocks(job, store, options, report)
+      const result = await writeOutput(job, store, output, options, report)
+      await output.commit()
+      await store.remove()
+      return result
+    } catch (error) {
+      await output.discard()
+      throw error
+    }
+  } finally {
+    job.dispose()
+  }
+}
+
+const blockName = (layer: number) => `block-${String(layer).padStart(5, "0")}`
+const endsName = "ends"
+
+/** Quantizes what the store does not hold yet. */
+async function quantizeBlocks(job: QuantizationJob, store: BlockStore, options: QuantizeModelOptions, report: Report): Promise<void> {
+  const { checkpoint, program, recipe, plan, calibration } = job
+  const { signal } = options
+  const dense = new CheckpointSource(checkpoint, options.onWarning ?? (() => {}))
+  const run = calibration && needsCalibrationRun(recipe) ? await CalibrationRun.start(program, dense, calibration, signal) : null
+  // v1 files store zero points minus one and so cannot hold 0 (formats.md of the GPTQ layout; lib/formats/gptq.ts).
+  const minZero = recipe.format === "gptq" && recipe.gptqVersion === "v1" && !recipe.symmetric ? 1 : 0
+  const total = plan.modules.filter(entry => entry.scheme).length
+  let done = 0
+  try {
+    for (let layer = 0; layer < program.blocks.length; layer++) {
+      throwIfAborted(signal)
+      const modules = plan.modules.filter(entry => entry.layer === layer)
+      const detail = `block ${layer + 1}/${program.blocks.length}`
+      if (await store.has(blockName(layer))) {
+        if (run) await replay(run, layer, store, dense, signal)
+        done += modules.filter(entry => entry.scheme).length
+        report({ stage: "resume", done, total, detail })
+        continue
+      }
+      const block = await quantizeBlock({
+        checkpoint,
+        program,
+        layer,
+        modules,
+        recipe,
+        minZero,
+        run,
+        signal,
+        onTensor: (tensor, { error, damp }) => {
+          done++
+          report({ stage: "quantize", done, total, detail, tensor, loss: error, ...(damp !== undefined && { damp }) })
+        },
+      })
+      await store.write(blockName(layer), block)
+    }
+    if (!plan.modules.some(entry => entry.layer === null && entry.scheme) || (await store.has(endsName))) return
+    const ends = await quantizeEnds({
+      job,
+      minZero,
+      run,
+      signal,
+      onTensor: (tensor, { error }) => report({ stage: "quantize", done: ++done, total, tensor, loss: error }),
+    })
+    await store.write(endsName, { ...ends, changed: new Map(), transforms: [] })
+  } finally {
+    run?.dispose()
+  }
+}
+
+/** Sends the calibration set through a finished block. */
+async function replay(
+  run: CalibrationRun,
+  layer: number,
+  store: BlockStore,
+  dense: CheckpointSource,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const block = await store.read(blockName(layer))
+  try {
+    const bound = await run.bind(layer, storedSource(block, dense))
+    try {
+      await run.advance(bound, signal)
+    } finally {
+      bound.dispose()
+    }
+  } finally {
+    block.dispose()
+  }
+}
+
+/** Writes the checkpoint from the store, reads it back and runs it. */
+async function writeOutput(
+  job: QuantizationJob,
+  store: BlockStore,
+  output: OutputDirectory,
+  options: QuantizeModelOptions,
+  report: Report,
+): Promise<QuantizationReport> {
+  const { checkpoint, program, recipe, plan, calibration } = job
+  const { signal } = options
+  const blocks: StoredBlock[] = []
+  try {
+    for (const name of [...program.blocks.map((_, layer) => blockName(layer)), endsName])
+      if (await store.has(name)) blocks.push(await store.read(name))
+    const blockOf = new Map(blocks.flatMap(block => block.modules.map(module => [module, block] as const)))
+    const changedIn = new Map(blocks.flatMap(block => block.changed.map(name => [name, block] as const)))
+    const tensor = (module: string) => blockOf.get(module)!.tensor(module)
+    const result = makeReport(job, blocks, plan.outputBytes)
+    const damps = result.tensors.map(entry => entry.damp).filter(damp => damp !== undefined)
+    await writeCheckpoint(output.path, {
+      source: checkpoint,
+      format: formatByName(recipe.format),
+      summary: {
+        modules: new Map(
+          result.tensors.map(({ name, scheme }) => [name, { ...scheme, hasGroupIndex: recipe.rounding === "gptq" && recipe.roundingOptions.order === "dynamic" }]),
+        ),
+        unquantized: plan.modules.filter(entry => !entry.scheme && entry.module !== program.embedding).map(entry => entry.module),
+        damp: damps.length > 0 ? Math.max(...damps) : null,
+        version: packageVersion,
+      },
+      options: { scaleType: scaleTypeOf(recipe, program), gptqVersion: recipe.gptqVersion },
+      tensor,
+      moduleAt: name => (name.endsWith(".weight") && blockOf.has(name.slice(0, -7)) ? name.slice(0, -7) : null),
+      omitted: new Set(),
+      changed: async name => (await changedIn.get(name)?.dense(name)) ?? null,
+      files: { "quantization-report.json": result },
+      signal,
+      onTensor: (name, done, total) => report({ stage: "write", done, total, tensor: name }),
+    })
+    report({ stage: "verify", done: 0, total: 1 })
+    await verifyModules(output.path, recipe.format, blockOf.keys(), tensor, signal)
+    await smokeTest(output.path, smokeTokens(program.config.vocabularySize, calibration?.windows[0]), signal)
+    report({ stage: "verify", done: 1, total: 1 })
+    return result
+  } finally {
+    for (const block of blocks) block.dispose()
+  }
+}
+
+/** The beginning of the calibration set, or ids spread over the vocabulary. */
+const smokeTokens = (vocabulary: number, window: Int32Array | undefined): number[] =>
+  window ? [...window.subarray(0, 32)] : Array.from({ length: 8 }, (_, i) => Math.floor((i * vocabulary) / 8))

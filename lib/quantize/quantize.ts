@@ -1,0 +1,213 @@
+// quantize(): one weight, from floats to a QuantizedTensor.
+import { isFloat } from "../core/dtype.ts"
+import { TsqError, throwIfAborted } from "../core/errors.ts"
+import { describe, Options } from "../core/options.ts"
+import { type LongWork, type ProgressStep, progressReporter } from "../core/progress.ts"
+import type { IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
+import { Tensor } from "../core/tensor.ts"
+import { denseShape } from "../kernels/packed-weight.ts"
+import { Accumulator } from "../models/accumulator.ts"
+import { native } from "../native.ts"
+import { nearest } from "../rounding/nearest.ts"
+import { roundingByName, roundingNames } from "../rounding/registry.ts"
+import type { InputStatistics, Rounding, RoundingInput, RoundingOptions, RoundingReport } from "../rounding/rounding.ts"
+import { roundWithAwq } from "./awq-tensor.ts"
+import { checkFinite } from "./finite.ts"
+import { type GroupSize, parseScheme, resolveScheme, type SchemeName } from "./scheme.ts"
+
+export interface QuantizeOptions extends LongWork, RoundingOptions {
+  scheme: SchemeName
+  /** How codes are chosen. Default "nearest". "gptq" needs calibration; "mse" weighs by it where it is given. */
+  rounding?: Rounding["name"]
+  /** "awq": per-channel scales and clipped ranges searched on the output error; needs calibration. Leaves an inputScale. */
+  transform?: "awq"
+  /** Columns of a group along k (default 128, or all of k where k is smaller), or one scale a row, or one in all. */
+  groupSize?: GroupSize
+  /** Default true: the zero point is 2^(bits-1). */
+  symmetric?: boolean
+  /** Inputs of the layer, [rows, k] (or [..., k]), f32, f16 or bf16. */
+  calibration?: Tensor
+  /** Encoding that scales are rounded to. Default: the weight's own type. */
+  scaleType?: IntegerScheme["scaleType"]
+  /** Taken for symmetry with quantizeModel. Nothing here is random: the same input gives the same bytes. */
+  seed?: number
+}
+
+const optionNames = [
+  "scheme", "rounding", "transform", "groupSize", "symmetric", "calibration", "scaleType", "seed", "damp", "order", "scaleSearch",
+  "block", "signal", "onProgress",
+] // biome-ignore format: names in the order of the documentation
+
+/** Calibration rows added to the second moments at a time; an abort is noticed in between. */
+const chunkRows = 1024
+
+/**
+ * Quantizes a weight [n, k] = [outFeatures, inFeatures] of f32, f16 or bf16, off the event loop. With rounding "gptq" or a
+ * transform the result is never worse than nearest codes by the layer error on the calibration rows.
+ * Throws ERR_OPTION (options, group size against k, calibration missing), ERR_SHAPE and ERR_DTYPE (weight, calibration),
+ * ERR_NUMERIC (NaN or Inf, with its position), ERR_UNSUPPORTED (schemes not built yet), ERR_ABORTED.
+ */
+export async function quantize(weight: Tensor, options: QuantizeOptions): Promise<QuantizedTensor> {
+  const request = readRequest(weight, options)
+  const { signal, scheme, rounding, n, k } = request
+  const report = progressReporter(request.onProgress)
+  throwIfAborted(signal)
+  const floats = await finiteFloats(weight, "quantize: weight", "the checkpoint is damaged or training diverged; quantize a sound copy")
+  throwIfAborted(signal)
+  const collected = request.calibration && (await collect(request.calibration, k, signal, report))
+  try {
+    const input: RoundingInput = {
+      name: "quantize",
+      weight: floats,
+      n,
+      k,
+      scheme,
+      statistics: collected?.statistics,
+      minZero: 0,
+      options: request.roundingOptions,
+      signal,
+    }
+    report({ stage: "quantize", done: 0, total: 1 })
+    const result =
+      request.transform && collected
+        ? await roundWithAwq(input, rounding, collected.floats, report)
+        : await rounding.round(input)
+    const best = collected && rounding.name === "gptq" ? await notWorseThanNearest(input, result) : result
+    report(finished(best.report))
+    return best.tensor
+  } finally {
+    collected?.hessian.dispose()
+  }
+}
+
+interface Request extends LongWork {
+  scheme: IntegerScheme
+  rounding: Rounding
+  transform: "awq" | undefined
+  calibration: Tensor | undefined
+  roundingOptions: RoundingOptions
+  n: number
+  k: number
+}
+
+/** Every check that needs no reading of elements, in one place, before any work. */
+function readRequest(weight: Tensor, values: QuantizeOptions): Request {
+  if (!(weight instanceof Tensor)) throw new TsqError("ERR_DTYPE", `quantize: weight is ${describe(weight)}, expected a Tensor`)
+  const [n, k] = denseShape(weight, "quantize")
+  const options = new Options("quantize", values, optionNames)
+  const scaleType = options.oneOf("scaleType", ["f32", "f16", "bf16"], weight.dtype as IntegerScheme["scaleType"])
+  const scheme = resolveScheme(parseScheme(options), k, scaleType, "quantize")
+  const rounding = roundingByName(options.oneOf("rounding", roundingNames, "nearest"))
+  const transform = readTransform(options)
+  const calibration = options.instance("calibration", Tensor, undefined)
+  if (!calibration && (rounding.calibration === "required" || transform))
+    throw new TsqError(
+      "ERR_OPTION",
+      `quantize: ${transform ? `transform "${transform}"` : `rounding "${rounding.name}"`} needs option "calibration", ` +
+        `a Tensor [rows, ${k}] of the layer's inputs`,
+    )
+  if (calibration) checkCalibration(calibration, k)
+  options.integer("seed", { min: 0 }, 0)
+  return {
+    scheme,
+    rounding,
+    transform,
+    calibration,
+    roundingOptions: readRoundingOptions(options),
+    n,
+    k,
+    signal: options.signal(),
+    onProgress: options.onProgress(),
+  }
+}
+
+function readTransform(options: Options): "awq" | undefined {
+  const name = options.raw("transform")
+  if (name === "smooth" || name === "hadamard")
+    throw new TsqError("ERR_UNSUPPORTED", `quantize: transform "${name}" is not available in this version; available: awq`)
+  return options.oneOf("transform", ["awq"], undefined)
+}
+
+function readRoundingOptions(options: Options): RoundingOptions {
+  const result: RoundingOptions = {}
+  const damp = options.number("damp", { min: 0, aboveMin: true, max: 1 }, undefined)
+  const order = options.oneOf("order", ["static", "group-aware", "none", "dynamic"], undefined)
+  const scaleSearch = options.boolean("scaleSearch", undefined)
+  const block = options.integer("block", { min: 1 }, undefined)
+  if (damp !== undefined) result.damp = damp
+  if (order !== undefined) result.order = order
+  if (scaleSearch !== undefined) result.scaleSearch = scaleSearch
+  if (block !== undefined) result.block = block
+  return result
+}
+
+function checkCalibration(calibration: Tensor, k: number): void {
+  if (!isFloat(calibration.dtype))
+    throw new TsqError("ERR_DTYPE", `quantize: option "calibration" is ${calibration.dtype}, expected f32, f16 or bf16`)
+  const shape = `[${calibration.shape.join(", ")}]`
+  if (calibration.shape.length < 2 || calibration.shape.at(-1) !== k)
+    throw new TsqError("ERR_SHAPE", `quantize: option "calibration" has shape ${shape}, expected [rows, ${k}] for a weight of k = ${k}`)
+  if (calibration.size === 0)
+    throw new TsqError("ERR_SHAPE", `quantize: option "calibration" has shape ${shape}, expected at least one row`)
+}
+
+/** f32 on shared memory: the tensor's own array where it is that already. ERR_NUMERIC for NaN and Inf. */
+async function finiteFloats(tensor: Tensor, what: string, advice: string): Promise<Float32Array> {
+  const kept = tensor.device === "mapped" ? tensor : await tensor.pinned()
+  await checkFinite(kept, what, advice)
+  const floats = tensor.dtype === "f32" ? await kept.pinned() : await kept.cast("f32")
+  return floats.data as Float32Array
+}
+
+interface Collected {
+  hessian: Accumulator
+  statistics: InputStatistics
+  /** [rows, k] on shared memory. */
+  floats: Float32Array
+}
+
+/** Second moments of the calibration rows. */
+async function collect(
+  calibration: Tensor,
+  k: number,
+  signal: AbortSignal | undefined,
+  report: (step: ProgressStep) => void,
+): Promise<Collected> {
+  const floats = await finiteFloats(calibration, 'quantize: option "calibration"', "leave those rows out")
+  const rows = floats.length / k
+  const hessian = new Accumulator("hessian", k)
+  try {
+    for (let begin = 0; begin < rows; begin += chunkRows) {
+      throwIfAborted(signal)
+      report({ stage: "calibrate", done: begin, total: rows })
+      const count = Math.min(chunkRows, rows - begin)
+      await hessian.add(floats.subarray(begin * k, (begin + count) * k), count)
+    }
+    return { hessian, floats, statistics: { hessian: hessian.handle, meanSquare: hessian.meanSquare(), rows } }
+  } catch (error) {
+    hessian.dispose()
+    throw error
+  }
+}
+
+/** GPTQ is greedy, and on few or lucky rows plain nearest codes may win: then they are the result. */
+async function notWorseThanNearest(
+  input: RoundingInput,
+  result: { tensor: QuantizedTensor; report: RoundingReport },
+): Promise<{ tensor: QuantizedTensor; report: RoundingReport }> {
+  const plain = await nearest.round(input)
+  if (!(plain.report.error < result.report.error)) return result
+  return { tensor: plain.tensor, report: { ...result.report, error: plain.report.error, keptNearest: true } }
+}
+
+function finished({ error, damp, keptNearest, note }: RoundingReport): ProgressStep {
+  const details = [keptNearest ? "nearest codes kept: GPTQ's were worse" : undefined, note].filter(Boolean)
+  return {
+    stage: "quantize",
+    done: 1,
+    total: 1,
+    loss: error,
+    ...(damp === undefined ? {} : { damp }),
+    ...(details.length > 0 ? { detail: details.join("; ") } : {}),
+  }
+}

@@ -1,0 +1,175 @@
+// What quantizeModel is asked to do: options validated once, presets expanded, every default written out.
+import { TsqError } from "../core/errors.ts"
+import { describe, listChoices, Options } from "../core/options.ts"
+import type { LongWork } from "../core/progress.ts"
+import type { IntegerScheme } from "../core/quantized-tensor.ts"
+import type { FormatName } from "../formats/format.ts"
+import type { RoundingOptions } from "../rounding/rounding.ts"
+
+export type RoundingName = "nearest" | "mse" | "gptq"
+export type TransformName = "awq"
+export type SchemeName = "w8a16" | "w6a16" | "w5a16" | "w4a16" | "w3a16" | "w2a16"
+export type PresetName = "rtn" | "gptq" | "awq" | "awq-gptq"
+
+export interface QuantizeModelOptions extends LongWork, RoundingOptions {
+  /** A named point in the space below; options given beside it win. Default "gptq" with calibration, "rtn" without. */
+  preset?: PresetName
+  scheme?: SchemeName
+  /** Columns of a group (default 128), or one scale per output channel, or per tensor. */
+  groupSize?: number | "channel" | "tensor"
+  symmetric?: boolean
+  rounding?: RoundingName
+  transforms?: readonly TransformName[]
+  format?: FormatName
+  /** GPTQ files: "v1" (default; widest reach) or "v2". */
+  gptqVersion?: "v1" | "v2"
+  /** Calibration text or token ids. */
+  calibration?: string | readonly number[] | Int32Array
+  /** Windows of calibration asked for. Default: up to 128, whatever the text gives. */
+  samples?: number
+  /** Tokens of a window, the tokenizer's BOS included. Default 512, or the model's context if smaller. */
+  sequenceLength?: number
+  /** Modules left as they are: exact names, or patterns with * ("model.layers.0.*"). */
+  ignore?: readonly string[]
+  /** Other schemes for some modules, by name or pattern; first match wins. "none" leaves a module alone. */
+  overrides?: readonly { pattern: string; scheme: SchemeName | "none" }[]
+  seed?: number
+  /** Bytes that the estimated peak of memory may not exceed. */
+  maxMemory?: number
+  /** Refuse instead of leaving a tensor unquantized for the format's reasons. */
+  strict?: boolean
+  /** Replace an existing output; accept less calibration than asked for. */
+  force?: boolean
+  /** Continue an interrupted run of the same source, calibration and recipe. */
+  resume?: boolean
+  onWarning?: (message: string) => void
+}
+
+export interface Recipe {
+  scheme: SchemeName
+  bits: IntegerScheme["bits"]
+  groupSize: number | "channel" | "tensor"
+  symmetric: boolean
+  rounding: RoundingName
+  transforms: readonly TransformName[]
+  format: FormatName
+  gptqVersion: "v1" | "v2"
+  samples: number | null
+  sequenceLength: number | null
+  ignore: readonly string[]
+  overrides: readonly { pattern: string; scheme: SchemeName | "none" }[]
+  seed: number
+  roundingOptions: RoundingOptions
+}
+
+const presets: Record<PresetName, Partial<Recipe>> = {
+  rtn: { rounding: "nearest", transforms: [], symmetric: true },
+  gptq: { rounding: "gptq", transforms: [], symmetric: true, format: "gptq" },
+  awq: { rounding: "nearest", transforms: ["awq"], symmetric: false, format: "awq" },
+  "awq-gptq": { rounding: "gptq", transforms: ["awq"], symmetric: true, format: "gptq" },
+}
+
+/** Names that belong to the surface and are not built yet: refused as unsupported rather than unknown. */
+const laterPresets = ["smoothquant", "fp8", "nf4", "llm.int8", "best"]
+const laterSchemes = ["w8a8", "fp8", "nf4", "fp4", "mxfp4", "nvfp4"]
+const laterRoundings = ["hqq", "auto-round", "qronos"]
+const laterTransforms = ["smooth", "hadamard"]
+const laterFormats = ["bitsandbytes", "fp8", "gguf", "onnx", "marlin"]
+const schemes: readonly SchemeName[] = ["w8a16", "w6a16", "w5a16", "w4a16", "w3a16", "w2a16"]
+
+const known = [
+  "preset", "scheme", "groupSize", "symmetric", "rounding", "transforms", "format", "gptqVersion", "calibration", "samples",
+  "sequenceLength", "ignore", "overrides", "seed", "maxMemory", "strict", "force", "resume", "damp", "order", "scaleSearch",
+  "block", "signal", "onProgress", "onWarning",
+]
+
+/** Validates options and writes out every default. ERR_OPTION, or ERR_UNSUPPORTED for what is not built yet. */
+export function makeRecipe(values: QuantizeModelOptions): Recipe {
+  const options = new Options("quantizeModel", values, known)
+  const preset = choose(options, "preset", Object.keys(presets) as PresetName[], laterPresets) ?? defaultPreset(values)
+  const defaults = presets[preset]
+  const scheme = choose(options, "scheme", schemes, laterSchemes) ?? "w4a16"
+  const rounding = choose(options, "rounding", ["nearest", "mse", "gptq"], laterRoundings) ?? defaults.rounding ?? "nearest"
+  const transforms = options.strings("transforms", defaults.transforms ?? []) as readonly TransformName[]
+  for (const transform of transforms) oneOf("transforms", transform, ["awq"], laterTransforms)
+  const symmetric = options.boolean("symmetric", defaults.symmetric ?? true)
+  const groupSize =
+    typeof values.groupSize === "string"
+      ? options.oneOf("groupSize", ["channel", "tensor"], 128)
+      : options.integer("groupSize", { min: 1 }, 128)
+  const overrides = checkOverrides(options)
+  const format =
+    choose(options, "format", ["gptq", "awq", "compressed-tensors"], laterFormats) ??
+    defaultFormat(defaults.format, { bits: bitsOf(scheme), symmetric, groupSize, overrides })
+  for (const name of ["strict", "force", "resume", "scaleSearch"] as const) options.boolean(name, false)
+  options.number("maxMemory", { min: 0, aboveMin: true }, 0)
+  options.signal()
+  options.onProgress()
+  return {
+    scheme,
+    bits: bitsOf(scheme),
+    groupSize,
+    symmetric,
+    rounding,
+    transforms: [...transforms],
+    format,
+    gptqVersion: options.oneOf("gptqVersion", ["v1", "v2"], "v1"),
+    samples: options.integer("samples", { min: 1 }, null),
+    sequenceLength: options.integer("sequenceLength", { min: 2 }, null),
+    ignore: [...options.strings("ignore", [])],
+    overrides,
+    seed: options.integer("seed", { min: 0 }, 0),
+    roundingOptions: {
+      damp: options.number("damp", { min: 0, aboveMin: true, max: 1 }, 0.01),
+      order: options.oneOf("order", ["static", "group-aware", "none", "dynamic"], "static"),
+      scaleSearch: options.boolean("scaleSearch", true),
+      block: options.integer("block", { min: 1 }, 128),
+    },
+  }
+}
+
+function defaultPreset(values: QuantizeModelOptions): PresetName {
+  return values.calibration === undefined ? "rtn" : "gptq"
+}
+
+function checkOverrides(options: Options): Recipe["overrides"] {
+  const list = options.raw("overrides") ?? []
+  if (!Array.isArray(list)) options.fail("overrides", "an array of { pattern, scheme }")
+  for (const entry of list as Recipe["overrides"]) {
+    if (typeof entry?.pattern !== "string" || entry.pattern === "")
+      options.fail("overrides", "entries { pattern, scheme } with the name or pattern of modules")
+    oneOf(`overrides[${JSON.stringify(entry.pattern)}]`, entry.scheme, [...schemes, "none"], laterSchemes)
+  }
+  return [...(list as Recipe["overrides"])]
+}
+
+export const bitsOf = (scheme: SchemeName): IntegerScheme["bits"] => Number(scheme[1]) as IntegerScheme["bits"]
+
+/** Whether a recipe looks at activations. */
+export const needsCalibration = (recipe: Recipe): boolean => recipe.rounding === "gptq" || recipe.transforms.length > 0
+
+/** The format of the widest reach that holds the scheme. */
+function defaultFormat(
+  preset: FormatName | undefined,
+  recipe: Pick<Recipe, "bits" | "symmetric" | "groupSize" | "overrides">,
+): FormatName {
+  const { bits, symmetric, groupSize } = recipe
+  const mixed = recipe.overrides.some(override => override.scheme !== "none")
+  if (preset === "awq" && bits === 4 && !symmetric && !mixed && groupSize !== "tensor") return "awq"
+  if ([2, 3, 4, 8].includes(bits) && symmetric && !mixed && groupSize !== "tensor") return "gptq"
+  return "compressed-tensors"
+}
+
+/** An option out of a set; undefined when it was not given. What later versions will know is refused by name. */
+function choose<T extends string>(options: Options, name: string, allowed: readonly T[], later: readonly string[]): T | undefined {
+  const value = options.raw(name)
+  if (value !== undefined) oneOf(name, value, allowed, later)
+  return value as T | undefined
+}
+
+function oneOf(option: string, value: unknown, allowed: readonly string[], later: readonly string[]): void {
+  if (allowed.includes(value as string)) return
+  if (later.includes(value as string))
+    throw new TsqError("ERR_UNSUPPORTED", `quantizeModel: ${option} ${describe(value)} is not available in this version; available: ${listChoices(allowed)}`)
+  throw new TsqError("ERR_OPTION", `quantizeModel: ${option} is ${describe(value)}, expected ${listChoices(allowed)}`)
+}

@@ -1,0 +1,81 @@
+// Writes a checkpoint: quantized modules in a format, everything else as it was, configuration and companion files along.
+import { copyFile, mkdir } from "node:fs/promises"
+import { dirname, join } from "node:path"
+import type { Checkpoint } from "../containers/checkpoint.ts"
+import { writeError, writeNewFile } from "../containers/disk.ts"
+import { editJson } from "../containers/json.ts"
+import { type NamedTensor, SafetensorsWriter } from "../containers/safetensors-writer.ts"
+import { type Dtype, dtypeInfo } from "../core/dtype.ts"
+import { throwIfAborted } from "../core/errors.ts"
+import type { QuantizedTensor } from "../core/quantized-tensor.ts"
+import { Tensor } from "../core/tensor.ts"
+import type { CheckpointFormat, FormatSummary, WriteOptions } from "../formats/format.ts"
+import { native } from "../native.ts"
+
+export interface CheckpointContents {
+  source: Checkpoint
+  format: CheckpointFormat
+  summary: FormatSummary
+  options: WriteOptions
+  /** A quantized module by its full name. */
+  tensor(module: string): Promise<QuantizedTensor>
+  /** Source tensors that are left out because they belong to a module's former format. */
+  omitted: ReadonlySet<string>
+  /** The module that is written at the place of a source tensor, or null. */
+  moduleAt(name: string): string | null
+  /** New values of dense tensors, null where unchanged. */
+  changed(name: string): Promise<Float32Array | null>
+  /** More files (name -> JSON). */
+  files: Record<string, unknown>
+  signal?: AbortSignal | undefined
+  onTensor?: (name: string, done: number, total: number) => void
+}
+
+/** Fills `directory`, which exists and is empty. Memory: one tensor. */
+export async function writeCheckpoint(directory: string, contents: CheckpointContents): Promise<{ totalBytes: number; files: string[] }> {
+  const { source, format, options, signal } = contents
+  const writer = new SafetensorsWriter(directory, { signal })
+  let done = 0
+  for (const name of source.names) {
+    throwIfAborted(signal)
+    const module = contents.moduleAt(name)
+    if (module !== null)
+      for (const tensor of await format.write(module, await contents.tensor(module), options)) await writer.add(tensor)
+    else if (!contents.omitted.has(name)) await writer.add(await denseTensor(source, name, await contents.changed(name)))
+    contents.onTensor?.(name, ++done, source.names.length)
+  }
+  const written = await writer.finish()
+  const { quantizationConfig, files } = format.configuration(contents.summary, options)
+  const config = editJson(source.configText, { quantization_config: quantizationConfig, compression_config: undefined })
+  await writeNewFile(join(directory, "config.json"), config)
+  for (const [name, value] of Object.entries({ ...files, ...contents.files }))
+    await writeNewFile(join(directory, name), `${JSON.stringify(value, null, 2)}\n`)
+  for (const name of source.companionFiles()) {
+    const target = join(directory, name)
+    try {
+      await mkdir(dirname(target), { recursive: true })
+      await copyFile(join(source.directory, name), target)
+    } catch (cause) {
+      throw writeError(`copy ${name} to`, target, cause)
+    }
+  }
+  return written
+}
+
+const fileTypes: Record<string, Dtype> = { F32: "f32", F16: "f16", BF16: "bf16" }
+
+async function denseTensor(source: Checkpoint, name: string, values: Float32Array | null): Promise<NamedTensor> {
+  const { dtype, shape, bytes } = source.entry(name)
+  if (values === null) {
+    const copyable = ["F32", "F16", "BF16", "I8", "U8", "I32"].includes(dtype)
+    return { name, dtype, shape, data: copyable && bytes > 0 ? source.tensor(name) : await source.readBytes(name) }
+  }
+  return { name, dtype, shape, data: await roundTo(values, shape, fileTypes[dtype]!) }
+}
+
+/** Values in a tensor's stored type, nearest even. */
+export async function roundTo(values: Float32Array, shape: readonly number[], dtype: Dtype): Promise<Tensor> {
+  const out = Tensor.empty(shape, dtype)
+  await native.convertAsync(values, dtypeInfo("f32").code, out.data, dtypeInfo(dtype).code, values.length)
+  return out
+}

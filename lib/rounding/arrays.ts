@@ -1,0 +1,65 @@
+// What every rounding does around the native call: the grid, arrays for the codes, and how far the result is from the weight.
+import { setImmediate as turn } from "node:timers/promises"
+import { throwIfAborted } from "../core/errors.ts"
+import { type IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
+import { sharedBytes, sharedFloats } from "../core/shared-array.ts"
+import { dequantizeAsync } from "../kernels/dequantize.ts"
+import { type Grid, native, type RoundedArrays } from "../native.ts"
+import type { RoundingInput } from "./rounding.ts"
+
+const scaleTypes = { f32: 0, f16: 1, bf16: 2 } as const
+
+/** The native description of a scheme. */
+export function gridOf(scheme: IntegerScheme, minZero = 0): Grid {
+  return {
+    bits: scheme.bits,
+    symmetric: scheme.symmetric,
+    groupSize: scheme.groupSize,
+    perTensor: scheme.granularity === "tensor",
+    scaleType: scaleTypes[scheme.scaleType],
+    minZero: scheme.symmetric ? 0 : minZero,
+  }
+}
+
+/** Codes [n, k], scales [n, groups] and, for asymmetric schemes, zeros [n, groups], on shared memory. */
+export function roundedArrays(n: number, k: number, scheme: IntegerScheme): RoundedArrays {
+  const groups = Math.ceil(k / scheme.groupSize)
+  return {
+    codes: sharedBytes(n * k),
+    scales: sharedFloats(n * groups),
+    zeros: scheme.symmetric ? null : sharedBytes(n * groups),
+  }
+}
+
+export function quantizedTensor(input: RoundingInput, arrays: RoundedArrays, groupIndex: Int32Array | null = null): QuantizedTensor {
+  return new QuantizedTensor({ scheme: input.scheme, shape: [input.n, input.k], ...arrays, groupIndex })
+}
+
+/** RoundingReport.error: mean squared output error summed over outputs where there are statistics, mean squared weight error otherwise. */
+export async function roundingError(input: RoundingInput, tensor: QuantizedTensor): Promise<number> {
+  const { weight, n, k, statistics, signal } = input
+  const approx = await dequantizeAsync(tensor)
+  throwIfAborted(signal)
+  return statistics
+    ? native.layerError(weight, approx, n, k, statistics.hessian.value)
+    : meanSquaredDifference(weight, approx, signal)
+}
+
+// Elements compared in one turn of the event loop: well under a millisecond.
+const slice = 2 ** 18
+
+async function meanSquaredDifference(a: Float32Array, b: Float32Array, signal: AbortSignal | undefined): Promise<number> {
+  let sum = 0
+  for (let begin = 0; begin < a.length; begin += slice) {
+    if (begin > 0) await turn()
+    throwIfAborted(signal)
+    const end = Math.min(begin + slice, a.length)
+    let part = 0
+    for (let i = begin; i < end; i++) {
+      const difference = a[i]! - b[i]!
+      part += difference * difference
+    }
+    sum += part
+  }
+  return sum / Math.max(a.length, 1)
+}

@@ -1,0 +1,61 @@
+// The interface of roundings: how codes are chosen for a weight on a given scheme.
+import type { IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { LongWork } from "../core/progress.ts"
+import type { NativeHandle } from "../native.ts"
+
+/** What calibration knows about the inputs of a linear. */
+export interface InputStatistics {
+  /** Accumulator handle of kind hessian: sum of x xᵀ. */
+  hessian: NativeHandle
+  /** [k] E[x²], the Hessian's diagonal over its rows. */
+  meanSquare: Float32Array
+  rows: number
+}
+
+export interface RoundingInput extends LongWork {
+  /** For messages. */
+  name: string
+  /** f32 [n, k] on shared memory. */
+  weight: Float32Array
+  n: number
+  k: number
+  scheme: IntegerScheme
+  /** Absent without calibration. */
+  statistics?: InputStatistics | undefined
+  /** [n, groups] largest |w| kept (AWQ's clip search), or absent. */
+  clip?: Float32Array | undefined
+  /** 1 when the target format cannot store a zero point of 0. */
+  minZero: number
+  options: RoundingOptions
+}
+
+export interface RoundingOptions {
+  /** gptq: share of the mean of diag(H) added to it. Default 0.01. */
+  damp?: number
+  /** gptq: "static" (default) | "group-aware" | "none" | "dynamic". */
+  order?: "static" | "group-aware" | "none" | "dynamic"
+  /** gptq: search scales by E[x²]-weighted error before rounding. Default true. */
+  scaleSearch?: boolean
+  /** gptq: columns of a lazy update. Default 128. */
+  block?: number
+}
+
+export interface RoundingReport {
+  rounding: string
+  /** Mean squared output error summed over outputs, where calibration is given; otherwise mean squared weight error. */
+  error: number
+  /** The same of nearest codes on the same scales (gptq). */
+  nearestError?: number
+  damp?: number
+  degraded?: boolean
+  keptNearest?: boolean
+  deadColumns?: number
+  note?: string
+}
+
+export interface Rounding {
+  name: "nearest" | "mse" | "gptq"
+  /** Whether statistics are required / used when there. */
+  calibration: "none" | "optional" | "required"
+  round(input: RoundingInput): Promise<{ tensor: QuantizedTensor; report: RoundingReport }>
+}

@@ -1,0 +1,127 @@
+// Sums, maxima, norms, statistics. Include after an instruction set's simd.h.
+//
+// Long sums run in blocks of kBlock elements: four f32 chains of 16 lanes within a block, double between blocks.
+#pragma once
+
+#include "kernels/generic/elementwise.h"
+
+namespace tsq {
+namespace {
+
+constexpr int64_t kBlock = 4096;
+
+// sum_i term(i, count), where term gives 16 lanes for elements i … and zeros beyond `count` remaining ones.
+template <typename Term>
+TSQ_INLINE double blockedSum(int64_t count, Term term) {
+  double total = 0;
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    const int64_t end = begin + kBlock < count ? begin + kBlock : count;
+    Lanes a = zeros(), b = zeros(), c = zeros(), d = zeros();
+    int64_t i = begin;
+    for (; i + 64 <= end; i += 64) {
+      a = term(a, i, 16);
+      b = term(b, i + 16, 16);
+      c = term(c, i + 32, 16);
+      d = term(d, i + 48, 16);
+    }
+    for (; i < end; i += 16) a = term(a, i, end - i);
+    total += sum(add(add(a, b), add(c, d)));
+  }
+  return total;
+}
+
+void rmsnorm(const float* x, const float* weight, float* y, int64_t width, float eps, float offset) {
+  const double squares = blockedSum(
+      width, [x](Lanes acc, int64_t i, int64_t count) __attribute__((always_inline)) {
+        const Lanes value = loadSome(x + i, count);
+        return fma(value, value, acc);
+      });
+  const float mean = static_cast<float>(squares / static_cast<double>(width) + static_cast<double>(eps));
+  const Lanes inverse = div(set1(1.0f), sqrt(set1(mean)));
+  for (int64_t i = 0; i < width; i += 16) {
+    const Lanes gain = add(set1(offset), loadSome(weight + i, width - i));
+    storeSome(y + i, mul(mul(loadSome(x + i, width - i), inverse), gain), width - i);
+  }
+}
+
+float dot(const float* a, const float* b, int64_t count) {
+  return static_cast<float>(blockedSum(
+      count, [ a, b ](Lanes acc, int64_t i, int64_t left)
+                 __attribute__((always_inline)) { return fma(loadSome(a + i, left), loadSome(b + i, left), acc); }));
+}
+
+float maximum(const float* x, int64_t count) {
+  const float lowest = -__builtin_inff();
+  Lanes best = set1(lowest);
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) best = max(best, load(x + i));
+  if (i < count) best = max(best, loadPartial(x + i, count - i, lowest));
+  return largest(best);
+}
+
+double expSum(const float* x, float shift, float* y, int64_t count) {
+  const Lanes base = set1(shift);
+  return blockedSum(
+      count, [ x, y, base ](Lanes acc, int64_t i, int64_t left) __attribute__((always_inline)) {
+        if (left >= 16) {
+          const Lanes value = exp(sub(load(x + i), base));
+          store(y + i, value);
+          return add(acc, value);
+        }
+        storePartial(y + i, exp(sub(loadPartial(x + i, left), base)), left);
+        return add(acc, loadPartial(y + i, left));
+      });
+}
+
+// kGramRows rows of the 16 x 16 tile at a time; chains of at most 256 rows.
+void gramTile(const float* a, const float* b, int64_t rows, float* c, int64_t ldc) {
+  for (int64_t begin = 0; begin < rows; begin += 256) {
+    const int64_t end = begin + 256 < rows ? begin + 256 : rows;
+    for (int first = 0; first < 16; first += kGramRows) {
+      Lanes sums[kGramRows];
+#pragma GCC unroll 16
+      for (int i = 0; i < kGramRows; ++i) sums[i] = zeros();
+      for (int64_t r = begin; r < end; ++r) {
+        const Lanes row = load(b + r * 16);
+#pragma GCC unroll 16
+        for (int i = 0; i < kGramRows; ++i) sums[i] = fma(row, set1(a[r * 16 + first + i]), sums[i]);
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < kGramRows; ++i) {
+        float* out = c + (first + i) * ldc;
+        store(out, add(load(out), sums[i]));
+      }
+    }
+  }
+}
+
+// Two vectors of columns at a time: a whole cache line pair of every row.
+void columnStats(const float* x, int64_t ld, int64_t rows, int64_t columns, float* sums, float* peaks) {
+  for (int64_t j = 0; j < columns; j += 32) {
+    const int64_t left = columns - j < 16 ? columns - j : 16, right = columns - j - 16;
+    Lanes peak0 = zeros(), peak1 = zeros();
+    for (int64_t begin = 0; begin < rows; begin += 256) {
+      const int64_t end = begin + 256 < rows ? begin + 256 : rows;
+      Lanes sum0 = zeros(), sum1 = zeros();
+      for (int64_t r = begin; r < end; ++r) {
+        const Lanes value0 = loadSome(x + r * ld + j, left);
+        sum0 = fma(value0, value0, sum0);
+        peak0 = max(peak0, abs(value0));
+        if (right > 0) {
+          const Lanes value1 = loadSome(x + r * ld + j + 16, right);
+          sum1 = fma(value1, value1, sum1);
+          peak1 = max(peak1, abs(value1));
+        }
+      }
+      if (sums == nullptr) continue;
+      storeSome(sums + j, add(loadSome(sums + j, left), sum0), left);
+      if (right > 0) storeSome(sums + j + 16, add(loadSome(sums + j + 16, right), sum1), right);
+    }
+    if (peaks == nullptr) continue;
+    storeSome(peaks + j, max(loadSome(peaks + j, left), peak0), left);
+    if (right > 0) storeSome(peaks + j + 16, max(loadSome(peaks + j + 16, right), peak1), right);
+  }
+}
+
+}  // namespace
+}  // namespace tsq

@@ -1,0 +1,19 @@
+// The table of neon kernels. Everything here has internal linkage: see the note on weak symbols in docs/kernels.md.
+#include "kernels/neon/simd.h"
+
+// The shared algorithms, over the lanes of this instruction set.
+#include "kernels/generic/attention.h"
+#include "kernels/generic/elementwise.h"
+#include "kernels/generic/reductions.h"
+#include "kernels/generic/tiled.h"
+
+#include "kernels/tables.h"
+
+namespace tsq {
+
+const KernelTable kNeonKernels = {
+    "neon",   linear, toFloat, fromFloat, rmsnorm, rope,   attention, silu,
+    geluTanh, add,    axpy,    dot,       maximum, expSum, gramTile,  columnStats,
+};
+
+}  // namespace tsq

@@ -1,0 +1,74 @@
+// A weight in the layout of the kernels, and how to make one.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "layout/packed.h"
+#include "runtime/memory.h"
+#include "runtime/scalar.h"
+#include "runtime/status.h"
+
+namespace tsq {
+
+// What a kernel sees: plain pointers, no ownership.
+struct PackedView {
+  layout::Shape shape;
+  const void* data;     // see layout/packed.h
+  const float* scales;  // null for float kinds
+  const float* zeros;   // null: every zero point is `zero`
+  float zero;           // the common zero point, 2^(bits-1) for symmetric codes
+};
+
+struct PackedWeight {
+  layout::Shape shape{};
+  int bits = 0;  // of a code; 16 or 32 for float kinds. 2- and 3-bit codes are stored as 4-bit, 5 to 7 as 8-bit
+  AlignedBuffer data, scales, zeros;
+  float zero = 0;
+  std::vector<int32_t> order;     // packed (ordered) column -> column of the activations; empty: identity
+  std::vector<float> inputScale;  // [k], by column of the activations; empty: ones. y = W_packed (x * inputScale)
+  PackedView view() const {
+    return {shape, data.data(), scales.as<float>(), zeros.size() ? zeros.as<float>() : nullptr, zero};
+  }
+  uint64_t bytes() const {
+    return data.size() + scales.size() + zeros.size() + order.size() * 4 + inputScale.size() * 4;
+  }
+};
+
+// Integer codes as QuantizedTensor holds them. All arrays row-major; see lib/core/quantized-tensor.ts.
+struct CodesSource {
+  const uint8_t* codes;  // [n, k], one code a byte, each < 2^bits
+  int64_t n, k;
+  int bits;                   // 2 … 8
+  int64_t groupSize;          // 1 … k
+  const float* scales;        // [n, groups]
+  const uint8_t* zeros;       // [n, groups] or null (symmetric: 2^(bits-1))
+  const int32_t* groupIndex;  // [k] group of each column, each group used by exactly its size of columns; or null
+  const float* inputScale;    // [k] or null
+};
+
+// Multi-threaded. Codes must be < 2^bits and groupIndex a valid assignment: checked, kFormat/kShape otherwise.
+Result<PackedWeight> packCodes(const CodesSource& source);
+
+// Packs a row-major [n, k] float matrix of type `from` into kind `kind` (rounding to nearest even where it narrows).
+Result<PackedWeight> packDense(const void* source, Dtype from, int64_t n, int64_t k, layout::WeightKind kind);
+
+// Row `n` of the weight, dequantized to f32 [k] in the order of the activations' columns, inputScale applied: an
+// embedding lookup.
+void unpackRow(const PackedWeight& weight, int64_t n, float* out);
+
+// y[m, n] = x[m, k] W^T (+ bias[n]). x and y may be f32, f16 or bf16 (each row-major and dense, any alignment);
+// arithmetic is f32, the result rounded once. Threaded; the same bytes for any thread count. ldx and ldy count
+// elements.
+struct MatmulArgs {
+  const PackedWeight* weight;
+  const void* x;
+  Dtype xType;
+  int64_t ldx, m;
+  void* y;
+  Dtype yType;
+  int64_t ldy;
+  const float* bias;  // or null
+};
+Status matmul(const MatmulArgs& args);
+
+}  // namespace tsq

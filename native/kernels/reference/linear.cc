@@ -1,0 +1,44 @@
+// y = x W^T + bias, one output at a time, accumulated in double.
+#include <algorithm>
+#include <vector>
+
+#include "kernels/reference/reference.h"
+
+namespace tsq::reference {
+
+double weightAt(const PackedView& w, int64_t n, int64_t p) {
+  const layout::Shape& s = w.shape;
+  switch (s.kind) {
+    case layout::WeightKind::kF32:
+      return static_cast<const float*>(w.data)[layout::element(s, n, p)];
+    case layout::WeightKind::kF16:
+      return f16ToFloat(static_cast<const uint16_t*>(w.data)[layout::element(s, n, p)]);
+    case layout::WeightKind::kBF16:
+      return bf16ToFloat(static_cast<const uint16_t*>(w.data)[layout::element(s, n, p)]);
+    default:
+      break;
+  }
+  const uint32_t mask = s.kind == layout::WeightKind::kU4 ? 15u : 255u;
+  const uint32_t code =
+      (static_cast<const uint32_t*>(w.data)[layout::codeWord(s, n, p)] >> layout::codeShift(s, p)) & mask;
+  const int64_t at = layout::scaleIndex(s, n, p / layout::groupStride(s));
+  const double zero = w.zeros != nullptr ? w.zeros[at] : w.zero;
+  return w.scales[at] * (code - zero);
+}
+
+void linear(const PackedView& w, const float* x, int64_t ldx, int64_t m, float* y, int64_t ldy, const float* bias,
+            int64_t panelBegin, int64_t panelEnd, float*) {
+  const int64_t width = layout::packedK(w.shape);
+  const int64_t end = std::min(panelEnd * layout::kPanel, w.shape.n);
+  std::vector<double> weights(static_cast<size_t>(width));
+  for (int64_t n = panelBegin * layout::kPanel; n < end; ++n) {
+    for (int64_t p = 0; p < width; ++p) weights[p] = weightAt(w, n, p);
+    for (int64_t row = 0; row < m; ++row) {
+      double sum = 0;
+      for (int64_t p = 0; p < width; ++p) sum += x[row * ldx + p] * weights[p];
+      y[row * ldy + n] = static_cast<float>(bias != nullptr ? sum + bias[n] : sum);
+    }
+  }
+}
+
+}  // namespace tsq::reference

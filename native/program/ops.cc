@@ -1,0 +1,117 @@
+#include "program/ops.h"
+
+#include <algorithm>
+
+#include "kernels/kernels.h"
+#include "program/parallel.h"
+
+namespace tsq {
+
+namespace {
+
+void embed(const StepContext& step, const SectionRun& run, const Op& op) {
+  const PackedWeight& weight = step.matrix(run, op.weight[0]);
+  const float scale = op.p[0] == 0 ? 1.0f : static_cast<float>(op.p[0]);
+  const int64_t width = step.width(op.out);
+  float* out = step.slot(op.out);
+  parallelBlocks(step.rows(), unitsPerTask(width), step.abort(), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      float* y = out + row * width;
+      unpackRow(weight, step.plan.tokens[static_cast<size_t>(row)], y);
+      if (scale == 1.0f) continue;
+      for (int64_t i = 0; i < width; ++i) y[i] *= scale;
+    }
+  });
+}
+
+void rmsNorm(const StepContext& step, const SectionRun& run, const Op& op) {
+  const float* weight = step.vector(run, op.weight[0]).data();
+  const int64_t segments = static_cast<int64_t>(op.p[1]), width = step.width(op.out) / segments;
+  const float eps = static_cast<float>(op.p[0]), offset = static_cast<float>(op.p[2]);
+  const float* x = step.slot(op.in[0]);
+  float* y = step.slot(op.out);
+  const KernelTable& table = kernels();
+  // Rows are dense, so the segments of all rows follow each other.
+  parallelBlocks(step.rows() * segments, unitsPerTask(width), step.abort(), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) table.rmsnorm(x + i * width, weight, y + i * width, width, eps, offset);
+  });
+}
+
+// Rows are cut so that the abort flag is seen within a second or so on a large layer. The cut depends on the shape
+// only.
+Status linear(const StepContext& step, const SectionRun& run, const Op& op) {
+  constexpr double kProducts = 4e10;
+  const PackedWeight& weight = step.matrix(run, op.weight[0]);
+  const float* bias = op.weight[1] < 0 ? nullptr : step.vector(run, op.weight[1]).data();
+  const int64_t k = weight.shape.k, n = weight.shape.n;
+  const int64_t fitting = static_cast<int64_t>(kProducts / (static_cast<double>(k) * static_cast<double>(n)));
+  const int64_t block = std::max<int64_t>(256, fitting / 256 * 256);
+  for (int64_t row = 0; row < step.rows(); row += block) {
+    if (step.abort().raised()) return aborted();
+    const int64_t rows = std::min(block, step.rows() - row);
+    TSQ_RETURN_IF_ERROR(matmul({&weight, step.slot(op.in[0]) + row * k, Dtype::kF32, k, rows,
+                                step.slot(op.out) + row * n, Dtype::kF32, n, bias}));
+  }
+  return Status();
+}
+
+Status rope(const StepContext& step, const SectionRun& run, const Op& op) {
+  const int64_t heads = static_cast<int64_t>(op.p[0]), headDim = static_cast<int64_t>(op.p[1]);
+  const int64_t rotaryDim = static_cast<int64_t>(op.p[2]), half = rotaryDim / 2;
+  std::vector<const float*>& angles = step.work.ropeRows;
+  TSQ_RETURN_IF_ERROR(
+      step.work.ropes.lookup(step.vector(run, op.weight[0]), op.p[3], step.plan.positions, step.abort(), &angles));
+  const float* x = step.slot(op.in[0]);
+  float* y = step.slot(op.out);
+  const KernelTable& table = kernels();
+  parallelBlocks(step.rows(), unitsPerTask(heads * headDim), step.abort(), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * heads; i < end * heads; ++i) {
+      const float* cosine = angles[static_cast<size_t>(i / heads)];
+      table.rope(x + i * headDim, y + i * headDim, headDim, rotaryDim, cosine, cosine + half);
+    }
+  });
+  return Status();
+}
+
+// Elementwise over the whole slots: rows are dense.
+void elementwise(const StepContext& step, const Op& op, void (*kernel)(const float*, const float*, float*, int64_t)) {
+  const float* a = step.slot(op.in[0]);
+  const float* b = step.slot(op.in[1]);
+  float* y = step.slot(op.out);
+  parallelBlocks(step.rows() * step.width(op.out), kTaskElements, step.abort(),
+                 [&](int64_t begin, int64_t end) { kernel(a + begin, b + begin, y + begin, end - begin); });
+}
+
+}  // namespace
+
+Status runOp(const StepContext& step, const SectionRun& run, const Op& op) {
+  switch (op.kind) {
+    case OpKind::kEmbed:
+      embed(step, run, op);
+      break;
+    case OpKind::kRmsNorm:
+      rmsNorm(step, run, op);
+      break;
+    case OpKind::kLinear:
+      TSQ_RETURN_IF_ERROR(linear(step, run, op));
+      break;
+    case OpKind::kRope:
+      TSQ_RETURN_IF_ERROR(rope(step, run, op));
+      break;
+    case OpKind::kAttention:
+      TSQ_RETURN_IF_ERROR(runAttention(step, run, op));
+      break;
+    case OpKind::kGated:
+      elementwise(step, op, op.p[0] == 0 ? kernels().silu : kernels().geluTanh);
+      break;
+    case OpKind::kAdd:
+      elementwise(step, op, kernels().add);
+      break;
+    case OpKind::kLogits:
+      TSQ_RETURN_IF_ERROR(runEpilogue(step, run, op));
+      break;
+  }
+  return step.abort().raised() ? aborted() : Status();
+}
+
+}  // namespace tsq

@@ -1,0 +1,97 @@
+#include "program/program.h"
+
+#include <cstring>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+
+#include "program/observers.h"
+#include "program/ops.h"
+#include "program/signature.h"
+
+namespace tsq {
+
+struct Program::Impl {
+  explicit Impl(ProgramSpec description) : spec(std::move(description)), slots(spec.slots) {}
+
+  Status step(const StepRequest& request);
+  Status observe(const StepRequest& request, const Observer& observer);
+
+  const ProgramSpec spec;
+  std::mutex mutex;  // one step at a time
+  SlotArena slots;
+  StepPlan plan;
+  Workspace work;
+};
+
+Status Program::Impl::observe(const StepRequest& request, const Observer& observer) {
+  const float* x = slots.slot(observer.slot);
+  const int64_t floats = request.rows * slots.width(observer.slot);
+  if (observer.reduction == Reduction::kCopy) {
+    std::memcpy(observer.copy, x, static_cast<size_t>(floats) * sizeof(float));
+    return Status();
+  }
+  return accumulate(observer.accumulator.get(), x, request.rows, observer.reference);
+}
+
+Status Program::Impl::step(const StepRequest& request) {
+  TSQ_RETURN_IF_ERROR(validateRequest(spec, request, &plan));
+  if (request.abort.raised()) return aborted();
+  TSQ_RETURN_IF_ERROR(slots.prepare(request.rows));
+  if (request.hidden != nullptr) {
+    const int64_t floats = request.rows * slots.width(request.hiddenSlot);
+    std::memcpy(slots.slot(request.hiddenSlot), request.hidden, static_cast<size_t>(floats) * sizeof(float));
+  }
+  const StepContext context{request, plan, slots, work};
+  auto next = plan.observers.begin();
+  for (size_t r = 0; r < request.runs.size(); ++r) {
+    const SectionRun& run = request.runs[r];
+    const Section& section = spec.sections[static_cast<size_t>(run.section)];
+    for (int32_t op = run.opBegin - 1; op < run.opEnd; ++op) {
+      if (request.abort.raised()) return aborted();
+      if (op >= run.opBegin) TSQ_RETURN_IF_ERROR(runOp(context, run, section.ops[static_cast<size_t>(op)]));
+      for (; next != plan.observers.end(); ++next) {
+        const Observer& observer = request.observers[static_cast<size_t>(*next)];
+        if (observer.run != static_cast<int32_t>(r) || observer.op != op) break;
+        TSQ_RETURN_IF_ERROR(observe(request, observer));
+        if (request.abort.raised()) return aborted();
+      }
+    }
+  }
+  return Status();
+}
+
+Program::Program() = default;
+Program::~Program() = default;
+
+Result<std::unique_ptr<Program>> Program::create(ProgramSpec spec) {
+  TSQ_RETURN_IF_ERROR(validateSpec(spec));
+  std::unique_ptr<Program> program(new Program);
+  program->impl_ = std::make_unique<Impl>(std::move(spec));
+  return program;
+}
+
+const ProgramSpec& Program::spec() const {
+  return impl_->spec;
+}
+
+uint64_t Program::bytes() const {
+  return impl_->slots.bytes();
+}
+
+Status Program::step(const StepRequest& request) {
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  const auto noMemory = [] {
+    return Status(Code::kMemory, "no memory for the tables of a step; run fewer rows in a step");
+  };
+  // The standard containers report failed allocations by throwing; callers get a Status like for everything else.
+  try {
+    return impl_->step(request);
+  } catch (const std::bad_alloc&) {
+    return noMemory();
+  } catch (const std::length_error&) {
+    return noMemory();
+  }
+}
+
+}  // namespace tsq

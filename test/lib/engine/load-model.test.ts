@@ -1,0 +1,120 @@
+import { rmSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import t, { type Test } from "tap"
+import type { Progress } from "../../../lib/core/progress.ts"
+import { type LoadOptions, loadModel } from "../../../lib/engine/load-model.ts"
+import { native } from "../../../lib/native.ts"
+import { randomWeights, tinyConfig, writeCheckpoint } from "../models/support/tiny-checkpoint.ts"
+
+function checkpoint(
+  t: Test,
+  changes: Record<string, unknown> = {},
+  edit?: (weights: ReturnType<typeof randomWeights>) => void,
+): string {
+  const directory = t.testdir()
+  const config = { ...tinyConfig, ...changes }
+  const weights = randomWeights(config, 1)
+  edit?.(weights)
+  writeCheckpoint(directory, config, weights)
+  return directory
+}
+
+t.test("what a loaded model says about itself", async t => {
+  const stages: Progress[] = []
+  const directory = checkpoint(t, { eos_token_id: [4, 5] })
+  const model = await loadModel(directory, { onProgress: progress => stages.push(progress), threads: 2, device: "cpu" })
+  t.teardown(() => model.dispose())
+  t.equal(model.path, directory)
+  t.equal(model.bitsPerWeight, 32)
+  t.same(model.weights.quantizedModules, [])
+  t.ok(model.weights.bytes > 0)
+  t.equal(model.maxContext, 128)
+  t.same(model.eosTokenIds, [4, 5])
+  t.same(
+    stages.map(({ stage, done, total }) => [stage, done, total]),
+    [1, 2, 3, 4, 5].map(done => ["load", done, 5]),
+  )
+})
+
+t.test("generation_config.json decides what ends a text", async t => {
+  const directory = checkpoint(t, { eos_token_id: 4 })
+  writeFileSync(join(directory, "generation_config.json"), JSON.stringify({ eos_token_id: [7, 9] }))
+  const model = await loadModel(directory)
+  t.same(model.eosTokenIds, [7, 9])
+  model.dispose()
+})
+
+t.test("a tied head is packed once", async t => {
+  const before = native.handleCount()
+  const model = await loadModel(checkpoint(t, { tie_word_embeddings: true }))
+  const untied = await loadModel(checkpoint(t))
+  t.ok(model.weights.bytes < untied.weights.bytes)
+  model.dispose()
+  untied.dispose()
+  t.equal(native.handleCount(), before)
+})
+
+t.test("the files may go once the model is loaded", async t => {
+  const directory = checkpoint(t)
+  const model = await loadModel(directory)
+  const expected = await model.forward([1, 2, 3])
+  rmSync(join(directory, "model.safetensors"))
+  t.same((await model.forward([1, 2, 3])).data, expected.data)
+  model.dispose()
+})
+
+t.test("options", async t => {
+  const directory = checkpoint(t)
+  const refuses = (options: object, code: string, message: RegExp) =>
+    t.rejects(loadModel(directory, options as LoadOptions), { code, message })
+  await refuses({ device: "cuda" }, "ERR_UNSUPPORTED", /device "cuda" is not available in this version/)
+  await refuses({ activations: "int8" }, "ERR_UNSUPPORTED", /activations "int8" is not available/)
+  await refuses({ kvCache: "fp8" }, "ERR_UNSUPPORTED", /kvCache "fp8" is not available/)
+  await refuses({ device: 1 }, "ERR_OPTION", /"device" is 1/)
+  await refuses({ threads: 0 }, "ERR_OPTION", /"threads" is 0/)
+  await refuses({ maxContext: 129 }, "ERR_OPTION", /maxContext is 129, expected at most the model's context of 128/)
+  await refuses({ maxContex: 12 }, "ERR_OPTION", /did you mean "maxContext"/)
+  await refuses({ onWarning: true }, "ERR_OPTION", /"onWarning" is true, expected a function/)
+  await t.rejects(loadModel(undefined as never), { code: "ERR_OPTION", message: /path is undefined/ })
+  await t.rejects(loadModel(directory, { signal: AbortSignal.abort() }), { code: "ERR_ABORTED" })
+})
+
+t.test("checkpoints that do not fit their configuration", async t => {
+  const before = native.handleCount()
+  const refuses = async (t: Test, code: string, message: RegExp, directory: string) => {
+    await t.rejects(loadModel(directory), { code, message })
+    t.equal(native.handleCount(), before, "nothing native is left behind")
+  }
+  await t.test("no directory", t => refuses(t, "ERR_IO", /no such folder/, join(t.testdir(), "none")))
+  await t.test("a missing tensor", t => {
+    const directory = checkpoint(t, {}, weights => Reflect.deleteProperty(weights, "model.layers.1.mlp.up_proj.weight"))
+    return refuses(t, "ERR_FORMAT", /tensor model.layers.1.mlp.up_proj.weight is missing/, directory)
+  })
+  await t.test("a linear of another shape", t => {
+    const directory = checkpoint(t)
+    writeFileSync(join(directory, "config.json"), JSON.stringify({ ...tinyConfig, intermediate_size: 20 }))
+    return refuses(
+      t,
+      "ERR_SHAPE",
+      /mlp.gate_proj.weight is \[40, 24\], expected \[20, 24\] from config.json/,
+      directory,
+    )
+  })
+  await t.test("a norm of another length", t => {
+    const directory = checkpoint(t, {}, weights => {
+      weights["model.norm.weight"] = { shape: [3], values: new Float64Array(3) }
+    })
+    return refuses(t, "ERR_SHAPE", /model.norm.weight is \[3\], expected \[24\]/, directory)
+  })
+  await t.test("another architecture", t =>
+    refuses(t, "ERR_UNSUPPORTED", /model_type is "gpt2"/, checkpoint(t, { model_type: "gpt2" })),
+  )
+  await t.test("an unknown quantization method", t =>
+    refuses(
+      t,
+      "ERR_UNSUPPORTED",
+      /quant_method is .*"mystery"/,
+      checkpoint(t, { quantization_config: { quant_method: "mystery" } }),
+    ),
+  )
+})

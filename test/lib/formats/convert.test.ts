@@ -1,0 +1,102 @@
+// Any format into any other and back: bit for bit, wherever the target can hold the scheme.
+import t from "tap"
+import type { IntegerScheme, QuantizedTensor } from "../../../lib/core/quantized-tensor.ts"
+import type { CheckpointFormat, NamedTensor, WriteOptions } from "../../../lib/formats/format.ts"
+import { detectFormat, formatByName, formats } from "../../../lib/formats/registry.ts"
+import { random, tsqError } from "../containers/support.ts"
+import { contents, find, randomTensor, written } from "./support.ts"
+
+const module = "model.layers.0.self_attn.q_proj"
+
+const bytes = (tensors: NamedTensor[]) =>
+  Object.fromEntries(
+    tensors.map(({ name, dtype, shape, data }) => [
+      name,
+      `${dtype} ${shape} ${Buffer.from(data as Uint8Array).toString("hex")}`,
+    ]),
+  )
+
+const cases: [CheckpointFormat, WriteOptions][] = [
+  [formatByName("gptq"), { scaleType: "bf16" }],
+  [formatByName("gptq"), { scaleType: "bf16", gptqVersion: "v2" }],
+  [formatByName("awq"), { scaleType: "bf16" }],
+  [formatByName("compressed-tensors"), { scaleType: "bf16" }],
+]
+
+const holds = (format: CheckpointFormat, options: WriteOptions, q: QuantizedTensor) =>
+  format.refuses(module, q.shape, q.scheme, {
+    groupIndex: q.groupIndex !== null,
+    zeros: q.zeros,
+    gptqVersion: options.gptqVersion ?? "v1",
+  }) === null
+
+t.test("A to B to A", async t => {
+  const numbers = random(61)
+  const { below, pick } = numbers
+  const converted = new Map<string, number>()
+  for (let i = 0; i < 40; i++) {
+    const shape: [number, number] = [32 * (1 + below(3)), 64 * (1 + below(3))]
+    const granularity = pick(["group", "group", "channel"] as const)
+    const bits = pick([2, 3, 4, 4, 4, 8] as const)
+    const scheme: IntegerScheme = {
+      bits,
+      symmetric: pick([true, false]),
+      granularity,
+      groupSize: granularity === "group" ? pick([16, 32, 64]) : shape[1],
+      scaleType: "f16",
+    }
+    const q = randomTensor(numbers, shape, scheme, {
+      ordered: granularity === "group" && below(4) === 0,
+      minZero: below(2),
+    })
+    for (const [from, fromOptions] of cases)
+      for (const [to, toOptions] of cases) {
+        if (from === to || !holds(from, fromOptions, q) || !holds(to, toOptions, q)) continue
+        const a = await written(t, from, { [module]: q }, fromOptions)
+        const inA = await a.reader.read(module)
+        const b = await written(t, to, { [module]: inA }, toOptions)
+        const inB = await b.reader.read(module)
+        const again = await written(t, from, { [module]: inB }, fromOptions)
+        t.same(bytes(again.tensors), bytes(a.tensors), `${from.name} to ${to.name}`)
+        t.same(again.config, a.config)
+        t.same(contents(inB, { scaleType: "f16" }), contents(q), "and nothing is lost on the way")
+        const pair = `${from.name} ${to.name}`
+        converted.set(pair, (converted.get(pair) ?? 0) + 1)
+      }
+  }
+  for (const from of formats)
+    for (const to of formats)
+      if (from !== to) t.ok((converted.get(`${from.name} ${to.name}`) ?? 0) >= 5, `${from.name} to ${to.name}`)
+})
+
+t.test("gptq and compressed-tensors are each other's transposes", async t => {
+  const q = randomTensor(random(71), [32, 64], {
+    bits: 3,
+    symmetric: false,
+    granularity: "group",
+    groupSize: 32,
+    scaleType: "f16",
+  })
+  const words = (tensor: NamedTensor) => new Uint32Array(Uint8Array.from(tensor.data as Uint8Array).buffer)
+  const rowsOf = (tensor: NamedTensor) =>
+    Array.from({ length: tensor.shape[0]! }, (_, row) => [
+      ...words(tensor).subarray(row * tensor.shape[1]!, (row + 1) * tensor.shape[1]!),
+    ])
+  const columnsOf = (tensor: NamedTensor) =>
+    rowsOf(tensor)[0]!.map((_, column) => rowsOf(tensor).map(row => row[column]))
+  const a = await formatByName("gptq").write("m", q, { scaleType: "f16", gptqVersion: "v2" })
+  const b = await formatByName("compressed-tensors").write("m", q, { scaleType: "f16" })
+  t.same(columnsOf(find(a, "m.qweight")), rowsOf(find(b, "m.weight_packed")))
+  t.same(columnsOf(find(a, "m.qzeros")), rowsOf(find(b, "m.weight_zero_point")))
+})
+
+t.test("by name, by configuration", async t => {
+  t.throws(() => formatByName("gguf"), tsqError("ERR_OPTION", /"gguf", expected one of gptq, awq, compressed-tensors/))
+  t.equal(detectFormat(null), null)
+  for (const format of formats) t.equal(detectFormat({ quant_method: format.name }), format)
+  t.throws(
+    () => detectFormat({ quant_method: "bitsandbytes" }),
+    tsqError("ERR_UNSUPPORTED", /quant_method is string "bitsandbytes"; quantized checkpoints of gptq/),
+  )
+  t.throws(() => detectFormat({}), tsqError("ERR_UNSUPPORTED", /quant_method is nothing/))
+})

@@ -1,0 +1,72 @@
+import t from "tap"
+import { QuantizedTensor } from "../../../lib/core/quantized-tensor.ts"
+import { Tensor } from "../../../lib/core/tensor.ts"
+import { dequantize } from "../../../lib/kernels/dequantize.ts"
+import { matmul } from "../../../lib/kernels/matmul.ts"
+import { packedOf, packedOfAsync, prepack, prepackDense } from "../../../lib/kernels/packed-weight.ts"
+import { native } from "../../../lib/native.ts"
+import { random, randomQuantized } from "./support.ts"
+
+const q = randomQuantized(random(1), { n: 33, k: 70, groupSize: 32, bits: 4, symmetric: false })
+
+t.test("prepack", async t => {
+  const before = native.handleCount()
+  const packed = await prepack(q)
+  t.same(packed.shape, [33, 70])
+  t.equal(packed.bits, 4)
+  t.ok(packed.bytes >= (33 * 70) / 2)
+  t.equal(packed.disposed, false)
+  t.equal(native.handleCount(), before + 1)
+  packed.dispose()
+  t.equal(native.handleCount(), before)
+  t.equal(packed.disposed, true)
+  t.throws(() => packed.handle, { code: "ERR_OPTION", message: "the packed weight [33, 70] was disposed and cannot be used any more" })
+  t.same(packed.shape, [33, 70])
+})
+
+t.test("prepack of float tensors keeps or converts the storage", async t => {
+  const weight = dequantize(q)
+  using packed = await prepack(weight)
+  t.equal(packed.bits, 32)
+  using half = await prepack(await weight.cast("f16"))
+  t.equal(half.bits, 16)
+  t.ok(half.bytes < packed.bytes)
+  using converted = await prepackDense(weight, "f16")
+  const x = Tensor.from(new Float32Array(70).map((_, i) => Math.sin(i)), [70])
+  t.same(matmul(x, converted).data, matmul(x, half).data)
+  await t.rejects(prepackDense(weight, "u8" as never), { code: "ERR_OPTION", message: 'kind is "u8"' })
+})
+
+t.test("prepack refuses", async t => {
+  await t.rejects(prepack(null as never), { code: "ERR_DTYPE", message: "prepack: weight is null, expected a QuantizedTensor or a Tensor" })
+  await t.rejects(prepack(q, { device: "cuda" as never }), { code: "ERR_DEVICE", message: /prepack: device "cuda" is not available/ })
+  await t.rejects(prepack(q, { device: 1 as never }), { code: "ERR_OPTION", message: /option "device" is 1/ })
+  await t.rejects(prepack(q, { activations: "int8" as never }), { code: "ERR_UNSUPPORTED" })
+  await t.rejects(prepack(q, { kind: "f16" } as never), { code: "ERR_OPTION", message: /unknown option "kind"/ })
+  await t.rejects(prepack(Tensor.empty([2, 2], "i8")), { code: "ERR_DTYPE", message: "prepack: the weight is i8" })
+})
+
+t.test("codes and group indices that would read out of bounds are refused", async t => {
+  const { scheme, shape, scales, zeros } = q
+  const codes = q.codes.slice()
+  codes[70 * 2 + 3] = 16
+  const wrong = new QuantizedTensor({ scheme, shape, codes, scales, zeros })
+  await t.rejects(prepack(wrong), { code: "ERR_FORMAT" })
+  t.throws(() => packedOf(wrong), { code: "ERR_FORMAT" })
+  for (const group of [-1, 3, 2 ** 30]) {
+    const groupIndex = Int32Array.from({ length: 70 }, (_, j) => (j === 5 ? group : Math.floor(j / 32)))
+    await t.rejects(prepack(new QuantizedTensor({ scheme, shape, codes: q.codes, scales, zeros, groupIndex })), { name: "TsqError" })
+    t.throws(() => dequantize(new QuantizedTensor({ scheme, shape, codes: q.codes, scales, zeros, groupIndex })), { name: "TsqError" })
+  }
+})
+
+t.test("one pack for a tensor, made at once or off the event loop", async t => {
+  const a = randomQuantized(random(2), { n: 4, k: 8, groupSize: 8, bits: 4, symmetric: true })
+  const [first, second] = await Promise.all([packedOfAsync(a), packedOfAsync(a)])
+  t.equal(first, second)
+  t.equal(packedOf(a), first)
+  const b = randomQuantized(random(3), { n: 4, k: 8, groupSize: 8, bits: 4, symmetric: true })
+  const pending = packedOfAsync(b)
+  const now = packedOf(b)
+  t.equal(await pending, now, "the synchronous call came first")
+})

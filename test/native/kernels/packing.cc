@@ -1,0 +1,153 @@
+// Packing: every code lands where layout/packed.h says, padding multiplies to nothing, bad input is refused.
+#include "support.h"
+
+using namespace support;  // NOLINT: a test
+
+namespace {
+
+using tsq::layout::WeightKind;
+
+uint32_t codeAt(const tsq::PackedWeight& weight, int64_t n, int64_t p) {
+  const uint32_t mask = weight.shape.kind == WeightKind::kU4 ? 15u : 255u;
+  return weight.data.as<uint32_t>()[tsq::layout::codeWord(weight.shape, n, p)] >>
+             tsq::layout::codeShift(weight.shape, p) &
+         mask;
+}
+
+void checkPacked(const Weight& w) {
+  const tsq::Result<tsq::PackedWeight> result = tsq::packCodes(w.source());
+  CHECK_MSG(result.ok(), result.status().message());
+  const tsq::PackedWeight& packed = result.value();
+  const tsq::layout::Shape& shape = packed.shape;
+  CHECK(shape.kind == (w.bits <= 4 ? WeightKind::kU4 : WeightKind::kU8));
+  CHECK(packed.bits == w.bits);
+  CHECK(static_cast<int64_t>(packed.data.size()) == tsq::layout::panels(shape) * tsq::layout::panelBytes(shape));
+
+  int64_t wrong = 0, seen = 0;
+  for (int64_t n = 0; n < w.n; ++n) {
+    for (int64_t i = 0; i < w.k; ++i) {
+      const int64_t column = packed.order.empty() ? i : packed.order[static_cast<size_t>(i)];
+      wrong += codeAt(packed, n, tsq::layout::packedColumn(shape, i)) != w.codes[static_cast<size_t>(n * w.k + column)];
+      ++seen;
+    }
+    for (int64_t group = 0; group < w.groups; ++group) {
+      const size_t at = static_cast<size_t>(n * w.groups + group),
+                   to = static_cast<size_t>(tsq::layout::scaleIndex(shape, n, group));
+      wrong += packed.scales.as<float>()[to] != w.scales[at];
+      const float zero = w.zeros.empty() ? packed.zero : packed.zeros.as<float>()[to];
+      wrong += zero != (w.zeros.empty() ? static_cast<float>(1 << (w.bits - 1)) : static_cast<float>(w.zeros[at]));
+      // Padding columns of a real row hold the zero point.
+      const int64_t size = std::min(shape.groupSize, shape.k - group * shape.groupSize);
+      for (int64_t p = size; p < tsq::layout::roundUp(size, 8); ++p) {
+        wrong += codeAt(packed, n, group * tsq::layout::groupStride(shape) + p) != static_cast<uint32_t>(zero);
+      }
+    }
+  }
+  CHECK(seen == w.n * w.k);
+  CHECK_MSG(wrong == 0, std::to_string(wrong) + " wrong of n " + std::to_string(w.n) + " k " + std::to_string(w.k));
+  // Rows that pad the last panel have no scale.
+  for (int64_t n = w.n; n < tsq::layout::panels(shape) * 16; ++n) {
+    for (int64_t group = 0; group < w.groups; ++group)
+      CHECK(packed.scales.as<float>()[tsq::layout::scaleIndex(shape, n, group)] == 0.0f);
+  }
+  // unpackRow gives back the value of every column, in the order of the activations.
+  std::vector<float> row(static_cast<size_t>(w.k));
+  for (int64_t n = 0; n < w.n; n += 7) {
+    tsq::unpackRow(packed, n, row.data());
+    for (int64_t i = 0; i < w.k; ++i) {
+      const double exact = w.value(n, i);
+      CHECK(std::fabs(row[static_cast<size_t>(i)] - exact) <= 2e-7 * std::fabs(exact));
+    }
+  }
+}
+
+}  // namespace
+
+TEST(pack_codes_places_every_code) {
+  Random random(11);
+  for (int trial = 0; trial < 200; ++trial) {
+    const int64_t n = random.integer(1, 70), k = random.integer(1, 300);
+    const int64_t wanted[] = {8, 16, 128, k, random.integer(1, k)};
+    WeightOptions options;
+    options.bits = static_cast<int>(random.integer(2, 8));
+    options.zeros = random.integer(0, 1) == 1;
+    options.order = random.integer(0, 1) == 1;
+    options.inputScale = random.integer(0, 1) == 1;
+    checkPacked(randomWeight(random, n, k, std::min(k, wanted[trial % 5]), options));
+  }
+}
+
+TEST(pack_codes_identity_order_is_dropped) {
+  Random random(12);
+  Weight w = randomWeight(random, 3, 20, 8, {});
+  w.groupIndex.resize(20);
+  for (int i = 0; i < 20; ++i) w.groupIndex[static_cast<size_t>(i)] = i / 8;
+  const tsq::Result<tsq::PackedWeight> packed = tsq::packCodes(w.source());
+  CHECK(packed.ok() && packed.value().order.empty());
+  checkPacked(w);
+}
+
+TEST(pack_codes_refuses) {
+  Random random(13);
+  for (int bits = 2; bits <= 7; ++bits) {
+    for (int64_t bad : {0, 17, 59, 60 * 33 - 1}) {
+      Weight w = randomWeight(random, 33, 60, 20, {.bits = bits});
+      w.codes[static_cast<size_t>(bad)] = static_cast<uint8_t>(1 << bits);
+      const tsq::Result<tsq::PackedWeight> packed = tsq::packCodes(w.source());
+      CHECK(packed.status().code() == tsq::Code::kFormat);
+      const std::string where = std::to_string(bad / 60) + ", " + std::to_string(bad % 60);
+      CHECK_MSG(packed.status().message().find(where) != std::string::npos, packed.status().message());
+    }
+  }
+  // The same codes are refused in a permuted row too.
+  Weight ordered = randomWeight(random, 5, 60, 20, {.order = true});
+  ordered.codes[100] = 16;
+  CHECK(tsq::packCodes(ordered.source()).status().code() == tsq::Code::kFormat);
+
+  Weight w = randomWeight(random, 4, 12, 4, {.order = true});
+  w.groupIndex[3] = 3;
+  CHECK(tsq::packCodes(w.source()).status().code() == tsq::Code::kFormat);
+  w.groupIndex[3] = -1;
+  CHECK(tsq::packCodes(w.source()).status().code() == tsq::Code::kFormat);
+  w.groupIndex.assign(12, 0);
+  CHECK(tsq::packCodes(w.source()).status().code() == tsq::Code::kFormat);
+
+  const auto code = [&](auto change) {
+    const Weight weight = randomWeight(random, 4, 12, 4, {});
+    tsq::CodesSource source = weight.source();
+    change(source);
+    return tsq::packCodes(source).status().code();
+  };
+  CHECK(code([](tsq::CodesSource& s) { s.n = 0; }) == tsq::Code::kShape);
+  CHECK(code([](tsq::CodesSource& s) { s.k = 0; }) == tsq::Code::kShape);
+  CHECK(code([](tsq::CodesSource& s) { s.groupSize = 0; }) == tsq::Code::kShape);
+  CHECK(code([](tsq::CodesSource& s) { s.groupSize = 13; }) == tsq::Code::kShape);
+  CHECK(code([](tsq::CodesSource& s) { s.bits = 1; }) == tsq::Code::kUnsupported);
+  CHECK(code([](tsq::CodesSource& s) { s.bits = 9; }) == tsq::Code::kUnsupported);
+}
+
+TEST(pack_dense_round_trips) {
+  Random random(14);
+  const Dtype types[] = {Dtype::kF32, Dtype::kF16, Dtype::kBF16};
+  forEachTable([&](const KernelTable&) {
+    for (int from = 0; from < 3; ++from) {
+      for (int to = 0; to < 3; ++to) {
+        const int64_t n = random.integer(1, 40), k = random.integer(1, 90);
+        const std::vector<uint8_t> bytes = toBytes(random.normals(n * k), types[from]);
+        const std::vector<float> expected = fromBytes(toBytes(fromBytes(bytes, types[from]), types[to]), types[to]);
+        const tsq::Result<tsq::PackedWeight> packed =
+            tsq::packDense(bytes.data(), types[from], n, k, static_cast<WeightKind>(to));
+        CHECK_MSG(packed.ok(), packed.status().message());
+        std::vector<float> row(static_cast<size_t>(k));
+        for (int64_t j = 0; j < n; ++j) {
+          tsq::unpackRow(packed.value(), j, row.data());
+          CHECK(sameBytes(row, {expected.begin() + j * k, expected.begin() + (j + 1) * k}));
+        }
+      }
+    }
+  });
+  const float one = 1;
+  CHECK(tsq::packDense(&one, Dtype::kF32, 0, 1, WeightKind::kF32).status().code() == tsq::Code::kShape);
+  CHECK(tsq::packDense(&one, Dtype::kI32, 1, 1, WeightKind::kF32).status().code() == tsq::Code::kDtype);
+  CHECK(tsq::packDense(&one, Dtype::kF32, 1, 1, WeightKind::kU4).status().code() == tsq::Code::kUnsupported);
+}
