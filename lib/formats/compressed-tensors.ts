@@ -1,5 +1,8 @@
 // compressed-tensors checkpoints (llm-compressor), format pack-quantized: the codes of a row as a dense bit stream.
 //
+// A last group that is shorter than the others is stored like any other (one more scale): the layout holds it, though the
+// kernels of vLLM want whole groups; lib/quantize/plan.ts warns.
+//
 // The library's signed values are our codes minus 2^(bits-1), and it stores value + 2^(bits-1): the stored fields are our codes.
 
 import { TsqError } from "../core/errors.ts"
@@ -14,9 +17,7 @@ export const compressedTensors: CheckpointFormat = {
 
   detect: config => config.quant_method === "compressed-tensors" || config.quant_method === "compressed_tensors",
 
-  refuses(_module, [, k], scheme, extra = {}) {
-    if (scheme.granularity === "group" && k % scheme.groupSize !== 0)
-      return `k = ${k} is not a multiple of the group size ${scheme.groupSize}, as compressed-tensors needs; use a divisor of k or one group a channel`
+  refuses(_module, _shape, scheme, extra = {}) {
     if (extra.groupIndex && scheme.granularity !== "group")
       return "compressed-tensors stores reordered columns only with groups"
     if (extra.inputScale) return "compressed-tensors cannot store a scale per input; fold it into the layer before"

@@ -64,7 +64,7 @@ async function layerTensors(
   const qweight = await transposed(await pack(tensor.codes, n, k, bits), n, rows)
   const zeros = tensor.zeros ? await transposed(tensor.zeros, n, groups) : sharedBytes(n * groups).fill(2 ** (bits - 1))
   // v1 stores z - 1, modulo 2^bits.
-  const qzeros = await pack(zeros, groups, n, bits, { add: 0 })
+  const qzeros = await pack(zeros, groups, n, bits, { add: version === "v1" ? 2 ** bits - 1 : 0 })
   const scales = await encodeScales(await transposed(tensor.scales, n, groups), [
     "f16",
     ...(scheme.scaleType === "bf16" ? (["bf16"] as const) : []),

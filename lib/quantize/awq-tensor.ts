@@ -173,15 +173,12 @@ async function attempt(
 ): Promise<Attempt> {
   const { weight, n, k, scheme, signal } = input
   let best = await rounding.round(input)
-  // One scale for the whole tensor has no groups to clip one by one.
-  if (scheme.granularity !== "tensor") {
-    const clip = sharedFloats(n * Math.ceil(k / scheme.groupSize))
-    const grid = gridOf(scheme, input.minZero)
-    const hessian = statistics.hessian.value
-    await abortable(signal, flag => native.searchClip(weight, n, k, hessian, grid, clipSteps, clipShrink, clip, flag))
-    const clipped = await rounding.round({ ...input, clip })
-    if (clipped.report.error < best.report.error) best = clipped
-  }
+  const clip = sharedFloats(n * Math.ceil(k / scheme.groupSize))
+  const grid = gridOf(scheme, input.minZero)
+  const hessian = statistics.hessian.value
+  await abortable(signal, flag => native.searchClip(weight, n, k, hessian, grid, clipSteps, clipShrink, clip, flag))
+  const clipped = await rounding.round({ ...input, clip })
+  if (clipped.report.error < best.report.error) best = clipped
   const { tensor, report } = best
   const { codes, scales, zeros, groupIndex } = tensor
   const inputScale = scale && inverse(scale)

@@ -66,6 +66,12 @@ export function makePlan(
     throw new TsqError("ERR_UNSUPPORTED", `${refused[0]!.module}: ${refused[0]!.reason} (strict: nothing may be left unquantized)`)
   if (refused.length > 0)
     warnings.push(`${refused.length} of ${modules.length} linears stay unquantized: ${refused[0]!.module}: ${refused[0]!.reason}`)
+  const ragged = modules.filter(({ scheme, shape }) => scheme?.granularity === "group" && shape[1] % scheme.groupSize !== 0)
+  if (ragged.length > 0) {
+    const text = `the last group of ${ragged.length} matrices is shorter (${ragged[0]!.module}: k = ${ragged[0]!.shape[1]}, groups of ${ragged[0]!.scheme!.groupSize}); this library runs them, vLLM's kernels do not`
+    if (options.strict) throw new TsqError("ERR_UNSUPPORTED", `${text} (strict)`)
+    warnings.push(text)
+  }
   if (!modules.some(entry => entry.scheme))
     throw new TsqError("ERR_UNSUPPORTED", `nothing would be quantized: ${modules[0]?.module}: ${modules[0]?.reason}`)
 

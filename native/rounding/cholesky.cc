@@ -1,5 +1,5 @@
-// Right-looking blocked Cholesky on PackedUpper, and the inverse of the triangular factor by forward substitution on strips of
-// 64 right-hand sides. All heavy work is 16 x 16 tiles of U^T U, whose operands lie contiguous in the panels.
+// Right-looking blocked Cholesky on PackedUpper, and the inverse of the triangular factor by forward substitution on
+// strips of 64 right-hand sides. All heavy work is 16 x 16 tiles of U^T U, whose operands lie contiguous in the panels.
 #include "rounding/cholesky.h"
 
 #include <algorithm>
@@ -26,7 +26,8 @@ int64_t factorDiagonal(PackedUpper<T>* m, int64_t begin, int64_t end, const std:
   for (int64_t r = 0; r < size; ++r) {
     T* row = dense + r * kBlock;
     // A negated comparison, so that NaN fails.
-    if (!(row[r] > smallest[static_cast<size_t>(begin + r)]) || !(row[r] <= std::numeric_limits<T>::max())) return begin + r;
+    if (!(row[r] > smallest[static_cast<size_t>(begin + r)]) || !(row[r] <= std::numeric_limits<T>::max()))
+      return begin + r;
     const T pivot = std::sqrt(row[r]);
     row[r] = pivot;
     const T inverse = T{1} / pivot;
@@ -43,7 +44,8 @@ int64_t factorDiagonal(PackedUpper<T>* m, int64_t begin, int64_t end, const std:
   return -1;
 }
 
-// Solves R^T x = b for 16 right-hand sides over rows [begin, end) of R, both multiples of 16: x [end - begin][16], in place of b.
+// Solves R^T x = b for 16 right-hand sides over rows [begin, end) of R, both multiples of 16: x [end - begin][16], in
+// place of b.
 template <typename T>
 void forwardSolve(TileKernel<T> tile, const PackedUpper<T>& r, int64_t begin, int64_t end, T* x) {
   for (int64_t row = begin; row < end; row += kPanel) {
@@ -75,7 +77,8 @@ int64_t choleskyUpper(PackedUpper<T>* matrix, AbortFlag abort) {
   for (int64_t column = k; column < padded; ++column) {
     for (int64_t row = 0; row < padded; ++row) m.at(row, column) = row == column ? T{1} : T{0};
   }
-  // A pivot is A_ii less a sum of squares: below the error of that sum it is noise. The error grows as the root of the terms.
+  // A pivot is A_ii less a sum of squares: below the error of that sum it is noise. The error grows as the root of the
+  // terms.
   const T noise = std::numeric_limits<T>::epsilon() * std::sqrt(static_cast<T>(padded));
   std::vector<T> smallest(static_cast<size_t>(padded));
   for (int64_t i = 0; i < padded; ++i) smallest[static_cast<size_t>(i)] = noise * m.at(i, i);
@@ -147,7 +150,8 @@ bool invertReversed(const PackedUpper<T>& factor, PackedUpper<float>* inverse, A
       for (int64_t i = 0; i < kPanel; ++i) {
         const int64_t b = (first + s) * kPanel + i;
         if (b >= k) break;
-        for (int64_t a = b; a < k; ++a) inverse->at(k - 1 - a, k - 1 - b) = static_cast<float>(x[(a - begin) * kPanel + i]);
+        for (int64_t a = b; a < k; ++a)
+          inverse->at(k - 1 - a, k - 1 - b) = static_cast<float>(x[(a - begin) * kPanel + i]);
       }
     }
   });

@@ -1,5 +1,5 @@
-// The clip search of AWQ (arXiv 2306.00978; AutoAWQ's auto_clip) on second moments: for every row and group the largest |w|
-// to keep, so that the output error d_g^T H_gg d_g of nearest codes on the clipped range is least.
+// The clip search of AWQ (arXiv 2306.00978; AutoAWQ's auto_clip) on second moments: for every row and group the largest
+// |w| to keep, so that the output error d_g^T H_gg d_g of nearest codes on the clipped range is least.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -20,15 +20,20 @@ namespace {
 struct ClipScratch {
   float* weights;
   float* errors;
-  static uint64_t bytes(int64_t columns) { return static_cast<uint64_t>(columns + roundUpToPanel(columns)) * kLanes * sizeof(float); }
-  ClipScratch(void* memory, int64_t columns) : weights(static_cast<float*>(memory)), errors(weights + columns * kLanes) {}
+  static uint64_t bytes(int64_t columns) {
+    return static_cast<uint64_t>(columns + roundUpToPanel(columns)) * kLanes * sizeof(float);
+  }
+  ClipScratch(void* memory, int64_t columns)
+      : weights(static_cast<float*>(memory)), errors(weights + columns * kLanes) {}
 };
 
-float candidate(float peak, double maxShrink, int step, int steps) { return static_cast<float>(peak * (1.0 - maxShrink * step / steps)); }
+float candidate(float peak, double maxShrink, int step, int steps) {
+  return static_cast<float>(peak * (1.0 - maxShrink * step / steps));
+}
 
 // errors[lane] = d^T H_gg d of nearest codes, for the range limited to clip.
-void clipErrors(const LaneGrid& grid, const PackedUpper<float>& h, const float* weights, int64_t columns, const LaneScales& scales,
-                float* d, double* errors) {
+void clipErrors(const LaneGrid& grid, const PackedUpper<float>& h, const float* weights, int64_t columns,
+                const LaneScales& scales, float* d, double* errors) {
   const int64_t stride = h.padded() * kPanel;
   laneKernels().residual(weights, columns, scales, grid.maxCode, d, stride);
   const float* const sets[2] = {d, d + stride};
@@ -43,7 +48,8 @@ void peaks(const float* weights, int64_t columns, float* peak) {
 }
 
 // Scales of the range of `weights` limited to limit.
-void clippedScales(const LaneGrid& grid, const float* weights, int64_t columns, const float* limit, LaneScales* scales) {
+void clippedScales(const LaneGrid& grid, const float* weights, int64_t columns, const float* limit,
+                   LaneScales* scales) {
   alignas(64) float low[kLanes], high[kLanes];
   clippedRange(weights, columns, limit, low, high);
   laneKernels().fit(grid, low, high, 1.f, scales);
@@ -139,21 +145,23 @@ Status searchGroups(const ClipJob& job, float* clip, AbortFlag abort) {
 
 }  // namespace
 
-Status searchClip(const float* w, int64_t n, int64_t k, const Hessian& hessian, const GridSpec& grid, int steps, double maxShrink,
-                  float* clip, AbortFlag abort) {
+Status searchClip(const float* w, int64_t n, int64_t k, const Hessian& hessian, const GridSpec& grid, int steps,
+                  double maxShrink, float* clip, AbortFlag abort) {
   SearchSpec search;
   search.enabled = true;
   search.steps = steps;
   search.maxShrink = maxShrink;
   TSQ_RETURN_IF_ERROR(checkGrid("clip search", n, k, grid, &search));
   if (hessian.k() != k) {
-    return {Code::kShape, "clip search: the Hessian is of " + std::to_string(hessian.k()) + " input features, the weight has k = " + std::to_string(k)};
+    return {Code::kShape, "clip search: the Hessian is of " + std::to_string(hessian.k()) +
+                              " input features, the weight has k = " + std::to_string(k)};
   }
   TSQ_RETURN_IF_ERROR(checkFinite("clip search", w, n, k));
   ClipJob job{w, n, k, grid, makeLaneGrid(grid), groupsOf(k, grid), steps, maxShrink, {}};
   for (int64_t g = 0; g < job.groups; ++g) {
     const int64_t begin = g * grid.groupSize;
-    Result<PackedUpper<float>> block = packQuadratic(hessian.data(), k, begin, std::min(grid.groupSize, k - begin), job.groups == 1);
+    Result<PackedUpper<float>> block =
+        packQuadratic(hessian.data(), k, begin, std::min(grid.groupSize, k - begin), job.groups == 1);
     if (!block.ok()) return block.status();
     job.blocks.push_back(std::move(block.value()));
   }

@@ -9,7 +9,9 @@
 namespace tsq::rounding {
 namespace {
 
-Status optionError(const char* operation, const std::string& what) { return {Code::kOption, std::string(operation) + ": " + what}; }
+Status optionError(const char* operation, const std::string& what) {
+  return {Code::kOption, std::string(operation) + ": " + what};
+}
 
 }  // namespace
 
@@ -18,13 +20,15 @@ Status checkGrid(const char* operation, int64_t n, int64_t k, const GridSpec& gr
     return {Code::kShape, std::string(operation) + ": weight is [" + std::to_string(n) + ", " + std::to_string(k) +
                               "], expected at least one row and one column"};
   }
-  if (grid.bits < 2 || grid.bits > 8) return optionError(operation, "bits is " + std::to_string(grid.bits) + ", expected 2 to 8");
+  if (grid.bits < 2 || grid.bits > 8)
+    return optionError(operation, "bits is " + std::to_string(grid.bits) + ", expected 2 to 8");
   if (grid.groupSize < 1 || grid.groupSize > k) {
-    return optionError(operation, "groupSize is " + std::to_string(grid.groupSize) + ", expected 1 to k = " + std::to_string(k));
+    return optionError(operation,
+                       "groupSize is " + std::to_string(grid.groupSize) + ", expected 1 to k = " + std::to_string(k));
   }
   if (grid.perTensor && grid.groupSize != k) {
-    return optionError(operation, "groupSize is " + std::to_string(grid.groupSize) + " for one scale per tensor, expected k = " +
-                                      std::to_string(k));
+    return optionError(operation, "groupSize is " + std::to_string(grid.groupSize) +
+                                      " for one scale per tensor, expected k = " + std::to_string(k));
   }
   if (grid.scaleType != Dtype::kF32 && grid.scaleType != Dtype::kF16 && grid.scaleType != Dtype::kBF16) {
     return {Code::kDtype, std::string(operation) + ": scaleType must be f32, f16 or bf16"};
@@ -34,9 +38,11 @@ Status checkGrid(const char* operation, int64_t n, int64_t k, const GridSpec& gr
                                       std::to_string((1 << grid.bits) - 1));
   }
   if (search == nullptr || !search->enabled) return {};
-  if (search->steps < 1) return optionError(operation, "search steps is " + std::to_string(search->steps) + ", expected at least 1");
+  if (search->steps < 1)
+    return optionError(operation, "search steps is " + std::to_string(search->steps) + ", expected at least 1");
   if (!(search->maxShrink >= 0 && search->maxShrink < 1)) {
-    return optionError(operation, "maxShrink is " + std::to_string(search->maxShrink) + ", expected 0 or more, below 1");
+    return optionError(operation,
+                       "maxShrink is " + std::to_string(search->maxShrink) + ", expected 0 or more, below 1");
   }
   if (!(search->norm > 0 && search->norm <= 16)) {
     return optionError(operation, "norm is " + std::to_string(search->norm) + ", expected above 0, at most 16");
@@ -60,8 +66,8 @@ Status checkFinite(const char* operation, const float* w, int64_t n, int64_t k) 
   if (row == std::numeric_limits<int64_t>::max()) return {};
   int64_t column = 0;
   while (std::isfinite(w[row * k + column])) ++column;
-  return {Code::kNumeric, std::string(operation) + ": weight[" + std::to_string(row) + ", " + std::to_string(column) + "] is " +
-                              (std::isnan(w[row * k + column]) ? "NaN" : "infinite") +
+  return {Code::kNumeric, std::string(operation) + ": weight[" + std::to_string(row) + ", " + std::to_string(column) +
+                              "] is " + (std::isnan(w[row * k + column]) ? "NaN" : "infinite") +
                               ", expected finite values; repair the checkpoint or leave this tensor unquantized"};
 }
 
@@ -120,8 +126,9 @@ Status chooseTensorScale(const float* w, int64_t n, int64_t k, const GridSpec& g
       loadLanes(w + first * k + c, k, rows, count, group);
       for (int i = 0; i < search.steps; ++i) {
         double sums[kLanes] = {};
-        laneKernels().error(group, importance == nullptr ? nullptr : importance + c, count, candidates[static_cast<size_t>(i)],
-                            lanes.maxCode, static_cast<float>(search.norm), widest.scale, sums);
+        laneKernels().error(group, importance == nullptr ? nullptr : importance + c, count,
+                            candidates[static_cast<size_t>(i)], lanes.maxCode, static_cast<float>(search.norm),
+                            widest.scale, sums);
         double& total = errors[static_cast<size_t>(chunk * search.steps + i)];
         for (int64_t lane = 0; lane < rows; ++lane) total += sums[lane];
       }

@@ -1,4 +1,5 @@
-// What nearest rounding, GPTQ and the clip search share: argument checks, chunks of rows, per-worker scratch, scales of a whole tensor.
+// What nearest rounding, GPTQ and the clip search share: argument checks, chunks of rows, per-worker scratch, scales of
+// a whole tensor.
 #pragma once
 #include <array>
 #include <atomic>
@@ -15,8 +16,12 @@ Status checkGrid(const char* operation, int64_t n, int64_t k, const GridSpec& gr
 // kNumeric naming the first non-finite weight. Threaded.
 Status checkFinite(const char* operation, const float* w, int64_t n, int64_t k);
 
-inline int64_t groupsOf(int64_t k, const GridSpec& grid) { return (k + grid.groupSize - 1) / grid.groupSize; }
-inline int64_t chunksOf(int64_t n) { return (n + kLanes - 1) / kLanes; }
+inline int64_t groupsOf(int64_t k, const GridSpec& grid) {
+  return (k + grid.groupSize - 1) / grid.groupSize;
+}
+inline int64_t chunksOf(int64_t n) {
+  return (n + kLanes - 1) / kLanes;
+}
 inline int64_t rowsOfChunk(int64_t n, int64_t chunk) {
   return n - chunk * kLanes < kLanes ? n - chunk * kLanes : static_cast<int64_t>(kLanes);
 }
@@ -52,7 +57,8 @@ Status chooseTensorScale(const float* w, int64_t n, int64_t k, const GridSpec& g
                          const float* importance, const float* clip, LaneScales* out, AbortFlag abort);
 
 // Writes the scales and zeros of group `group` for the rows of a chunk into out.
-inline void storeScales(const LaneScales& from, int64_t firstRow, int64_t rows, int64_t groups, int64_t group, RoundedWeight out) {
+inline void storeScales(const LaneScales& from, int64_t firstRow, int64_t rows, int64_t groups, int64_t group,
+                        RoundedWeight out) {
   for (int64_t lane = 0; lane < rows; ++lane) {
     out.scales[(firstRow + lane) * groups + group] = from.scale[lane];
     if (out.zeros != nullptr) out.zeros[(firstRow + lane) * groups + group] = static_cast<uint8_t>(from.zero[lane]);
@@ -60,9 +66,11 @@ inline void storeScales(const LaneScales& from, int64_t firstRow, int64_t rows, 
 }
 
 // Gathers clip[(firstRow + lane) * groups + group] into lanes; null stays null.
-inline const float* loadClip(const float* clip, int64_t firstRow, int64_t rows, int64_t groups, int64_t group, float* lanes) {
+inline const float* loadClip(const float* clip, int64_t firstRow, int64_t rows, int64_t groups, int64_t group,
+                             float* lanes) {
   if (clip == nullptr) return nullptr;
-  for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] = lane < rows ? clip[(firstRow + lane) * groups + group] : 0.f;
+  for (int64_t lane = 0; lane < kLanes; ++lane)
+    lanes[lane] = lane < rows ? clip[(firstRow + lane) * groups + group] : 0.f;
   return lanes;
 }
 

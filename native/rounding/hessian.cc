@@ -44,7 +44,8 @@ Result<std::unique_ptr<Hessian>> Hessian::create(int64_t k) {
   if (k < 1 || k > int64_t{1} << 20) {
     return Status(Code::kShape, "hessian: k is " + std::to_string(k) + ", expected 1 to 1048576 input features");
   }
-  Result<AlignedBuffer> matrix = AlignedBuffer::allocate(static_cast<size_t>(k) * static_cast<size_t>(k) * sizeof(float));
+  Result<AlignedBuffer> matrix =
+      AlignedBuffer::allocate(static_cast<size_t>(k) * static_cast<size_t>(k) * sizeof(float));
   if (!matrix.ok()) return matrix.status();
   auto made = std::make_unique<Hessian>();
   made->k_ = k;
@@ -60,7 +61,8 @@ Status Hessian::accumulate(const float* x, int64_t ld, int64_t rows) {
   if (rows == 0) return {};
   const int64_t panels = rounding::roundUpToPanel(k_) / kPanel;
   if (panels_.size() == 0) {
-    Result<AlignedBuffer> buffer = AlignedBuffer::allocate(static_cast<size_t>(panels * kPanel * kChunkRows) * sizeof(float));
+    Result<AlignedBuffer> buffer =
+        AlignedBuffer::allocate(static_cast<size_t>(panels * kPanel * kChunkRows) * sizeof(float));
     if (!buffer.ok()) return buffer.status();
     panels_ = std::move(buffer.value());
   }
@@ -71,7 +73,8 @@ Status Hessian::accumulate(const float* x, int64_t ld, int64_t rows) {
   for (int64_t first = 0; first < rows; first += kChunkRows) {
     const int64_t count = std::min(kChunkRows, rows - first);
     ThreadPool::instance().run(panels, [&](int64_t p, int) {
-      packPanel(x + first * ld + p * kPanel, ld, count, std::min(kPanel, k_ - p * kPanel), packed + p * kPanel * kChunkRows);
+      packPanel(x + first * ld + p * kPanel, ld, count, std::min(kPanel, k_ - p * kPanel),
+                packed + p * kPanel * kChunkRows);
     });
     ThreadPool::instance().run(grid.tasks(), [&](int64_t task, int) {
       int64_t superI, superJ;
@@ -91,7 +94,8 @@ Status Hessian::accumulate(const float* x, int64_t ld, int64_t rows) {
           tile(a, b, count, edge, kPanel);
           const int64_t tileRows = std::min(kPanel, k_ - i * kPanel), tileColumns = k_ - j * kPanel;
           for (int64_t row = 0; row < tileRows; ++row) {
-            for (int64_t column = 0; column < tileColumns; ++column) c[row * k_ + column] += edge[row * kPanel + column];
+            for (int64_t column = 0; column < tileColumns; ++column)
+              c[row * k_ + column] += edge[row * kPanel + column];
           }
         }
       }

@@ -19,10 +19,11 @@ std::string percent(double share) {
   return text;
 }
 
-// The damped Hessian in reversed visit order (see invertReversed), in units of its mean diagonal, averaged with its transpose.
+// The damped Hessian in reversed visit order (see invertReversed), in units of its mean diagonal, averaged with its
+// transpose.
 template <typename T>
-void build(const Hessian& hessian, const std::vector<double>& diagonal, double mean, const std::vector<int32_t>& columns, double damp,
-           PackedUpper<T>* out) {
+void build(const Hessian& hessian, const std::vector<double>& diagonal, double mean,
+           const std::vector<int32_t>& columns, double damp, PackedUpper<T>* out) {
   const int64_t k = hessian.k();
   const float* h = hessian.data();
   const double unit = 1 / mean;
@@ -44,7 +45,8 @@ void build(const Hessian& hessian, const std::vector<double>& diagonal, double m
         if (c == r) {
           value = (deadRow ? 1 : diagonal[static_cast<size_t>(row)] * unit) + damp;
         } else if (!deadRow && !dead[i]) {
-          value = 0.5 * (static_cast<double>(h[row * k + column[i]]) + static_cast<double>(h[column[i] * k + row])) * unit;
+          value =
+              0.5 * (static_cast<double>(h[row * k + column[i]]) + static_cast<double>(h[column[i] * k + row])) * unit;
         }
         panel[r * kPanel + i] = static_cast<T>(value);
       }
@@ -65,8 +67,9 @@ std::vector<double> ladder(double damp, double step) {
 }
 
 template <typename T>
-Status factor(const Hessian& hessian, const std::vector<double>& diagonal, double mean, const std::vector<int32_t>& columns,
-              double damp, double dampStep, AbortFlag abort, InverseFactor* result) {
+Status factor(const Hessian& hessian, const std::vector<double>& diagonal, double mean,
+              const std::vector<int32_t>& columns, double damp, double dampStep, AbortFlag abort,
+              InverseFactor* result) {
   Result<PackedUpper<T>> matrix = PackedUpper<T>::create(hessian.k());
   if (!matrix.ok()) return matrix.status();
   for (double share : ladder(damp, dampStep)) {
@@ -78,7 +81,9 @@ Status factor(const Hessian& hessian, const std::vector<double>& diagonal, doubl
     if (!u.ok()) return u.status();
     bool outOfMemory = false;
     if (!invertReversed(matrix.value(), &u.value(), abort, &outOfMemory)) {
-      if (outOfMemory) return {Code::kMemory, "gptq: could not allocate scratch for the inverse factor; use fewer threads or free memory"};
+      if (outOfMemory)
+        return {Code::kMemory,
+                "gptq: could not allocate scratch for the inverse factor; use fewer threads or free memory"};
       return {Code::kAborted, "gptq: aborted"};
     }
     bool finite = true;
@@ -91,10 +96,11 @@ Status factor(const Hessian& hessian, const std::vector<double>& diagonal, doubl
     result->damp = share;
     result->degraded = share > 1 && share > damp;
     if (result->degraded) {
-      result->note = "the Hessian is not positive definite with damp up to 1; its diagonal was raised by " + percent(share) +
-                     " times the mean (more calibration rows help)";
+      result->note = "the Hessian is not positive definite with damp up to 1; its diagonal was raised by " +
+                     percent(share) + " times the mean (more calibration rows help)";
     } else if (share > damp) {
-      result->note = "damp raised from " + percent(damp) + " to " + percent(share) + " to make the Hessian positive definite";
+      result->note =
+          "damp raised from " + percent(damp) + " to " + percent(share) + " to make the Hessian positive definite";
     }
     result->u = std::move(u.value());
     return {};
@@ -106,8 +112,9 @@ Status factor(const Hessian& hessian, const std::vector<double>& diagonal, doubl
 
 }  // namespace
 
-Result<InverseFactor> factorInverse(const Hessian& hessian, const std::vector<double>& diagonal, const std::vector<int32_t>& columns,
-                                    double damp, double dampStep, AbortFlag abort) {
+Result<InverseFactor> factorInverse(const Hessian& hessian, const std::vector<double>& diagonal,
+                                    const std::vector<int32_t>& columns, double damp, double dampStep,
+                                    AbortFlag abort) {
   InverseFactor result;
   double sum = 0;
   int64_t live = 0;
@@ -128,10 +135,6 @@ Result<InverseFactor> factorInverse(const Hessian& hessian, const std::vector<do
   }
   TSQ_RETURN_IF_ERROR(factor<float>(hessian, diagonal, mean, columns, damp, dampStep, abort, &result));
   return result;
-}
-
-uint64_t factorInverseBytes(int64_t k) {
-  return PackedUpper<float>::bytes(k) + (k <= kDoubleLimit ? PackedUpper<double>::bytes(k) : PackedUpper<float>::bytes(k));
 }
 
 }  // namespace tsq::rounding

@@ -10,19 +10,16 @@
 namespace tsq::rounding {
 
 struct InverseFactor {
-  bool usable = false;     // false: nothing factored, and note says why
-  bool degraded = false;   // the damping asked for did not suffice and the ladder ran past 1
-  double damp = 0;         // share of the mean diagonal that was added
+  bool usable = false;    // false: nothing factored, and note says why
+  bool degraded = false;  // the damping asked for did not suffice and the ladder ran past 1
+  double damp = 0;        // share of the mean diagonal that was added
   std::string note;
-  PackedUpper<float> u;    // (H + damp mean I)^-1 = U^T U in visit order, H in units of its mean live diagonal
+  PackedUpper<float> u;  // (H + damp mean I)^-1 = U^T U in visit order, H in units of its mean live diagonal
 };
 
-// diagonal: diag(H) [k]; columns: visit position -> column. A column whose diagonal is 0 (or negative) is dead: its row and
-// column count as those of the identity. f64 up to k = 4096, f32 above. Errors: kMemory, kAborted only.
-Result<InverseFactor> factorInverse(const Hessian& hessian, const std::vector<double>& diagonal, const std::vector<int32_t>& columns,
-                                    double damp, double dampStep, AbortFlag abort);
-
-// Bytes that factorInverse needs at its peak.
-uint64_t factorInverseBytes(int64_t k);
+// diagonal: diag(H) [k]; columns: visit position -> column. A column whose diagonal is 0 (or negative) is dead: its row
+// and column count as those of the identity. f64 up to k = 4096, f32 above. Errors: kMemory, kAborted only.
+Result<InverseFactor> factorInverse(const Hessian& hessian, const std::vector<double>& diagonal,
+                                    const std::vector<int32_t>& columns, double damp, double dampStep, AbortFlag abort);
 
 }  // namespace tsq::rounding

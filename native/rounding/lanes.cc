@@ -1,5 +1,5 @@
-// The loops of lanes.h, written once as always-inlined bodies that each instruction set compiles for itself. They use no
-// fused multiply-add and no reduction across lanes, so every instruction set computes the same bits.
+// The loops of lanes.h, written once as always-inlined bodies that each instruction set compiles for itself. They use
+// no fused multiply-add and no reduction across lanes, so every instruction set computes the same bits.
 #include "rounding/lanes.h"
 
 #include <cfloat>
@@ -15,9 +15,15 @@ namespace {
 constexpr float kRound = 12582912.f;  // 1.5 * 2^23
 constexpr int64_t kErrorChain = 256;  // columns summed in f32 before they are added to a double
 
-TSQ_INLINE float least(float a, float b) { return a < b ? a : b; }
-TSQ_INLINE float most(float a, float b) { return a > b ? a : b; }
-TSQ_INLINE float toInteger(float x) { return (x + kRound) - kRound; }
+TSQ_INLINE float least(float a, float b) {
+  return a < b ? a : b;
+}
+TSQ_INLINE float most(float a, float b) {
+  return a > b ? a : b;
+}
+TSQ_INLINE float toInteger(float x) {
+  return (x + kRound) - kRound;
+}
 
 // Rounds a positive, finite, normal f32 to one with dropBits fewer mantissa bits, ties to even.
 TSQ_INLINE float dropMantissa(float x, uint32_t dropBits) {
@@ -33,13 +39,15 @@ TSQ_INLINE float power(float x, float norm) {
   const int32_t exponent = (bits - 0x3f3504f3) >> 23;
   const float mantissa = bitsToFloat(static_cast<uint32_t>(bits - exponent * 8388608));
   const float s = (mantissa - 1.f) / (mantissa + 1.f), s2 = s * s;
-  const float log2 = static_cast<float>(exponent) +
-                     s * (2.88539008f + s2 * (0.961796694f + s2 * (0.577078016f + s2 * (0.412198583f + s2 * 0.320598898f))));
+  const float log2 =
+      static_cast<float>(exponent) +
+      s * (2.88539008f + s2 * (0.961796694f + s2 * (0.577078016f + s2 * (0.412198583f + s2 * 0.320598898f))));
   const float t = least(most(norm * log2, -126.f), 126.f);
   const float whole = toInteger(t), f = t - whole;
   const float fraction =
-      1.f + f * (0.693147181f +
-                 f * (0.240226507f + f * (0.0555041087f + f * (0.00961812911f + f * (0.00133335581f + f * 0.000154035304f)))));
+      1.f +
+      f * (0.693147181f + f * (0.240226507f + f * (0.0555041087f +
+                                                   f * (0.00961812911f + f * (0.00133335581f + f * 0.000154035304f)))));
   return fraction * bitsToFloat(static_cast<uint32_t>((static_cast<int32_t>(whole) + 127) * 8388608));
 }
 
@@ -76,8 +84,8 @@ TSQ_INLINE void fitBody(const LaneGrid& grid, const float* low, const float* hig
   }
 }
 
-TSQ_INLINE void errorBody(const float* w, const float* importance, int64_t columns, const LaneScales& scales, float maxCode,
-                          float norm, bool square, const float* reference, double* sums) {
+TSQ_INLINE void errorBody(const float* w, const float* importance, int64_t columns, const LaneScales& scales,
+                          float maxCode, float norm, bool square, const float* reference, double* sums) {
   alignas(64) float inverse[kLanes], low[kLanes], high[kLanes], unit[kLanes];
   for (int lane = 0; lane < kLanes; ++lane) {
     inverse[lane] = 1.f / scales.scale[lane];
@@ -97,7 +105,8 @@ TSQ_INLINE void errorBody(const float* w, const float* importance, int64_t colum
         const float steps = w[c * kLanes + lane] * inverse[lane];
         const float code = toInteger(least(most(steps, low[lane]), high[lane]));
         const float difference = steps - code;
-        chain[lane] += weight * (square ? difference * difference : power(difference < 0.f ? -difference : difference, norm));
+        chain[lane] +=
+            weight * (square ? difference * difference : power(difference < 0.f ? -difference : difference, norm));
       }
     }
     for (int lane = 0; lane < kLanes; ++lane) {
@@ -117,8 +126,8 @@ TSQ_INLINE void encodeBody(const float* w, int64_t columns, const LaneScales& sc
   }
 }
 
-TSQ_INLINE void encodeColumnBody(const float* w, const LaneScales& scales, float maxCode, float inversePivot, uint8_t* codes,
-                                 float* error, int64_t panelStride) {
+TSQ_INLINE void encodeColumnBody(const float* w, const LaneScales& scales, float maxCode, float inversePivot,
+                                 uint8_t* codes, float* error, int64_t panelStride) {
   for (int panel = 0; panel < kLanes / 16; ++panel) {
     for (int i = 0; i < 16; ++i) {
       const int lane = panel * 16 + i;
@@ -156,34 +165,38 @@ TSQ_INLINE void residualBody(const float* w, int64_t columns, const LaneScales& 
 }
 
 // One set of functions and their table for a target.
-#define TSQ_LANE_KERNELS(name, attribute)                                                                                       \
-  attribute void name##Range(const float* w, int64_t columns, float* low, float* high) { rangeBody(w, columns, low, high); }    \
-  attribute void name##Fit(const LaneGrid& grid, const float* low, const float* high, float shrink, LaneScales* out) {          \
-    fitBody(grid, low, high, shrink, out);                                                                                      \
-  }                                                                                                                             \
-  attribute void name##Error(const float* w, const float* importance, int64_t columns, const LaneScales& scales, float maxCode, \
-                             float norm, const float* reference, double* sums) {                                                \
-    if (norm == 2.f) {                                                                                                          \
-      errorBody(w, importance, columns, scales, maxCode, norm, true, reference, sums);                                          \
-    } else {                                                                                                                    \
-      errorBody(w, importance, columns, scales, maxCode, norm, false, reference, sums);                                         \
-    }                                                                                                                           \
-  }                                                                                                                             \
-  attribute void name##Encode(const float* w, int64_t columns, const LaneScales& scales, float maxCode, uint8_t* codes) {       \
-    encodeBody(w, columns, scales, maxCode, codes);                                                                             \
-  }                                                                                                                             \
-  attribute void name##EncodeColumn(const float* w, const LaneScales& scales, float maxCode, float inversePivot,                \
-                                    uint8_t* codes, float* error, int64_t panelStride) {                                        \
-    encodeColumnBody(w, scales, maxCode, inversePivot, codes, error, panelStride);                                              \
-  }                                                                                                                             \
-  attribute void name##AddOuter(float* w, const float* factors, int64_t columns, const float* error, int64_t panelStride) {     \
-    addOuterBody(w, factors, columns, error, panelStride);                                                                      \
-  }                                                                                                                             \
-  attribute void name##Residual(const float* w, int64_t columns, const LaneScales& scales, float maxCode, float* error,         \
-                                int64_t panelStride) {                                                                          \
-    residualBody(w, columns, scales, maxCode, error, panelStride);                                                              \
-  }                                                                                                                             \
-  const LaneKernels name##Kernels = {name##Range,        name##Fit,      name##Error,   name##Encode,                           \
+#define TSQ_LANE_KERNELS(name, attribute)                                                                              \
+  attribute void name##Range(const float* w, int64_t columns, float* low, float* high) {                               \
+    rangeBody(w, columns, low, high);                                                                                  \
+  }                                                                                                                    \
+  attribute void name##Fit(const LaneGrid& grid, const float* low, const float* high, float shrink, LaneScales* out) { \
+    fitBody(grid, low, high, shrink, out);                                                                             \
+  }                                                                                                                    \
+  attribute void name##Error(const float* w, const float* importance, int64_t columns, const LaneScales& scales,       \
+                             float maxCode, float norm, const float* reference, double* sums) {                        \
+    if (norm == 2.f) {                                                                                                 \
+      errorBody(w, importance, columns, scales, maxCode, norm, true, reference, sums);                                 \
+    } else {                                                                                                           \
+      errorBody(w, importance, columns, scales, maxCode, norm, false, reference, sums);                                \
+    }                                                                                                                  \
+  }                                                                                                                    \
+  attribute void name##Encode(const float* w, int64_t columns, const LaneScales& scales, float maxCode,                \
+                              uint8_t* codes) {                                                                        \
+    encodeBody(w, columns, scales, maxCode, codes);                                                                    \
+  }                                                                                                                    \
+  attribute void name##EncodeColumn(const float* w, const LaneScales& scales, float maxCode, float inversePivot,       \
+                                    uint8_t* codes, float* error, int64_t panelStride) {                               \
+    encodeColumnBody(w, scales, maxCode, inversePivot, codes, error, panelStride);                                     \
+  }                                                                                                                    \
+  attribute void name##AddOuter(float* w, const float* factors, int64_t columns, const float* error,                   \
+                                int64_t panelStride) {                                                                 \
+    addOuterBody(w, factors, columns, error, panelStride);                                                             \
+  }                                                                                                                    \
+  attribute void name##Residual(const float* w, int64_t columns, const LaneScales& scales, float maxCode,              \
+                                float* error, int64_t panelStride) {                                                   \
+    residualBody(w, columns, scales, maxCode, error, panelStride);                                                     \
+  }                                                                                                                    \
+  const LaneKernels name##Kernels = {name##Range,        name##Fit,      name##Error,   name##Encode,                  \
                                      name##EncodeColumn, name##AddOuter, name##Residual};
 
 TSQ_LANE_KERNELS(baseline, )
@@ -214,7 +227,9 @@ LaneGrid makeLaneGrid(const GridSpec& grid) {
   made.symmetricZero = static_cast<float>(1 << (grid.bits - 1));
   made.minZero = static_cast<float>(grid.minZero);
   made.minScale = grid.scaleType == Dtype::kF16 ? 6.103515625e-5f : FLT_MIN;
-  made.maxScale = grid.scaleType == Dtype::kF16 ? 65504.f : grid.scaleType == Dtype::kBF16 ? bf16ToFloat(0x7f7f) : FLT_MAX;
+  made.maxScale = grid.scaleType == Dtype::kF16    ? 65504.f
+                  : grid.scaleType == Dtype::kBF16 ? bf16ToFloat(0x7f7f)
+                                                   : FLT_MAX;
   made.dropBits = grid.scaleType == Dtype::kF16 ? 13 : grid.scaleType == Dtype::kBF16 ? 16 : 0;
   return made;
 }

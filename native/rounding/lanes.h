@@ -15,9 +15,9 @@ struct LaneGrid {
   float maxCode = 15;       // 2^bits - 1
   float symmetricZero = 8;  // 2^(bits-1)
   float minZero = 0;
-  float minScale = 0;       // smallest normal of the scale type
-  float maxScale = 0;       // largest finite of the scale type
-  uint32_t dropBits = 0;    // mantissa bits that the scale type lacks
+  float minScale = 0;     // smallest normal of the scale type
+  float maxScale = 0;     // largest finite of the scale type
+  uint32_t dropBits = 0;  // mantissa bits that the scale type lacks
 };
 LaneGrid makeLaneGrid(const GridSpec& grid);
 
@@ -33,18 +33,22 @@ struct LaneKernels {
   void (*range)(const float* w, int64_t columns, float* low, float* high);
   // Scale and zero of the range [low, high] times shrink; low <= 0 <= high. See docs/rounding.md for the formulas.
   void (*fit)(const LaneGrid& grid, const float* low, const float* high, float shrink, LaneScales* out);
-  // sums[lane] += sum over columns of importance * |error|^norm in units of reference[lane]^norm (null: of 1), importance null: 1.
-  void (*error)(const float* w, const float* importance, int64_t columns, const LaneScales& scales, float maxCode, float norm,
-                const float* reference, double* sums);
+  // sums[lane] += sum over columns of importance * |error|^norm in units of reference[lane]^norm (null: of 1),
+  // importance null: 1.
+  void (*error)(const float* w, const float* importance, int64_t columns, const LaneScales& scales, float maxCode,
+                float norm, const float* reference, double* sums);
   // codes[columns][32] = nearest code.
   void (*encode)(const float* w, int64_t columns, const LaneScales& scales, float maxCode, uint8_t* codes);
-  // One column of GPTQ: codes, and error = (dequantized - w) * inversePivot into two panels of 16 lanes, `panelStride` floats apart.
-  void (*encodeColumn)(const float* w, const LaneScales& scales, float maxCode, float inversePivot, uint8_t* codes, float* error,
-                       int64_t panelStride);
+  // One column of GPTQ: codes, and error = (dequantized - w) * inversePivot into two panels of 16 lanes, `panelStride`
+  // floats apart.
+  void (*encodeColumn)(const float* w, const LaneScales& scales, float maxCode, float inversePivot, uint8_t* codes,
+                       float* error, int64_t panelStride);
   // w[c][lane] += factors[c] * error[lane] for c < columns.
   void (*addOuter)(float* w, const float* factors, int64_t columns, const float* error, int64_t panelStride);
-  // error[lane] = w - dequantized nearest code, over columns, into two panels [columns][16], `panelStride` floats apart.
-  void (*residual)(const float* w, int64_t columns, const LaneScales& scales, float maxCode, float* error, int64_t panelStride);
+  // error[lane] = w - dequantized nearest code, over columns, into two panels [columns][16], `panelStride` floats
+  // apart.
+  void (*residual)(const float* w, int64_t columns, const LaneScales& scales, float maxCode, float* error,
+                   int64_t panelStride);
 };
 
 // The loops for the instruction set that kernels() chose.
@@ -65,8 +69,8 @@ void storeCodes(const uint8_t* lanes, int64_t ld, int64_t rows, int64_t columns,
 
 // Scales of the group w [columns][32]: of its range, or of least error (search.enabled). importance [columns] or null
 // stands in place of search.importance. clip: [32] largest |w| kept, or null.
-void chooseScales(const LaneGrid& grid, const SearchSpec& search, const float* w, const float* importance, int64_t columns,
-                  const float* clip, LaneScales* out);
+void chooseScales(const LaneGrid& grid, const SearchSpec& search, const float* w, const float* importance,
+                  int64_t columns, const float* clip, LaneScales* out);
 // Range of the group with 0 inside, limited by clip.
 void clippedRange(const float* w, int64_t columns, const float* clip, float* low, float* high);
 // The shrink of candidate i.

@@ -8,10 +8,11 @@ namespace tsq {
 
 using namespace rounding;  // NOLINT: the pieces that this file puts together
 
-Status roundNearest(const float* w, int64_t n, int64_t k, const GridSpec& grid, const SearchSpec& search, const float* clip,
-                    RoundedWeight out, AbortFlag abort) {
+Status roundNearest(const float* w, int64_t n, int64_t k, const GridSpec& grid, const SearchSpec& search,
+                    const float* clip, RoundedWeight out, AbortFlag abort) {
   TSQ_RETURN_IF_ERROR(checkGrid("nearest rounding", n, k, grid, &search));
-  if (!grid.symmetric && out.zeros == nullptr) return {Code::kOption, "nearest rounding: asymmetric codes need an array of zeros"};
+  if (!grid.symmetric && out.zeros == nullptr)
+    return {Code::kOption, "nearest rounding: asymmetric codes need an array of zeros"};
   TSQ_RETURN_IF_ERROR(checkFinite("nearest rounding", w, n, k));
   const LaneGrid lanes = makeLaneGrid(grid);
   const int64_t groups = groupsOf(k, grid);

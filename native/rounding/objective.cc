@@ -48,7 +48,8 @@ void quadraticForms(const PackedUpper<float>& h, int sets, const float* const* d
           const float* factors = d[s] + p * kPanel * kPanel;
           float lanes[kPanel] = {};
           for (int64_t i = 0; i < kPanel; ++i) {
-            for (int64_t lane = 0; lane < kPanel; ++lane) lanes[lane] += product[i * kPanel + lane] * factors[i * kPanel + lane];
+            for (int64_t lane = 0; lane < kPanel; ++lane)
+              lanes[lane] += product[i * kPanel + lane] * factors[i * kPanel + lane];
           }
           for (int64_t lane = 0; lane < kPanel; ++lane) sums[s * kPanel + lane] += static_cast<double>(lanes[lane]);
         }
@@ -57,7 +58,8 @@ void quadraticForms(const PackedUpper<float>& h, int sets, const float* const* d
   }
 }
 
-Status sumQuadraticForms(const PackedUpper<float>& h, int64_t n, int variants, FillRef fill, double* totals, AbortFlag abort) {
+Status sumQuadraticForms(const PackedUpper<float>& h, int64_t n, int variants, FillRef fill, double* totals,
+                         AbortFlag abort) {
   const int64_t stride = h.padded() * kPanel;
   constexpr int kPerVariant = kLanes / kPanel;
   WorkerScratch scratch(static_cast<uint64_t>(stride) * kPerVariant * static_cast<uint64_t>(variants) * sizeof(float));
@@ -94,9 +96,11 @@ namespace tsq {
 Result<double> layerError(const float* w, const float* approx, int64_t n, int64_t k, const Hessian& hessian) {
   if (n < 1 || k != hessian.k()) {
     return Status(Code::kShape, "layer error: weight is [" + std::to_string(n) + ", " + std::to_string(k) +
-                                    "], expected at least one row and k = " + std::to_string(hessian.k()) + " as in the Hessian");
+                                    "], expected at least one row and k = " + std::to_string(hessian.k()) +
+                                    " as in the Hessian");
   }
-  if (!(hessian.rows() > 0)) return Status(Code::kOption, "layer error: the Hessian has seen no rows; run calibration first");
+  if (!(hessian.rows() > 0))
+    return Status(Code::kOption, "layer error: the Hessian has seen no rows; run calibration first");
   Result<rounding::PackedUpper<float>> packed = rounding::packQuadratic(hessian.data(), k, 0, k, true);
   if (!packed.ok()) return packed.status();
   double total = 0;

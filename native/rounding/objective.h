@@ -8,14 +8,17 @@
 
 namespace tsq::rounding {
 
-// Packs the diagonal block H[first … first + size) for quadraticForms: half the products, because H is symmetric. The triangle
-// above the diagonal is read. The result has k() = size. Runs in the calling thread; threaded over panels when `threaded`.
+// Packs the diagonal block H[first … first + size) for quadraticForms: half the products, because H is symmetric. The
+// triangle above the diagonal is read. The result has k() = size. Runs in the calling thread; threaded over panels when
+// `threaded`.
 Result<PackedUpper<float>> packQuadratic(const float* h, int64_t k, int64_t first, int64_t size, bool threaded);
 
-// sums[s * 16 + lane] += d^T H d for the 16 lanes of each of `sets` vectors d[s], each [padded][16], 64-byte aligned, zero beyond k.
+// sums[s * 16 + lane] += d^T H d for the 16 lanes of each of `sets` vectors d[s], each [padded][16], 64-byte aligned,
+// zero beyond k.
 void quadraticForms(const PackedUpper<float>& h, int sets, const float* const* d, double* sums);
 
-// Fills d of one chunk of 32 rows for one variant: two panels [padded][16], `panelStride` floats apart, zero-filled beforehand.
+// Fills d of one chunk of 32 rows for one variant: two panels [padded][16], `panelStride` floats apart, zero-filled
+// beforehand.
 class FillRef {
  public:
   template <typename F, typename = std::enable_if_t<!std::is_same_v<std::decay_t<F>, FillRef>>>
@@ -24,7 +27,9 @@ class FillRef {
         call_([](void* object, int64_t chunk, int variant, float* d, int64_t panelStride) {
           (*static_cast<std::remove_reference_t<F>*>(object))(chunk, variant, d, panelStride);
         }) {}
-  void operator()(int64_t chunk, int variant, float* d, int64_t panelStride) const { call_(object_, chunk, variant, d, panelStride); }
+  void operator()(int64_t chunk, int variant, float* d, int64_t panelStride) const {
+    call_(object_, chunk, variant, d, panelStride);
+  }
 
  private:
   void* object_;
@@ -32,6 +37,7 @@ class FillRef {
 };
 
 // totals[variant] = sum over the n rows of d^T H d, for one or two variants of d. Threaded, rows added in order.
-Status sumQuadraticForms(const PackedUpper<float>& h, int64_t n, int variants, FillRef fill, double* totals, AbortFlag abort);
+Status sumQuadraticForms(const PackedUpper<float>& h, int64_t n, int variants, FillRef fill, double* totals,
+                         AbortFlag abort);
 
 }  // namespace tsq::rounding

@@ -12,7 +12,9 @@ constexpr int64_t kPanel = 16;
 // Products are summed over at most this many terms before they are added to a running sum.
 constexpr int64_t kChain = 256;
 
-inline int64_t roundUpToPanel(int64_t k) { return (k + kPanel - 1) / kPanel * kPanel; }
+inline int64_t roundUpToPanel(int64_t k) {
+  return (k + kPanel - 1) / kPanel * kPanel;
+}
 
 // Panel p holds columns [16 p, 16 p + 16) and their rows [0, 16 p + 16): element (row, column) lies at
 // panel(column / 16)[row * 16 + column % 16]. Below the diagonal and beyond k the content is the user's to define;

@@ -17,8 +17,8 @@ void clippedRange(const float* w, int64_t columns, const float* clip, float* low
   }
 }
 
-void chooseScales(const LaneGrid& grid, const SearchSpec& search, const float* w, const float* importance, int64_t columns,
-                  const float* clip, LaneScales* out) {
+void chooseScales(const LaneGrid& grid, const SearchSpec& search, const float* w, const float* importance,
+                  int64_t columns, const float* clip, LaneScales* out) {
   const LaneKernels& loops = laneKernels();
   alignas(64) float low[kLanes], high[kLanes];
   clippedRange(w, columns, clip, low, high);

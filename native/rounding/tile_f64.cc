@@ -1,4 +1,5 @@
-// 16 x 16 tiles of A^T B in double precision. Selected by the name of the table that kernels() chose, so that TSQ_CPU holds here too.
+// 16 x 16 tiles of A^T B in double precision. Selected by the name of the table that kernels() chose, so that TSQ_CPU
+// holds here too.
 #include <cstring>
 
 #include "rounding/tile.h"

@@ -10,7 +10,9 @@ VisitOrder makeVisitOrder(ActOrder order, const std::vector<double>& diagonal, c
   VisitOrder made;
   made.columns.resize(static_cast<size_t>(k));
   std::iota(made.columns.begin(), made.columns.end(), 0);
-  const auto larger = [&](int32_t a, int32_t b) { return diagonal[static_cast<size_t>(a)] > diagonal[static_cast<size_t>(b)]; };
+  const auto larger = [&](int32_t a, int32_t b) {
+    return diagonal[static_cast<size_t>(a)] > diagonal[static_cast<size_t>(b)];
+  };
   // Scales of the whole tensor, or of groups in the order of columns, are known before the first column is visited.
   const bool fixed = order == ActOrder::kStatic || grid.perTensor;
   if (order == ActOrder::kStatic || order == ActOrder::kDynamic) {

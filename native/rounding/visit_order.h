@@ -15,14 +15,14 @@ struct VisitOrder {
   struct Block {
     int64_t begin, end;  // visit positions of one lazy update
   };
-  std::vector<int32_t> columns;      // visit position -> column
-  std::vector<int32_t> groupOf;      // visit position -> group
-  std::vector<Group> groups;         // in visit order; empty where the scales of all groups are fixed beforehand
+  std::vector<int32_t> columns;  // visit position -> column
+  std::vector<int32_t> groupOf;  // visit position -> group
+  std::vector<Group> groups;     // in visit order; empty where the scales of all groups are fixed beforehand
   std::vector<Block> blocks;
 };
 
-// diagonal: diag(H) [k]. Ties keep the order of columns. Blocks hold whole groups or lie inside one, so that the weights of
-// a group are up to date when its scales are computed.
+// diagonal: diag(H) [k]. Ties keep the order of columns. Blocks hold whole groups or lie inside one, so that the
+// weights of a group are up to date when its scales are computed.
 VisitOrder makeVisitOrder(ActOrder order, const std::vector<double>& diagonal, const GridSpec& grid, int64_t block);
 
 }  // namespace tsq::rounding

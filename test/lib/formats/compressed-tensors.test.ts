@@ -218,13 +218,9 @@ t.test("what the format cannot hold", async t => {
     compressedTensors.refuses("m", shape, { ...scheme, ...change }, extra)
   t.equal(refuses([172, 64]), null)
   t.equal(refuses([64, 172], { granularity: "channel", groupSize: 172 }), null)
-  t.match(refuses([64, 172]), /k = 172 is not a multiple of the group size 16/)
+  t.equal(refuses([64, 172]), null, "a shorter last group is held")
   t.match(refuses([64, 172], { granularity: "channel", groupSize: 172 }, { groupIndex: true }), /only with groups/)
   t.match(refuses([64, 64], {}, { inputScale: true }), /scale per input/)
-  await t.rejects(
-    compressedTensors.write("m", randomTensor(random(1), [4, 20], scheme), { scaleType: "f16" }),
-    tsqError("ERR_UNSUPPORTED", /^m: k = 20/),
-  )
 })
 
 // -------------------------------------------------------------------------------------------------------- configuration

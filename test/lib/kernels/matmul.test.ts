@@ -93,6 +93,7 @@ t.test("the promise form works on what the arrays held when it was called", asyn
   const bias = Tensor.from(new Float32Array(n).fill(1), [n])
   const pending = matmulW4A16.async(own, q, { bias })
   bias.data.fill(100)
+  own.data.fill(100)
   close(t, await pending, expected.map(value => value + 1))
 })
 

@@ -15,8 +15,10 @@ double errorOf(const std::vector<float>& group, int64_t begin, const Hessian& h,
   double total = 0;
   for (int64_t i = 0; i < size; ++i) {
     for (int64_t j = 0; j < size; ++j) {
-      const double a = static_cast<double>(group[static_cast<size_t>(i)]) - static_cast<double>(back[static_cast<size_t>(i)]);
-      const double b = static_cast<double>(group[static_cast<size_t>(j)]) - static_cast<double>(back[static_cast<size_t>(j)]);
+      const double a =
+          static_cast<double>(group[static_cast<size_t>(i)]) - static_cast<double>(back[static_cast<size_t>(i)]);
+      const double b =
+          static_cast<double>(group[static_cast<size_t>(j)]) - static_cast<double>(back[static_cast<size_t>(j)]);
       total += a * b * static_cast<double>(h.data()[(begin + i) * k + begin + j]);
     }
   }
@@ -47,7 +49,8 @@ TEST(clip_search_finds_the_best_limit) {
           for (float value : group) peak = std::max(peak, std::abs(value));
           double best = std::numeric_limits<double>::infinity();
           for (int i = 0; i < steps; ++i) {
-            best = std::min(best, errorOf(group, g * size, *h, grid, static_cast<float>(peak * (1.0 - maxShrink * i / steps))));
+            best = std::min(
+                best, errorOf(group, g * size, *h, grid, static_cast<float>(peak * (1.0 - maxShrink * i / steps))));
           }
           const float limit = clip[static_cast<size_t>(r * groups + g)];
           CHECK(limit > 0 && limit <= peak && limit > peak * 0.49f);

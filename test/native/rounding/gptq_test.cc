@@ -1,205 +1,11 @@
-// GPTQ against algorithm 1 of arXiv 2210.17323 written plainly in float64, and its promises: never worse than nearest, never
-// stopped by a bad Hessian, the same bytes for any number of threads.
+// What GPTQ promises: never worse than nearest, never stopped by a bad Hessian, the same bytes for any number of
+// threads.
 #include <algorithm>
-#include <numeric>
 
-#include "kernels/kernels.h"
-#include "rounding_test.h"
+#include "gptq_run.h"
 #include "runtime/thread_pool.h"
 
 using namespace rounding_test;
-using tsq::ActOrder;
-using tsq::GptqReport;
-using tsq::GptqSpec;
-
-namespace {
-
-using Matrix = std::vector<std::vector<double>>;
-
-// Inverse by Gauss-Jordan with pivoting, then its upper Cholesky factor: the route of the paper's code.
-Matrix inverseFactor(Matrix a) {
-  const size_t k = a.size();
-  Matrix inverse(k, std::vector<double>(k, 0));
-  for (size_t i = 0; i < k; ++i) inverse[i][i] = 1;
-  for (size_t c = 0; c < k; ++c) {
-    size_t pivot = c;
-    for (size_t r = c; r < k; ++r) {
-      if (std::abs(a[r][c]) > std::abs(a[pivot][c])) pivot = r;
-    }
-    std::swap(a[c], a[pivot]);
-    std::swap(inverse[c], inverse[pivot]);
-    const double scale = 1 / a[c][c];
-    for (size_t j = 0; j < k; ++j) {
-      a[c][j] *= scale;
-      inverse[c][j] *= scale;
-    }
-    for (size_t r = 0; r < k; ++r) {
-      if (r == c) continue;
-      const double factor = a[r][c];
-      for (size_t j = 0; j < k; ++j) {
-        a[r][j] -= factor * a[c][j];
-        inverse[r][j] -= factor * inverse[c][j];
-      }
-    }
-  }
-  Matrix u(k, std::vector<double>(k, 0));
-  for (size_t i = 0; i < k; ++i) {
-    for (size_t j = i; j < k; ++j) {
-      double sum = inverse[i][j];
-      for (size_t r = 0; r < i; ++r) sum -= u[r][i] * u[r][j];
-      u[i][j] = i == j ? std::sqrt(sum) : sum / u[i][i];
-    }
-  }
-  return u;
-}
-
-std::vector<int64_t> order(ActOrder kind, const Hessian& h, int64_t groupSize) {
-  const int64_t k = h.k();
-  std::vector<int64_t> columns(static_cast<size_t>(k));
-  std::iota(columns.begin(), columns.end(), 0);
-  const auto diagonal = [&](int64_t c) { return static_cast<double>(h.data()[c * k + c]); };
-  if (kind == ActOrder::kStatic || kind == ActOrder::kDynamic) {
-    std::stable_sort(columns.begin(), columns.end(), [&](int64_t a, int64_t b) { return diagonal(a) > diagonal(b); });
-  }
-  if (kind == ActOrder::kGroupAware) {
-    const auto sum = [&](int64_t g) {
-      double total = 0;
-      for (int64_t c = g * groupSize; c < std::min(k, (g + 1) * groupSize); ++c) total += diagonal(c);
-      return total;
-    };
-    std::stable_sort(columns.begin(), columns.end(), [&](int64_t a, int64_t b) {
-      if (a / groupSize != b / groupSize) return sum(a / groupSize) > sum(b / groupSize);
-      return diagonal(a) > diagonal(b);
-    });
-  }
-  return columns;
-}
-
-// One row after the other, one column after the other, no blocks, everything in float64. Scales from the range, f32.
-std::vector<float> textbook(const std::vector<float>& w, int64_t n, int64_t k, const Hessian& h, const GptqSpec& spec,
-                            std::vector<int64_t>* groupOfColumn) {
-  const GridSpec& grid = spec.grid;
-  const std::vector<int64_t> visit = order(spec.order, h, grid.groupSize);
-  double mean = 0;
-  for (int64_t c = 0; c < k; ++c) mean += static_cast<double>(h.data()[c * k + c]) / static_cast<double>(k);
-  Matrix a(static_cast<size_t>(k), std::vector<double>(static_cast<size_t>(k)));
-  for (int64_t i = 0; i < k; ++i) {
-    for (int64_t j = 0; j < k; ++j) {
-      a[static_cast<size_t>(i)][static_cast<size_t>(j)] =
-          static_cast<double>(h.data()[visit[static_cast<size_t>(i)] * k + visit[static_cast<size_t>(j)]]) + (i == j ? spec.damp * mean : 0);
-    }
-  }
-  const Matrix u = inverseFactor(a);
-  const bool fixed = spec.order == ActOrder::kStatic;
-  const auto group = [&](int64_t j) { return spec.order == ActOrder::kDynamic ? j / grid.groupSize : visit[static_cast<size_t>(j)] / grid.groupSize; };
-  groupOfColumn->resize(static_cast<size_t>(k));
-  for (int64_t j = 0; j < k; ++j) (*groupOfColumn)[static_cast<size_t>(visit[static_cast<size_t>(j)])] = group(j);
-  const double maxCode = (1 << grid.bits) - 1;
-  std::vector<float> result(w.size());
-  for (int64_t r = 0; r < n; ++r) {
-    std::vector<double> row(static_cast<size_t>(k));
-    for (int64_t j = 0; j < k; ++j) row[static_cast<size_t>(j)] = static_cast<double>(w[static_cast<size_t>(r * k + visit[static_cast<size_t>(j)])]);
-    const std::vector<double> original = row;
-    std::vector<float> scales(static_cast<size_t>((k + grid.groupSize - 1) / grid.groupSize), 0.f), zeros = scales;
-    for (int64_t j = 0; j < k; ++j) {
-      const size_t g = static_cast<size_t>(group(j));
-      if (scales[g] == 0) {
-        float lo = 0, hi = 0;
-        for (int64_t i = 0; i < k; ++i) {
-          if (group(i) != group(j)) continue;
-          const float value = static_cast<float>(fixed ? original[static_cast<size_t>(i)] : row[static_cast<size_t>(i)]);
-          lo = std::min(lo, value);
-          hi = std::max(hi, value);
-        }
-        scales[g] = grid.symmetric ? std::max(-lo, hi) / static_cast<float>(maxCode / 2) : (hi - lo) / static_cast<float>(maxCode);
-        zeros[g] = grid.symmetric ? static_cast<float>(1 << (grid.bits - 1)) : std::nearbyint(-lo / scales[g]);
-      }
-      const double scale = static_cast<double>(scales[g]), zero = static_cast<double>(zeros[g]);
-      // In f32: on a symmetric grid the least weight of a group is a tie, -(2^bits - 1) / 2 steps, which must fall the same way.
-      const double steps = static_cast<double>(static_cast<float>(row[static_cast<size_t>(j)]) / scales[g]);
-      const double code = std::min(std::max(std::nearbyint(steps) + zero, 0.0), maxCode);
-      const double value = scale * (code - zero);
-      result[static_cast<size_t>(r * k + visit[static_cast<size_t>(j)])] = static_cast<float>(value);
-      const double error = (row[static_cast<size_t>(j)] - value) / u[static_cast<size_t>(j)][static_cast<size_t>(j)];
-      for (int64_t i = j; i < k; ++i) row[static_cast<size_t>(i)] -= error * u[static_cast<size_t>(j)][static_cast<size_t>(i)];
-    }
-  }
-  return result;
-}
-
-struct Run {
-  tsq::Status status;
-  GptqReport report;
-  Rounded rounded;
-  std::vector<int32_t> index;
-};
-
-Run run(const std::vector<float>& w, int64_t n, int64_t k, const Hessian& h, const GptqSpec& spec, AbortFlag abort = AbortFlag()) {
-  Run done{{}, {}, Rounded(n, k, spec.grid), std::vector<int32_t>(static_cast<size_t>(k), -1)};
-  tsq::Result<GptqReport> result = tsq::gptq(w.data(), n, k, h, spec, done.rounded.out(), done.index.data(), abort);
-  done.status = result.status();
-  done.report = result.value();
-  return done;
-}
-
-std::vector<float> dequantized(const Run& done, int64_t n, int64_t k, const GptqSpec& spec) {
-  return done.rounded.dequantize(n, k, spec.grid, spec.order == ActOrder::kDynamic ? done.index.data() : nullptr);
-}
-
-const ActOrder kOrders[] = {ActOrder::kNone, ActOrder::kStatic, ActOrder::kGroupAware, ActOrder::kDynamic};
-const char* const kOrderNames[] = {"none", "static", "group-aware", "dynamic"};
-
-GptqSpec specOf(int bits, bool symmetric, int64_t groupSize, ActOrder kind, int block) {
-  GptqSpec spec;
-  spec.grid = {bits, symmetric, groupSize, false, tsq::Dtype::kF32, 0};
-  spec.order = kind;
-  spec.block = block;
-  return spec;
-}
-
-}  // namespace
-
-TEST(gptq_agrees_with_the_textbook) {
-  const int64_t shapes[][4] = {{5, 24, 8, 128}, {40, 60, 16, 32}, {33, 96, 96, 32}, {3, 50, 20, 16}, {8, 130, 128, 128}, {7, 100, 32, 1}};
-  for (const auto& shape : shapes) {
-    const int64_t n = shape[0], k = shape[1], rows = 3 * k;
-    const std::unique_ptr<Hessian> h = hessianOf(activations(rows, k, 31), rows, k);
-    const std::vector<float> w = gaussian(n * k, 32, 0.1f);
-    for (int bits : {2, 4}) {
-      for (bool symmetric : {true, false}) {
-        for (ActOrder kind : kOrders) {
-          const GptqSpec spec = specOf(bits, symmetric, shape[2], kind, static_cast<int>(shape[3]));
-          const std::string what = describe(n, k, spec.grid) + " order " + kOrderNames[static_cast<int>(kind)];
-          const Run done = run(w, n, k, *h, spec);
-          CHECK_MSG(done.status.ok(), done.status.message());
-          std::vector<int64_t> groups;
-          const std::vector<float> expected = textbook(w, n, k, *h, spec, &groups);
-          const std::vector<float> got = dequantized(done, n, k, spec);
-          if (kind == ActOrder::kDynamic) {
-            bool same = true;
-            for (int64_t c = 0; c < k; ++c) same = same && groups[static_cast<size_t>(c)] == done.index[static_cast<size_t>(c)];
-            CHECK_MSG(same, what + ": group index");
-          }
-          // A row goes its own way once a rounding tie falls the other way; most rows must agree, and the objective must.
-          int64_t equalRows = 0;
-          for (int64_t r = 0; r < n; ++r) {
-            bool equal = true;
-            for (int64_t c = 0; c < k; ++c) {
-              const size_t at = static_cast<size_t>(r * k + c);
-              equal = equal && std::abs(got[at] - expected[at]) <= 1e-4f * std::abs(expected[at]) + 1e-6f;
-            }
-            equalRows += equal ? 1 : 0;
-          }
-          const double own = referenceError(w, got, n, k, *h), reference = referenceError(w, expected, n, k, *h);
-          CHECK_MSG(equalRows == n || std::abs(own / reference - 1) < 0.01, what + " error " + std::to_string(own / reference));
-          CHECK_MSG(equalRows * 10 >= n * 9 || n < 10, what + ": " + std::to_string(equalRows) + " rows agree");
-          CHECK_MSG(!done.report.degraded && done.report.damp == 0.01 && done.report.deadColumns == 0, what);
-          CHECK_MSG(std::abs(done.report.error / own - 1) < 1e-4, what + ": reported " + std::to_string(done.report.error) + " is " + std::to_string(own));
-        }
-      }
-    }
-  }
-}
 
 TEST(gptq_is_below_nearest_in_every_order) {
   const int64_t n = 100, k = 260, rows = 800;
@@ -222,7 +28,8 @@ TEST(gptq_is_below_nearest_in_every_order) {
             CHECK_MSG(done.status.ok(), done.status.message());
             CHECK_MSG(done.rounded.sane(spec.grid), what);
             CHECK_MSG(!done.report.keptNearest && done.report.error < 0.95 * done.report.nearestError,
-                      what + ": " + std::to_string(done.report.error) + " nearest " + std::to_string(done.report.nearestError));
+                      what + ": " + std::to_string(done.report.error) + " nearest " +
+                          std::to_string(done.report.nearestError));
             // The figure of the report is the objective of what was returned.
             const std::vector<float> back = dequantized(done, n, k, spec);
             const double own = tsq::layerError(w.data(), back.data(), n, k, *h).value();
@@ -233,7 +40,10 @@ TEST(gptq_is_below_nearest_in_every_order) {
               for (size_t g = 0; g + 1 < members.size(); ++g) CHECK(members[g] == size);
               CHECK(members.back() == k - size * (done.rounded.groups - 1));
             }
-            if (tensor) CHECK_MSG(std::all_of(done.rounded.scales.begin(), done.rounded.scales.end(), [&](float s) { return s == done.rounded.scales[0]; }), what);
+            if (tensor)
+              CHECK_MSG(std::all_of(done.rounded.scales.begin(), done.rounded.scales.end(),
+                                    [&](float s) { return s == done.rounded.scales[0]; }),
+                        what);
           }
         }
       }
@@ -271,37 +81,50 @@ TEST(gptq_never_aborts_on_a_bad_hessian) {
   };
   const Case cases[] = {
       {"zero", true, [](float*, int64_t) {}},
-      {"rank 1", false, [](float* h, int64_t size) {
+      {"rank 1", false,
+       [](float* h, int64_t size) {
          for (int64_t i = 0; i < size * size; ++i) h[i] = static_cast<float>((i / size % 5 + 1) * (i % size % 5 + 1));
        }},
-      {"duplicate columns", false, [](float* h, int64_t size) {
+      {"duplicate columns", false,
+       [](float* h, int64_t size) {
          for (int64_t i = 0; i < size * size; ++i) h[i] = i / size / 2 == i % size / 2 ? 4.f : 0.f;
        }},
-      {"dead columns", false, [](float* h, int64_t size) {
+      {"dead columns", false,
+       [](float* h, int64_t size) {
          for (int64_t i = 0; i < size; ++i) h[i * size + i] = i % 3 == 0 ? 0.f : 2.f;
        }},
-      {"one NaN", true, [](float* h, int64_t size) {
+      {"one NaN", true,
+       [](float* h, int64_t size) {
          for (int64_t i = 0; i < size; ++i) h[i * size + i] = 1.f;
          h[7] = std::numeric_limits<float>::quiet_NaN();
        }},
-      {"all infinite", true, [](float* h, int64_t size) { std::fill(h, h + size * size, std::numeric_limits<float>::infinity()); }},
-      {"indefinite", true, [](float* h, int64_t size) {
-         for (int64_t i = 0; i < size * size; ++i) h[i] = i / size == i % size ? 1.f : 30.f * static_cast<float>((i / size * 7 + i % size * 7) % 5 - 2);
+      {"all infinite", true,
+       [](float* h, int64_t size) { std::fill(h, h + size * size, std::numeric_limits<float>::infinity()); }},
+      {"indefinite", true,
+       [](float* h, int64_t size) {
+         for (int64_t i = 0; i < size * size; ++i)
+           h[i] = i / size == i % size ? 1.f : 30.f * static_cast<float>((i / size * 7 + i % size * 7) % 5 - 2);
        }},
-      {"negative diagonal", false, [](float* h, int64_t size) {
+      {"negative diagonal", false,
+       [](float* h, int64_t size) {
          for (int64_t i = 0; i < size; ++i) h[i * size + i] = i % 2 == 0 ? 1.f : -1.f;
        }},
-      {"huge", false, [](float* h, int64_t size) {
+      {"huge", false,
+       [](float* h, int64_t size) {
          for (int64_t i = 0; i < size; ++i) h[i * size + i] = 1e36f * static_cast<float>(i + 1);
        }},
-      {"tiny", false, [](float* h, int64_t size) {
+      {"tiny", false,
+       [](float* h, int64_t size) {
          for (int64_t i = 0; i < size; ++i) h[i * size + i] = 1e-40f * static_cast<float>(i + 1);
        }},
-      {"one huge outlier", false, [](float* h, int64_t size) {
+      {"one huge outlier", false,
+       [](float* h, int64_t size) {
          for (int64_t i = 0; i < size; ++i) h[i * size + i] = i == 3 ? 1e30f : 1e-6f;
        }},
-      {"asymmetric", false, [](float* h, int64_t size) {
-         for (int64_t i = 0; i < size * size; ++i) h[i] = i / size == i % size ? 5.f : i / size < i % size ? 0.05f : 0.f;
+      {"asymmetric", false,
+       [](float* h, int64_t size) {
+         for (int64_t i = 0; i < size * size; ++i)
+           h[i] = i / size == i % size ? 5.f : i / size < i % size ? 0.05f : 0.f;
        }},
   };
   for (const Case& one : cases) {
@@ -316,7 +139,8 @@ TEST(gptq_never_aborts_on_a_bad_hessian) {
           spec.damp = damp;
           spec.search.enabled = search;
           const Run done = run(w, n, k, *h, spec);
-          const std::string what = std::string(one.name) + " order " + kOrderNames[static_cast<int>(kind)] + ": " + done.report.note;
+          const std::string what =
+              std::string(one.name) + " order " + kOrderNames[static_cast<int>(kind)] + ": " + done.report.note;
           CHECK_MSG(done.status.ok(), what + done.status.message());
           CHECK_MSG(done.rounded.sane(spec.grid), what);
           CHECK_MSG(done.report.degraded == one.degraded, what);
@@ -334,7 +158,8 @@ TEST(gptq_never_aborts_on_a_bad_hessian) {
             const std::vector<float> back = dequantized(done, n, k, spec);
             for (size_t i = 0; i < back.size(); ++i) {
               norm += static_cast<double>(w[i]) * static_cast<double>(w[i]);
-              error += (static_cast<double>(w[i]) - static_cast<double>(back[i])) * (static_cast<double>(w[i]) - static_cast<double>(back[i]));
+              error += (static_cast<double>(w[i]) - static_cast<double>(back[i])) *
+                       (static_cast<double>(w[i]) - static_cast<double>(back[i]));
             }
             CHECK_MSG(error < 0.3 * norm, what + " relative weight error " + std::to_string(error / norm));
           }
@@ -402,9 +227,13 @@ TEST(rounding_gives_the_same_bytes_for_any_number_of_threads) {
     }
     GridSpec tensor{4, false, k, true, tsq::Dtype::kF32, 0};
     rounded.emplace_back(n, k, tensor);
-    CHECK(tsq::roundNearest(w.data(), n, k, tensor, {true, 30, 0.8, 2.4, nullptr}, nullptr, rounded.back().out(), AbortFlag()).ok());
+    CHECK(tsq::roundNearest(w.data(), n, k, tensor, {true, 30, 0.8, 2.4, nullptr}, nullptr, rounded.back().out(),
+                            AbortFlag())
+              .ok());
     std::vector<float> clip(static_cast<size_t>(n * 5));
-    CHECK(tsq::searchClip(w.data(), n, k, *h, {4, true, 64, false, tsq::Dtype::kF32, 0}, 20, 0.5, clip.data(), AbortFlag()).ok());
+    CHECK(tsq::searchClip(w.data(), n, k, *h, {4, true, 64, false, tsq::Dtype::kF32, 0}, 20, 0.5, clip.data(),
+                          AbortFlag())
+              .ok());
     if (threads == 1) {
       firstHessian = hessian;
       firstClip = clip;
@@ -414,7 +243,8 @@ TEST(rounding_gives_the_same_bytes_for_any_number_of_threads) {
     CHECK(hessian == firstHessian);
     CHECK(clip == firstClip);
     CHECK(errors == firstErrors);
-    for (size_t i = 0; i < rounded.size(); ++i) CHECK_MSG(rounded[i] == firstRounded[i], std::to_string(threads) + " threads, case " + std::to_string(i));
+    for (size_t i = 0; i < rounded.size(); ++i)
+      CHECK_MSG(rounded[i] == firstRounded[i], std::to_string(threads) + " threads, case " + std::to_string(i));
   }
   pool.setThreads(before);
 }
@@ -427,12 +257,16 @@ TEST(rounding_stops_on_abort) {
   const GptqSpec spec = specOf(4, true, 32, ActOrder::kStatic, 128);
   CHECK(run(w, n, k, *h, spec, AbortFlag(&raised)).status.code() == tsq::Code::kAborted);
   Rounded out(n, k, spec.grid);
-  CHECK(tsq::roundNearest(w.data(), n, k, spec.grid, SearchSpec{}, nullptr, out.out(), AbortFlag(&raised)).code() == tsq::Code::kAborted);
+  CHECK(tsq::roundNearest(w.data(), n, k, spec.grid, SearchSpec{}, nullptr, out.out(), AbortFlag(&raised)).code() ==
+        tsq::Code::kAborted);
   std::vector<float> clip(static_cast<size_t>(n * 5));
-  CHECK(tsq::searchClip(w.data(), n, k, *h, spec.grid, 20, 0.5, clip.data(), AbortFlag(&raised)).code() == tsq::Code::kAborted);
+  CHECK(tsq::searchClip(w.data(), n, k, *h, spec.grid, 20, 0.5, clip.data(), AbortFlag(&raised)).code() ==
+        tsq::Code::kAborted);
   GridSpec tensor{4, true, k, true, tsq::Dtype::kF32, 0};
-  CHECK(tsq::roundNearest(w.data(), n, k, tensor, {true, 30, 0.8, 2, nullptr}, nullptr, out.out(), AbortFlag(&raised)).code() == tsq::Code::kAborted);
-  CHECK(tsq::searchClip(w.data(), n, k, *h, tensor, 20, 0.5, clip.data(), AbortFlag(&raised)).code() == tsq::Code::kAborted);
+  CHECK(tsq::roundNearest(w.data(), n, k, tensor, {true, 30, 0.8, 2, nullptr}, nullptr, out.out(), AbortFlag(&raised))
+            .code() == tsq::Code::kAborted);
+  CHECK(tsq::searchClip(w.data(), n, k, *h, tensor, 20, 0.5, clip.data(), AbortFlag(&raised)).code() ==
+        tsq::Code::kAborted);
 }
 
 TEST(gptq_refuses_bad_arguments) {
@@ -466,7 +300,8 @@ TEST(gptq_refuses_bad_arguments) {
   spec = good;
   spec.order = ActOrder::kDynamic;
   spec.clip = clip.data();
-  CHECK(tsq::gptq(w.data(), n, k, *h, spec, out.out(), index.data(), AbortFlag()).status().code() == tsq::Code::kUnsupported);
+  CHECK(tsq::gptq(w.data(), n, k, *h, spec, out.out(), index.data(), AbortFlag()).status().code() ==
+        tsq::Code::kUnsupported);
   w[40] = std::numeric_limits<float>::quiet_NaN();
   const tsq::Status status = tsq::gptq(w.data(), n, k, *h, good, out.out(), nullptr, AbortFlag()).status();
   CHECK(status.code() == tsq::Code::kNumeric);

@@ -28,7 +28,8 @@ TEST(hessian_matches_float64_and_is_symmetric) {
       for (int64_t j = 0; j < k; ++j) {
         double sum = 0, size = 0;
         for (int64_t r = 0; r < rows; ++r) {
-          const double product = static_cast<double>(x[static_cast<size_t>(r * ld + i)]) * static_cast<double>(x[static_cast<size_t>(r * ld + j)]);
+          const double product = static_cast<double>(x[static_cast<size_t>(r * ld + i)]) *
+                                 static_cast<double>(x[static_cast<size_t>(r * ld + j)]);
           sum += product;
           size += std::abs(product);
         }
@@ -69,7 +70,8 @@ TEST(layer_error_is_the_mean_squared_output_error) {
         double sum = 0;
         for (int64_t c = 0; c < k; ++c) {
           const size_t at = static_cast<size_t>(o * k + c);
-          sum += (static_cast<double>(w[at]) - static_cast<double>(approx[at])) * static_cast<double>(x[static_cast<size_t>(r * k + c)]);
+          sum += (static_cast<double>(w[at]) - static_cast<double>(approx[at])) *
+                 static_cast<double>(x[static_cast<size_t>(r * k + c)]);
         }
         direct += sum * sum / static_cast<double>(rows);
       }
@@ -91,8 +93,10 @@ void checkCholesky(int64_t k, double tolerance) {
   for (int64_t i = 0; i < k; ++i) {
     for (int64_t j = 0; j < k; ++j) {
       const float value = hessian->data()[(k - 1 - i) * k + (k - 1 - j)];
-      if (i <= j) matrix.at(i, j) = static_cast<T>(value);
-      else if (i / 16 == j / 16) matrix.at(i, j) = std::numeric_limits<T>::quiet_NaN();
+      if (i <= j)
+        matrix.at(i, j) = static_cast<T>(value);
+      else if (i / 16 == j / 16)
+        matrix.at(i, j) = std::numeric_limits<T>::quiet_NaN();
     }
   }
   CHECK(tsq::rounding::choleskyUpper(&matrix, AbortFlag()) == -1);
@@ -100,10 +104,12 @@ void checkCholesky(int64_t k, double tolerance) {
   for (int64_t i = 0; i < k; ++i) {
     for (int64_t j = i; j < k; ++j) {
       double sum = 0;
-      for (int64_t r = 0; r <= i; ++r) sum += static_cast<double>(matrix.at(r, i)) * static_cast<double>(matrix.at(r, j));
+      for (int64_t r = 0; r <= i; ++r)
+        sum += static_cast<double>(matrix.at(r, i)) * static_cast<double>(matrix.at(r, j));
       const double size = std::sqrt(static_cast<double>(hessian->data()[(k - 1 - i) * (k + 1)]) *
                                     static_cast<double>(hessian->data()[(k - 1 - j) * (k + 1)]));
-      worst = std::max(worst, std::abs(sum - static_cast<double>(hessian->data()[(k - 1 - i) * k + (k - 1 - j)])) / size);
+      worst =
+          std::max(worst, std::abs(sum - static_cast<double>(hessian->data()[(k - 1 - i) * k + (k - 1 - j)])) / size);
     }
   }
   CHECK_MSG(worst < tolerance, "k=" + std::to_string(k) + " R^T R - A: " + std::to_string(worst));
@@ -118,7 +124,8 @@ void checkCholesky(int64_t k, double tolerance) {
   for (int64_t i = 0; i < k; ++i) {
     for (int64_t j = 0; j < k; ++j) {
       double sum = 0;
-      for (int64_t c = i; c < k; ++c) sum += static_cast<double>(u.at(i, c)) * static_cast<double>(hessian->data()[c * k + j]);
+      for (int64_t c = i; c < k; ++c)
+        sum += static_cast<double>(u.at(i, c)) * static_cast<double>(hessian->data()[c * k + j]);
       product[static_cast<size_t>(j)] = sum;
     }
     for (int64_t j = 0; j < k; ++j) {
@@ -148,7 +155,8 @@ TEST(cholesky_and_inverse_factor_on_every_instruction_set) {
 TEST(cholesky_reports_the_failing_pivot) {
   const int64_t k = 200;
   for (int64_t bad : {int64_t{0}, int64_t{77}, int64_t{199}}) {
-    for (double value : {-1.0, 0.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    for (double value :
+         {-1.0, 0.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
       PackedUpper<double> matrix = std::move(PackedUpper<double>::create(k).value());
       for (int64_t i = 0; i < k; ++i) matrix.at(i, i) = 1;
       matrix.at(bad, bad) = value;

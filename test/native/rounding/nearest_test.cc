@@ -1,15 +1,19 @@
 // Nearest codes and the scale search against the formulas written plainly.
-#include "rounding_test.h"
 #include "kernels/kernels.h"
+#include "rounding_test.h"
 #include "runtime/thread_pool.h"
 
 using namespace rounding_test;
 
 namespace {
 
-float smallestNormal(tsq::Dtype type) { return type == tsq::Dtype::kF16 ? 0x1p-14f : 0x1p-126f; }
+float smallestNormal(tsq::Dtype type) {
+  return type == tsq::Dtype::kF16 ? 0x1p-14f : 0x1p-126f;
+}
 float largest(tsq::Dtype type) {
-  return type == tsq::Dtype::kF16 ? 65504.f : type == tsq::Dtype::kBF16 ? tsq::bf16ToFloat(0x7f7f) : std::numeric_limits<float>::max();
+  return type == tsq::Dtype::kF16    ? 65504.f
+         : type == tsq::Dtype::kBF16 ? tsq::bf16ToFloat(0x7f7f)
+                                     : std::numeric_limits<float>::max();
 }
 
 float roundTo(float x, tsq::Dtype type) {
@@ -37,10 +41,11 @@ int nearest(float w, float scale, int zero, int bits) {
   return static_cast<int>(std::min(std::max(code, 0.0), static_cast<double>((1 << bits) - 1)));
 }
 
-void checkAgainstFormula(const std::vector<float>& w, int64_t n, int64_t k, const GridSpec& grid, const std::vector<float>* clip = nullptr) {
+void checkAgainstFormula(const std::vector<float>& w, int64_t n, int64_t k, const GridSpec& grid,
+                         const std::vector<float>* clip = nullptr) {
   Rounded got(n, k, grid);
-  const tsq::Status status =
-      tsq::roundNearest(w.data(), n, k, grid, SearchSpec{}, clip == nullptr ? nullptr : clip->data(), got.out(), AbortFlag());
+  const tsq::Status status = tsq::roundNearest(w.data(), n, k, grid, SearchSpec{},
+                                               clip == nullptr ? nullptr : clip->data(), got.out(), AbortFlag());
   CHECK_MSG(status.ok(), status.message());
   int64_t wrong = 0;
   std::string first;
@@ -64,11 +69,12 @@ void checkAgainstFormula(const std::vector<float>& w, int64_t n, int64_t k, cons
       const size_t at = static_cast<size_t>(r * got.groups + g);
       bool same = got.scales[at] == scale && (grid.symmetric || got.zeros[at] == zero);
       for (int64_t c = g * grid.groupSize; c < std::min(k, (g + 1) * grid.groupSize); ++c) {
-        same = same && got.codes[static_cast<size_t>(r * k + c)] == nearest(w[static_cast<size_t>(r * k + c)], scale, zero, grid.bits);
+        same = same && got.codes[static_cast<size_t>(r * k + c)] ==
+                           nearest(w[static_cast<size_t>(r * k + c)], scale, zero, grid.bits);
       }
       if (!same && wrong++ == 0) {
-        first = "row " + std::to_string(r) + " group " + std::to_string(g) + " scale " + std::to_string(got.scales[at]) + " expected " +
-                std::to_string(scale);
+        first = "row " + std::to_string(r) + " group " + std::to_string(g) + " scale " +
+                std::to_string(got.scales[at]) + " expected " + std::to_string(scale);
       }
     }
   }
@@ -80,7 +86,8 @@ void checkAgainstFormula(const std::vector<float>& w, int64_t n, int64_t k, cons
 
 TEST(nearest_matches_the_formula_on_every_grid) {
   uint32_t seed = 1;
-  const int64_t shapes[][3] = {{1, 1, 1}, {3, 7, 7}, {5, 37, 16}, {33, 129, 32}, {64, 64, 64}, {70, 300, 128}, {2, 1000, 1000}, {31, 172, 20}};
+  const int64_t shapes[][3] = {{1, 1, 1},    {3, 7, 7},      {5, 37, 16},     {33, 129, 32},
+                               {64, 64, 64}, {70, 300, 128}, {2, 1000, 1000}, {31, 172, 20}};
   for (const auto& shape : shapes) {
     const std::vector<float> w = gaussian(shape[0] * shape[1], seed++, 0.05f);
     for (int bits = 2; bits <= 8; ++bits) {
@@ -136,7 +143,7 @@ TEST(nearest_of_constant_zero_tiny_huge_and_one_sided_rows) {
     w[static_cast<size_t>(5 * k + c)] = -std::abs(wave);  // nonpositive
     w[static_cast<size_t>(6 * k + c)] = c == 3 ? 1e30f : 1e-30f;
     w[static_cast<size_t>(7 * k + c)] = -0.f;
-    w[static_cast<size_t>(8 * k + c)] = wave * 1e-7f;     // below the smallest normal half
+    w[static_cast<size_t>(8 * k + c)] = wave * 1e-7f;  // below the smallest normal half
   }
   for (bool symmetric : {true, false}) {
     for (tsq::Dtype type : {tsq::Dtype::kF32, tsq::Dtype::kF16, tsq::Dtype::kBF16}) {
@@ -167,7 +174,8 @@ TEST(nearest_of_constant_zero_tiny_huge_and_one_sided_rows) {
   const std::vector<float> back = got.dequantize(n, k, wide);
   for (int64_t c = 0; c < k; ++c) {
     const size_t at = static_cast<size_t>(3 * k + c);
-    CHECK_MSG(std::abs(back[at] / 1e37f - w[at] / 1e37f) < 0.2f, std::to_string(back[at]) + " for " + std::to_string(w[at]));
+    CHECK_MSG(std::abs(back[at] / 1e37f - w[at] / 1e37f) < 0.2f,
+              std::to_string(back[at]) + " for " + std::to_string(w[at]));
   }
 }
 
@@ -207,7 +215,8 @@ TEST(mse_search_finds_the_best_candidate) {
               for (int64_t row = perTensor ? 0 : r; row < (perTensor ? n : r + 1); ++row) {
                 for (int64_t c = g * grid.groupSize; c < std::min(k, (g + 1) * grid.groupSize); ++c) {
                   const float value = w[static_cast<size_t>(row * k + c)];
-                  const double d = std::abs(static_cast<double>(value) - static_cast<double>(scale) * (nearest(value, scale, zero, bits) - zero));
+                  const double d = std::abs(static_cast<double>(value) -
+                                            static_cast<double>(scale) * (nearest(value, scale, zero, bits) - zero));
                   sum += (weighted ? static_cast<double>(importance[static_cast<size_t>(c)]) : 1.0) * std::pow(d, norm);
                 }
               }
@@ -240,7 +249,8 @@ TEST(mse_search_finds_the_best_candidate) {
                 shrunk = shrunk || got.scales[at] < widest;
               }
             }
-            CHECK_MSG(worst < 2e-5, describe(n, k, grid) + " norm=" + std::to_string(norm) + " worse by " + std::to_string(worst));
+            CHECK_MSG(worst < 2e-5,
+                      describe(n, k, grid) + " norm=" + std::to_string(norm) + " worse by " + std::to_string(worst));
             CHECK_MSG(shrunk || bits == 8, describe(n, k, grid));
           }
         }
@@ -257,7 +267,8 @@ TEST(nearest_refuses_bad_arguments_and_weights) {
     return tsq::roundNearest(w.data(), 4, 16, grid, search, nullptr, got.out(), AbortFlag()).code();
   };
   CHECK(codeOf(good, SearchSpec{}) == tsq::Code::kOk);
-  for (int bits : {-1, 1, 9}) CHECK(codeOf({bits, true, 8, false, tsq::Dtype::kF32, 0}, SearchSpec{}) == tsq::Code::kOption);
+  for (int bits : {-1, 1, 9})
+    CHECK(codeOf({bits, true, 8, false, tsq::Dtype::kF32, 0}, SearchSpec{}) == tsq::Code::kOption);
   for (int64_t size : {int64_t{0}, int64_t{-8}, int64_t{17}}) {
     CHECK(codeOf({4, true, size, false, tsq::Dtype::kF32, 0}, SearchSpec{}) == tsq::Code::kOption);
   }
@@ -288,7 +299,8 @@ TEST(dequantize_follows_the_group_index) {
   for (int64_t r = 0; r < n; ++r) {
     for (int64_t c = 0; c < k; ++c) {
       const size_t at = static_cast<size_t>(r * 3 + index[static_cast<size_t>(c)]);
-      const float expected = got.scales[at] * static_cast<float>(got.codes[static_cast<size_t>(r * k + c)] - got.zeros[at]);
+      const float expected =
+          got.scales[at] * static_cast<float>(got.codes[static_cast<size_t>(r * k + c)] - got.zeros[at]);
       CHECK(w[static_cast<size_t>(r * k + c)] == expected);
     }
   }

@@ -55,7 +55,9 @@ struct Rounded {
   int64_t groups;
   bool symmetric;
   Rounded(int64_t n, int64_t k, const GridSpec& grid)
-      : codes(static_cast<size_t>(n * k), 255), groups((k + grid.groupSize - 1) / grid.groupSize), symmetric(grid.symmetric) {
+      : codes(static_cast<size_t>(n * k), 255),
+        groups((k + grid.groupSize - 1) / grid.groupSize),
+        symmetric(grid.symmetric) {
     scales.assign(static_cast<size_t>(n * groups), -1.f);
     zeros.assign(static_cast<size_t>(symmetric ? 0 : n * groups), 255);
   }
@@ -66,8 +68,8 @@ struct Rounded {
   }
   std::vector<float> dequantize(int64_t n, int64_t k, const GridSpec& grid, const int32_t* groupIndex = nullptr) const {
     std::vector<float> w(static_cast<size_t>(n * k));
-    tsq::dequantizeCodes(codes.data(), scales.data(), symmetric ? nullptr : zeros.data(), n, k, grid.bits, grid.groupSize, groupIndex,
-                         w.data());
+    tsq::dequantizeCodes(codes.data(), scales.data(), symmetric ? nullptr : zeros.data(), n, k, grid.bits,
+                         grid.groupSize, groupIndex, w.data());
     return w;
   }
   bool sane(const GridSpec& grid) const {
@@ -80,12 +82,14 @@ struct Rounded {
 };
 
 // sum over rows of d^T H d / rows in float64.
-inline double referenceError(const std::vector<float>& w, const std::vector<float>& approx, int64_t n, int64_t k, const Hessian& hessian) {
+inline double referenceError(const std::vector<float>& w, const std::vector<float>& approx, int64_t n, int64_t k,
+                             const Hessian& hessian) {
   double total = 0;
   std::vector<double> d(static_cast<size_t>(k));
   for (int64_t r = 0; r < n; ++r) {
     for (int64_t c = 0; c < k; ++c) {
-      d[static_cast<size_t>(c)] = static_cast<double>(w[static_cast<size_t>(r * k + c)]) - static_cast<double>(approx[static_cast<size_t>(r * k + c)]);
+      d[static_cast<size_t>(c)] = static_cast<double>(w[static_cast<size_t>(r * k + c)]) -
+                                  static_cast<double>(approx[static_cast<size_t>(r * k + c)]);
     }
     for (int64_t i = 0; i < k; ++i) {
       double sum = 0;
@@ -97,8 +101,9 @@ inline double referenceError(const std::vector<float>& w, const std::vector<floa
 }
 
 inline std::string describe(int64_t n, int64_t k, const GridSpec& grid) {
-  return "n=" + std::to_string(n) + " k=" + std::to_string(k) + " bits=" + std::to_string(grid.bits) + (grid.symmetric ? " sym" : " asym") +
-         " g=" + std::to_string(grid.groupSize) + (grid.perTensor ? " tensor" : "") + " scaleType=" + std::to_string(static_cast<int>(grid.scaleType));
+  return "n=" + std::to_string(n) + " k=" + std::to_string(k) + " bits=" + std::to_string(grid.bits) +
+         (grid.symmetric ? " sym" : " asym") + " g=" + std::to_string(grid.groupSize) +
+         (grid.perTensor ? " tensor" : "") + " scaleType=" + std::to_string(static_cast<int>(grid.scaleType));
 }
 
 }  // namespace rounding_test

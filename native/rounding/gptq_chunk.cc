@@ -1,0 +1,120 @@
+// GPTQ (Frantar et al., arXiv 2210.17323, algorithm 1): columns are rounded one after the other, and the error of each
+// is spread over the columns still to come through the factor U of the inverse Hessian, H^-1 = U^T U.
+//
+// Rows of the weight are independent, so a task takes 32 rows through all columns, held as [visit position][32 rows].
+// Within a block of columns every error is applied at once; to the columns behind the block as one product at its end.
+#include "rounding/gptq_chunk.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "rounding/tile.h"
+
+namespace tsq::rounding {
+namespace {
+
+// A worker's memory.
+struct ChunkScratch {
+  float* weights;      // [padded k][32], by visit position
+  float* errors;       // two panels [longestBlock][16]
+  LaneScales* scales;  // [groups]
+  uint8_t* codes;      // [k][32], by visit position
+  static uint64_t bytes(const GptqJob& job) {
+    return static_cast<uint64_t>(roundUpToPanel(job.k) + job.longestBlock) * kLanes * sizeof(float) +
+           static_cast<uint64_t>(job.groups) * sizeof(LaneScales) + static_cast<uint64_t>(job.k) * kLanes;
+  }
+  ChunkScratch(void* memory, const GptqJob& job) {
+    weights = static_cast<float*>(memory);
+    errors = weights + roundUpToPanel(job.k) * kLanes;
+    scales = reinterpret_cast<LaneScales*>(errors + job.longestBlock * kLanes);
+    codes = reinterpret_cast<uint8_t*>(scales + job.groups);
+  }
+};
+
+// Scales of all groups from the weights as given, dead columns as 0. Uses scratch.weights for a group at a time.
+void fitFixedScales(const GptqJob& job, int64_t first, int64_t rows, const ChunkScratch& scratch) {
+  if (job.spec.grid.perTensor) {
+    scratch.scales[0] = job.tensorScale;
+    return;
+  }
+  const int64_t size = job.spec.grid.groupSize;
+  for (int64_t g = 0; g < job.groups; ++g) {
+    const int64_t begin = g * size, columns = std::min(size, job.k - begin);
+    loadLanes(job.w + first * job.k + begin, job.k, rows, columns, scratch.weights);
+    for (int64_t c = 0; c < columns; ++c) {
+      if (job.dead[static_cast<size_t>(begin + c)])
+        std::memset(scratch.weights + c * kLanes, 0, kLanes * sizeof(float));
+    }
+    alignas(64) float limits[kLanes];
+    chooseScales(job.grid, job.spec.search, scratch.weights, job.importanceFrom(begin), columns,
+                 loadClip(job.spec.clip, first, rows, job.groups, g, limits), &scratch.scales[g]);
+  }
+}
+
+void loadVisited(const GptqJob& job, int64_t first, int64_t rows, float* weights) {
+  std::memset(weights, 0, static_cast<size_t>(roundUpToPanel(job.k)) * kLanes * sizeof(float));
+  for (int64_t lane = 0; lane < rows; ++lane) {
+    const float* row = job.w + (first + lane) * job.k;
+    for (int64_t j = 0; j < job.k; ++j) {
+      const int32_t column = job.visit.columns[static_cast<size_t>(j)];
+      if (!job.dead[static_cast<size_t>(column)]) weights[j * kLanes + lane] = row[column];
+    }
+  }
+}
+
+// Rounds the columns of one block and applies their errors to the rest of it.
+void roundBlock(const GptqJob& job, const PackedUpper<float>& u, const VisitOrder::Block& block, int64_t first,
+                int64_t rows, const ChunkScratch& scratch, size_t* nextGroup) {
+  const LaneKernels& loops = laneKernels();
+  const int64_t stride = job.longestBlock * kPanel;
+  for (int64_t j = block.begin; j < block.end; ++j) {
+    if (*nextGroup < job.visit.groups.size() && job.visit.groups[*nextGroup].begin == j) {
+      const VisitOrder::Group& group = job.visit.groups[(*nextGroup)++];
+      alignas(64) float limits[kLanes];
+      chooseScales(job.grid, job.spec.search, scratch.weights + j * kLanes, job.importanceFrom(j), group.size,
+                   loadClip(job.spec.clip, first, rows, job.groups, group.id, limits), &scratch.scales[group.id]);
+    }
+    float* error = scratch.errors + (j - block.begin) * kPanel;
+    loops.encodeColumn(scratch.weights + j * kLanes, scratch.scales[job.visit.groupOf[static_cast<size_t>(j)]],
+                       job.grid.maxCode, 1.f / u.at(j, j), scratch.codes + j * kLanes, error, stride);
+    for (int64_t p = (j + 1) / kPanel; p * kPanel < block.end; ++p) {
+      const int64_t from = std::max(j + 1, p * kPanel), to = std::min(block.end, (p + 1) * kPanel);
+      loops.addOuter(scratch.weights + from * kLanes, u.panel(p) + j * kPanel + from % kPanel, to - from, error,
+                     stride);
+    }
+  }
+}
+
+}  // namespace
+
+uint64_t chunkScratchBytes(const GptqJob& job) {
+  return ChunkScratch::bytes(job);
+}
+
+void roundChunk(const GptqJob& job, const PackedUpper<float>& u, int64_t chunk, void* memory, AbortFlag abort) {
+  const ChunkScratch scratch(memory, job);
+  const int64_t first = chunk * kLanes, rows = rowsOfChunk(job.n, chunk), stride = job.longestBlock * kPanel;
+  const TileKernel<float> tile = tileKernel<float>();
+  if (job.fixedScales()) fitFixedScales(job, first, rows, scratch);
+  loadVisited(job, first, rows, scratch.weights);
+  size_t nextGroup = 0;
+  for (const VisitOrder::Block& block : job.visit.blocks) {
+    if (abort.raised()) return;
+    roundBlock(job, u, block, first, rows, scratch, &nextGroup);
+    // The panel in which the block ends holds visited columns too: nothing reads those again.
+    for (int64_t p = block.end / kPanel; p < u.panels(); ++p) {
+      for (int64_t half = 0; half < kLanes / kPanel; ++half) {
+        chainedTile(tile, u.panel(p) + block.begin * kPanel, scratch.errors + half * stride, block.end - block.begin,
+                    scratch.weights + p * kPanel * kLanes + half * kPanel, kLanes);
+      }
+    }
+  }
+  for (int64_t lane = 0; lane < rows; ++lane) {
+    uint8_t* codes = job.out.codes + (first + lane) * job.k;
+    for (int64_t j = 0; j < job.k; ++j)
+      codes[job.visit.columns[static_cast<size_t>(j)]] = scratch.codes[j * kLanes + lane];
+  }
+  for (int64_t g = 0; g < job.groups; ++g) storeScales(scratch.scales[g], first, rows, job.groups, g, job.out);
+}
+
+}  // namespace tsq::rounding
