@@ -62,7 +62,7 @@ export function addRunFlags(command: Command): Command {
 export function refuseLater(flags: SharedFlags): void {
   if (flags.device !== undefined && flags.device !== "cpu") {
     if (flags.device !== "cuda") throw new TsqError("ERR_OPTION", `--device is ${JSON.stringify(flags.device)}, expected "cpu" or "cuda"`)
-    throw new TsqError("ERR_DEVICE", '--device "cuda" is not available: this build has no CUDA module; leave the flag out to use the CPU')
+    throw new TsqError("ERR_UNSUPPORTED", '--device "cuda" is not available in this version; leave the flag out to use the CPU')
   }
   if (flags.activations === "int8")
     throw new TsqError("ERR_UNSUPPORTED", '--activations "int8" is not available in this version; leave the flag out for exact activations')

@@ -27,7 +27,7 @@ export class OutputDirectory {
   }
 
   /**
-   * Creates `<out>.tsq-partial-<pid>-<random>` beside `out`, with missing parents. ERR_OPTION when out exists and force is not
+   * Creates `<out>.tsq-partial-<pid>-<random>` beside `out`, with missing parents, and removes those of killed runs. ERR_OPTION when out exists and force is not
    * set, is not a folder, or is (or contains) the source; ERR_IO when the place cannot be written to.
    */
   static async create(out: string, options: OutputOptions = {}): Promise<OutputDirectory> {
@@ -38,6 +38,7 @@ export class OutputDirectory {
     const path = `${target}.tsq-partial-${process.pid}-${randomBytes(4).toString("hex")}`
     try {
       await mkdir(dirname(target), { recursive: true })
+      await removeAbandoned(target)
       await mkdir(path)
     } catch (cause) {
       throw writeError("create the output folder", path, cause)
@@ -96,6 +97,29 @@ async function checkFree(target: string, force: boolean): Promise<void> {
       "ERR_OPTION",
       `the output folder ${target} exists already; choose another name, remove it, or replace it with --force`,
     )
+}
+
+/** Removes what runs of the same output that were killed have left behind: `<out>.tsq-partial-<pid>-<random>` of processes that are gone. */
+async function removeAbandoned(target: string): Promise<void> {
+  const prefix = `${basename(target)}.tsq-partial-`
+  const processStart = Date.now() - process.uptime() * 1000
+  for (const name of await readdir(dirname(target))) {
+    const pid = name.startsWith(prefix) ? Number(/^(\d+)-[0-9a-f]{8}$/.exec(name.slice(prefix.length))?.[1]) : Number.NaN
+    if (Number.isNaN(pid)) continue
+    const path = join(dirname(target), name)
+    // This process's own number may have been another's before: in containers they are few.
+    const abandoned = pid === process.pid ? (await lstat(path)).mtimeMs < processStart - 1000 : !isAlive(pid)
+    if (abandoned) await rm(path, { recursive: true, force: true })
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code !== "ESRCH"
+  }
 }
 
 /** The real path of something that may not exist yet: its deepest existing parent's, and the rest. */

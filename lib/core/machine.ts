@@ -71,6 +71,9 @@ const maxThreads = 256
  */
 export function setThreads(threads: number): void {
   if (!Number.isSafeInteger(threads) || threads < 1 || threads > maxThreads)
-    throw new TsqError("ERR_OPTION", `setThreads: threads is ${describe(threads)}, expected an integer from 1 to ${maxThreads}`)
+    throw new TsqError(
+      "ERR_OPTION",
+      `setThreads: threads is ${describe(threads)}, expected an integer from 1 to ${maxThreads}`,
+    )
   native.setThreads(threads)
 }

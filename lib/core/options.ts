@@ -16,7 +16,8 @@ export function describe(value: unknown): string {
 }
 
 /** "a Tensor", "an AbortSignal". */
-const withArticle = (name: string): string => `${/^[aeiou]/i.test(name) && !/^uint/i.test(name) ? "an" : "a"} ${name}`
+export const withArticle = (name: string): string =>
+  `${/^[aeiou]/i.test(name) && !/^uint/i.test(name) ? "an" : "a"} ${name}`
 
 /** `"a", "b" or "c"`. */
 export function listChoices(choices: readonly string[]): string {
@@ -50,7 +51,8 @@ function editDistance(a: string, b: string): number {
     for (let j = 1; j <= b.length; j++) {
       const cost = a[i - 1] === b[j - 1] ? 0 : 1
       let edits = Math.min(last[j]! + 1, row[j - 1]! + 1, last[j - 1]! + cost)
-      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]) edits = Math.min(edits, beforeLast[j - 2]! + 1)
+      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1])
+        edits = Math.min(edits, beforeLast[j - 2]! + 1)
       row.push(edits)
     }
     beforeLast = last
@@ -111,7 +113,12 @@ export class Options {
   }
 
   boolean<F>(name: string, fallback: F): boolean | F {
-    return this.#read(name, fallback, (value): value is boolean => typeof value === "boolean", () => "true or false")
+    return this.#read(
+      name,
+      fallback,
+      (value): value is boolean => typeof value === "boolean",
+      () => "true or false",
+    )
   }
 
   /** A string that is not empty. */
@@ -162,13 +169,13 @@ export class Options {
     )
   }
 
-  /** An instance of a class; its constructor may be private. */
-  instance<T, F>(name: string, constructor: { readonly prototype: T; readonly name: string }, fallback: F): T | F {
+  /** An instance of the class `kind`, whose constructor may be private. */
+  instance<T, F>(name: string, kind: { readonly prototype: T; readonly name: string }, fallback: F): T | F {
     return this.#read(
       name,
       fallback,
-      (value): value is T => value instanceof (constructor as unknown as new () => unknown),
-      () => withArticle(constructor.name),
+      (value): value is T => value instanceof (kind as unknown as new () => unknown),
+      () => withArticle(kind.name),
     )
   }
 

@@ -1,7 +1,7 @@
 // The canonical quantized tensor: what every rounding makes, every format reads and writes, and every kernel is packed from.
 import type { TensorData } from "./dtype.ts"
 import { TsqError } from "./errors.ts"
-import { describe, listChoices } from "./options.ts"
+import { describe, listChoices, withArticle } from "./options.ts"
 
 /** Integer scheme of a weight: what the numbers are. */
 export interface IntegerScheme {
@@ -49,16 +49,25 @@ export class QuantizedTensor {
     checkScheme(scheme, shape)
     const [n, k] = shape
     const groups = Math.ceil(k / scheme.groupSize)
-    const check = <T extends TensorData>(name: string, array: T, constructor: abstract new () => T, expected: number) => {
-      if (!(array instanceof constructor))
-        throw new TsqError("ERR_DTYPE", `quantized tensor: ${name} is ${describe(array)}, expected a ${constructor.name}`)
+    const check = <T extends TensorData>(name: string, array: T, kind: abstract new () => T, expected: number) => {
+      if (!(array instanceof kind))
+        throw new TsqError(
+          "ERR_DTYPE",
+          `quantized tensor: ${name} is ${describe(array)}, expected ${withArticle(kind.name)}`,
+        )
       if (array.length !== expected)
-        throw new TsqError("ERR_SHAPE", `quantized tensor [${n}, ${k}]: ${name} has ${array.length} elements, expected ${expected}`)
+        throw new TsqError(
+          "ERR_SHAPE",
+          `quantized tensor [${n}, ${k}]: ${name} has ${array.length} elements, expected ${expected}`,
+        )
     }
     check("codes", codes, Uint8Array, n * k)
     check("scales", scales, Float32Array, n * groups)
     if (scheme.symmetric !== (zeros === null))
-      throw new TsqError("ERR_FORMAT", `quantized tensor: ${scheme.symmetric ? "symmetric codes take no" : "asymmetric codes need"} zeros`)
+      throw new TsqError(
+        "ERR_FORMAT",
+        `quantized tensor: ${scheme.symmetric ? "symmetric codes take no" : "asymmetric codes need"} zeros`,
+      )
     if (zeros) check("zeros", zeros, Uint8Array, n * groups)
     if (init.groupIndex) check("groupIndex", init.groupIndex, Int32Array, k)
     if (init.inputScale) check("inputScale", init.inputScale, Float32Array, k)
@@ -105,7 +114,8 @@ function checkScheme(scheme: IntegerScheme, shape: readonly number[]): void {
   if (typeof symmetric !== "boolean") refuse("symmetric", symmetric, "true or false")
   if (!granularities.includes(granularity)) refuse("granularity", granularity, listChoices(granularities))
   if (!scaleTypes.includes(scaleType)) refuse("scaleType", scaleType, listChoices(scaleTypes))
-  if (!Number.isSafeInteger(groupSize) || groupSize < 1 || groupSize > k) refuse("groupSize", groupSize, `1 to k = ${k}`)
+  if (!Number.isSafeInteger(groupSize) || groupSize < 1 || groupSize > k)
+    refuse("groupSize", groupSize, `1 to k = ${k}`)
   if (granularity !== "group" && groupSize !== k)
     refuse("groupSize", groupSize, `k = ${k}, as granularity ${JSON.stringify(granularity)} has one group a row`)
 }

@@ -39,7 +39,10 @@ export async function copyArray<T extends TensorData>(source: T, target: T): Pro
     if (begin > 0) await turn()
     const end = Math.min(begin + step, target.length)
     if (source.length !== target.length)
-      throw new TsqError("ERR_SHAPE", "an array's buffer was transferred or resized while it was being copied; keep it until the promise settles")
+      throw new TsqError(
+        "ERR_SHAPE",
+        "an array's buffer was transferred or resized while it was being copied; keep it until the promise settles",
+      )
     target.set(source.subarray(begin, end) as never, begin)
   }
 }
@@ -47,8 +50,14 @@ export async function copyArray<T extends TensorData>(source: T, target: T): Pro
 /** The array itself when it lies on shared memory, otherwise a copy that does. */
 export async function shareable<T extends TensorData>(array: T): Promise<T> {
   if (isShared(array)) return array
-  const constructor = array.constructor as new (buffer: SharedArrayBuffer) => T
-  const copy = new constructor(new SharedArrayBuffer(array.byteLength))
+  const Kind = array.constructor as new (buffer: SharedArrayBuffer) => T
+  let memory: SharedArrayBuffer
+  try {
+    memory = new SharedArrayBuffer(array.byteLength)
+  } catch (cause) {
+    throw new TsqError("ERR_MEMORY", `cannot allocate ${array.byteLength} bytes`, { cause })
+  }
+  const copy = new Kind(memory)
   await copyArray(array, copy)
   return copy
 }

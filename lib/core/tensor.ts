@@ -1,5 +1,5 @@
 // Tensors: a shape, an element type and a storage. Storage is "array" (an ordinary typed array) or "mapped" (part of a read-only file).
-import { type Mapped, NativeHandle, native, type Source } from "../native.ts"
+import { type Mapped, type NativeHandle, native, type Source } from "../native.ts"
 import { type Dtype, dtypeInfo, dtypes, isFloat, type TensorData } from "./dtype.ts"
 import { TsqError } from "./errors.ts"
 import { describe, listChoices } from "./options.ts"
@@ -14,10 +14,16 @@ export function elementCount(shape: readonly number[], what = "tensor"): number 
   let count = 1
   for (const size of shape as readonly number[]) {
     if (!Number.isSafeInteger(size) || size < 0)
-      throw new TsqError("ERR_SHAPE", `${what}: shape [${shape.map(describe).join(", ")}] holds ${describe(size)}, expected non-negative integers`)
+      throw new TsqError(
+        "ERR_SHAPE",
+        `${what}: shape [${shape.map(describe).join(", ")}] holds ${describe(size)}, expected non-negative integers`,
+      )
     count *= size
     if (!Number.isSafeInteger(count))
-      throw new TsqError("ERR_SHAPE", `${what}: shape [${shape.join(", ")}] has more elements than can be counted exactly`)
+      throw new TsqError(
+        "ERR_SHAPE",
+        `${what}: shape [${shape.join(", ")}] has more elements than can be counted exactly`,
+      )
   }
   return count
 }
@@ -26,6 +32,9 @@ interface MappedStorage {
   mapping: NativeHandle
   offset: number
 }
+
+/** For the library's own results: a tensor over an array that was made for it, without the checks of Tensor.from. */
+export let tensorOver: (shape: readonly number[], dtype: Dtype, data: TensorData) => Tensor
 
 /**
  * A dense row-major tensor. f16 and bf16 elements are carried as Uint16Array bit patterns. An array tensor is a view of the
@@ -53,6 +62,10 @@ export class Tensor {
     this.device = mapped ? "mapped" : "cpu"
     this.#data = data
     this.#mapped = mapped
+  }
+
+  static {
+    tensorOver = (shape, dtype, data) => new Tensor(shape, dtype, data.length, data, null)
   }
 
   /**
@@ -106,7 +119,10 @@ export class Tensor {
   get data(): TensorData {
     const data = this.#data
     if (!data)
-      throw new TsqError("ERR_DEVICE", "tensor.data: this tensor is a mapped part of a file; `await tensor.toArray()` copies it")
+      throw new TsqError(
+        "ERR_DEVICE",
+        "tensor.data: this tensor is a mapped part of a file; `await tensor.toArray()` copies it",
+      )
     if (data.length !== this.size)
       throw new TsqError(
         "ERR_SHAPE",
@@ -144,7 +160,10 @@ export class Tensor {
   async cast(dtype: Dtype): Promise<Tensor> {
     checkDtype(dtype, "tensor.cast")
     if (!isFloat(this.dtype) || !isFloat(dtype))
-      throw new TsqError("ERR_DTYPE", `tensor.cast: ${this.dtype} to ${dtype}; only f32, f16 and bf16 convert into each other`)
+      throw new TsqError(
+        "ERR_DTYPE",
+        `tensor.cast: ${this.dtype} to ${dtype}; only f32, f16 and bf16 convert into each other`,
+      )
     const source = this.#mapped ? this : await this.pinned()
     const out = Tensor.empty(this.shape, dtype)
     if (this.size > 0)
@@ -155,7 +174,10 @@ export class Tensor {
   /** The tensor on a device: itself where it already lies there. ERR_DEVICE where the device is not available. */
   async to(device: "cpu"): Promise<Tensor> {
     if (device !== "cpu")
-      throw new TsqError("ERR_DEVICE", `tensor.to: device ${describe(device)} is not available; this build computes on "cpu"`)
+      throw new TsqError(
+        "ERR_DEVICE",
+        `tensor.to: device ${describe(device)} is not available; this build computes on "cpu"`,
+      )
     return this.device === "cpu" ? this : new Tensor(this.shape, this.dtype, this.size, await this.toArray(), null)
   }
 }
@@ -174,8 +196,13 @@ function fromNumbers(values: readonly unknown[], dtype: Dtype): TensorData {
   for (const [index, value] of values.entries()) {
     const fits =
       typeof value === "number" &&
-      (dtype === "f32" || (Number.isInteger(value) && value >= integerRange[dtype][0] && value <= integerRange[dtype][1]))
-    if (!fits) throw new TsqError("ERR_DTYPE", `Tensor.from: data[${index}] is ${describe(value)}, which is not a value of ${dtype}`)
+      (dtype === "f32" ||
+        (Number.isInteger(value) && value >= integerRange[dtype][0] && value <= integerRange[dtype][1]))
+    if (!fits)
+      throw new TsqError(
+        "ERR_DTYPE",
+        `Tensor.from: data[${index}] is ${describe(value)}, which is not a value of ${dtype}`,
+      )
     array[index] = value
   }
   return array
@@ -186,10 +213,16 @@ const kindOf = (data: unknown): string => Object.prototype.toString.call(data).s
 
 function checkTypedArray(data: unknown): void {
   if (!ArrayBuffer.isView(data) || data instanceof DataView)
-    throw new TsqError("ERR_DTYPE", `Tensor.from: data is ${describe(data)}, expected a typed array or an array of numbers`)
+    throw new TsqError(
+      "ERR_DTYPE",
+      `Tensor.from: data is ${describe(data)}, expected a typed array or an array of numbers`,
+    )
   const buffer = data.buffer as { resizable?: boolean; growable?: boolean }
   if (buffer.resizable || buffer.growable)
-    throw new TsqError("ERR_DTYPE", "Tensor.from: data lies on a resizable buffer, which may change size during a call; copy it first")
+    throw new TsqError(
+      "ERR_DTYPE",
+      "Tensor.from: data lies on a resizable buffer, which may change size during a call; copy it first",
+    )
 }
 
 /** The array to keep for the caller's: a Buffer becomes a Uint8Array, a Float16Array (Node 24 and later) its bit patterns. */
@@ -213,7 +246,10 @@ function inferDtype(kind: string): Dtype {
     case "Uint8Array":
       return "u8"
     case "Uint16Array":
-      throw new TsqError("ERR_DTYPE", 'Tensor.from: a Uint16Array may hold f16 or bf16; name one: Tensor.from(data, shape, "bf16")')
+      throw new TsqError(
+        "ERR_DTYPE",
+        'Tensor.from: a Uint16Array may hold f16 or bf16; name one: Tensor.from(data, shape, "bf16")',
+      )
     default:
       throw new TsqError(
         "ERR_DTYPE",

@@ -2,4 +2,5 @@
 import { createRequire } from "node:module"
 
 // "../../package.json" is right in lib/core/ and in dist/core/.
-export const packageVersion: string = (createRequire(import.meta.url)("../../package.json") as { version: string }).version
+export const packageVersion: string = (createRequire(import.meta.url)("../../package.json") as { version: string })
+  .version

@@ -18,11 +18,7 @@ export function matmulW4A16(x: Tensor, w: QuantizedTensor | PackedWeight, option
 }
 
 /** The same off the event loop. Arrays that may be detached are copied first; `out` is written when the promise resolves. */
-matmulW4A16.async = async (
-  x: Tensor,
-  w: QuantizedTensor | PackedWeight,
-  options?: MatmulOptions,
-): Promise<Tensor> => {
+matmulW4A16.async = async (x: Tensor, w: QuantizedTensor | PackedWeight, options?: MatmulOptions): Promise<Tensor> => {
   if (!(w instanceof PackedWeight)) fourBit(w)
   else if (w.bits !== 4) refuse(w.bits)
   return multiplyAsync("matmulW4A16", x, w, options)
@@ -31,7 +27,10 @@ matmulW4A16.async = async (
 /** Checks before packing, which a weight of other bits should not cost. */
 function fourBit(w: QuantizedTensor): true {
   if (!(w instanceof QuantizedTensor))
-    throw new TsqError("ERR_DTYPE", `matmulW4A16: the weight is ${describe(w)}, expected a QuantizedTensor or PackedWeight`)
+    throw new TsqError(
+      "ERR_DTYPE",
+      `matmulW4A16: the weight is ${describe(w)}, expected a QuantizedTensor or PackedWeight`,
+    )
   if (w.scheme.bits !== 4) refuse(w.scheme.bits)
   return true
 }

@@ -4,9 +4,16 @@ import { TsqError } from "../core/errors.ts"
 import { describe, Options } from "../core/options.ts"
 import { QuantizedTensor } from "../core/quantized-tensor.ts"
 import { isShared, sharedFloats } from "../core/shared-array.ts"
-import { Tensor } from "../core/tensor.ts"
+import { Tensor, tensorOver } from "../core/tensor.ts"
 import { type DtypeCode, native } from "../native.ts"
-import { checkActivations, packDenseSync, PackedWeight, packedOf, packedOfAsync, prepackDense } from "./packed-weight.ts"
+import {
+  checkActivations,
+  PackedWeight,
+  packDenseSync,
+  packedOf,
+  packedOfAsync,
+  prepackDense,
+} from "./packed-weight.ts"
 
 export interface MatmulOptions {
   /** [n], f32, f16 or bf16; added before the result is rounded. */
@@ -51,7 +58,10 @@ matmul.async = async (x: Tensor, w: Weight, options?: MatmulOptions): Promise<Te
 export function packedWeight(caller: string, w: QuantizedTensor | PackedWeight): PackedWeight {
   if (w instanceof QuantizedTensor) return packedOf(w)
   if (w instanceof PackedWeight) return w
-  throw new TsqError("ERR_DTYPE", `${caller}: the weight is ${describe(w)}, expected a QuantizedTensor, PackedWeight or Tensor`)
+  throw new TsqError(
+    "ERR_DTYPE",
+    `${caller}: the weight is ${describe(w)}, expected a QuantizedTensor, PackedWeight or Tensor`,
+  )
 }
 
 export function multiply(caller: string, x: Tensor, w: PackedWeight, options: MatmulOptions | undefined): Tensor {
@@ -75,7 +85,8 @@ export async function multiplyAsync(
   options: MatmulOptions | undefined,
 ): Promise<Tensor> {
   // Everything is checked and the bias taken before the first await: what the caller does later changes nothing.
-  const shape = weight instanceof QuantizedTensor || weight instanceof PackedWeight ? weight : packedWeight(caller, weight)
+  const shape =
+    weight instanceof QuantizedTensor || weight instanceof PackedWeight ? weight : packedWeight(caller, weight)
   const m = rowsOf(caller, x, shape)
   const { bias, out } = options === undefined ? {} : readOptions(caller, x, shape, options)
   const floats = biasFloats(bias, true)
@@ -98,7 +109,7 @@ function rowsOf(caller: string, x: Tensor, w: { shape: readonly [number, number]
   if (x.device !== "cpu")
     throw new TsqError("ERR_DEVICE", `${caller}: x lies in a mapped file; \`await x.to("cpu")\` copies it into memory`)
   const k = w.shape[1]
-  if (x.shape.at(-1) !== k)
+  if (x.shape[x.shape.length - 1] !== k)
     throw new TsqError(
       "ERR_SHAPE",
       `${caller}: x has shape [${x.shape.join(", ")}], expected [..., ${k}] for a weight of [${w.shape.join(", ")}]`,
@@ -106,12 +117,24 @@ function rowsOf(caller: string, x: Tensor, w: { shape: readonly [number, number]
   return x.size / k
 }
 
-const outputShape = (x: Tensor, n: number): number[] => [...x.shape.slice(0, -1), n]
+function outputShape(x: Tensor, n: number): number[] {
+  const shape = x.shape.slice()
+  shape[shape.length - 1] = n
+  return shape
+}
 
 /** The result of a synchronous call lies on an ordinary array, which is cheaper to make than a shared one. */
 function arrayTensor(x: Tensor, n: number, m: number): Tensor {
   const shape = outputShape(x, n)
-  return x.dtype === "f32" ? Tensor.from(new Float32Array(m * n), shape) : Tensor.from(new Uint16Array(m * n), shape, x.dtype)
+  try {
+    return tensorOver(shape, x.dtype, x.dtype === "f32" ? new Float32Array(m * n) : new Uint16Array(m * n))
+  } catch (cause) {
+    throw new TsqError(
+      "ERR_MEMORY",
+      `matmul: cannot allocate the result [${shape.join(", ")}]; multiply fewer rows at a time`,
+      { cause },
+    )
+  }
 }
 
 function readOptions(
@@ -138,7 +161,10 @@ function readOptions(
     if (out.dtype !== x.dtype)
       throw new TsqError("ERR_DTYPE", `${caller}: option "out" is ${out.dtype}, expected x's ${x.dtype}`)
     if (out.device !== "cpu")
-      throw new TsqError("ERR_DEVICE", `${caller}: option "out" lies in a mapped file, which is read-only; give a tensor in memory`)
+      throw new TsqError(
+        "ERR_DEVICE",
+        `${caller}: option "out" lies in a mapped file, which is read-only; give a tensor in memory`,
+      )
     if (out.shape.length !== expected.length || out.shape.some((size, i) => size !== expected[i]))
       throw new TsqError(
         "ERR_SHAPE",
@@ -152,7 +178,9 @@ function readOptions(
 }
 
 function overlap(a: ArrayBufferView, b: ArrayBufferView): boolean {
-  return a.buffer === b.buffer && a.byteOffset < b.byteOffset + b.byteLength && b.byteOffset < a.byteOffset + a.byteLength
+  return (
+    a.buffer === b.buffer && a.byteOffset < b.byteOffset + b.byteLength && b.byteOffset < a.byteOffset + a.byteLength
+  )
 }
 
 /** The bias as f32: the tensor's own array where that will do. `keep`: on shared memory, safe from later changes. */

@@ -88,7 +88,10 @@ export async function prepack(weight: QuantizedTensor | Tensor, options?: Prepac
 export async function prepackDense(tensor: Tensor, kind?: "f32" | "f16" | "bf16"): Promise<PackedWeight> {
   const [n, k] = denseShape(tensor, "prepack")
   if (kind !== undefined && !["f32", "f16", "bf16"].includes(kind))
-    throw new TsqError("ERR_OPTION", `prepack: kind is ${describe(kind)}, expected ${listChoices(["f32", "f16", "bf16"])}`)
+    throw new TsqError(
+      "ERR_OPTION",
+      `prepack: kind is ${describe(kind)}, expected ${listChoices(["f32", "f16", "bf16"])}`,
+    )
   const storage = weightKind(kind ?? tensor.dtype)
   const source: Source = tensor.device === "mapped" ? tensor.source : (await tensor.pinned()).data
   const handle = await native.packDense(source, dtypeInfo(tensor.dtype).code, n, k, storage)

@@ -1,6 +1,8 @@
 // f32 working copies of one block's weights, for transforms and rounding.
 import type { Checkpoint } from "../containers/checkpoint.ts"
+import { dtypeInfo } from "../core/dtype.ts"
 import { TsqError } from "../core/errors.ts"
+import { sharedArray, sharedFloats } from "../core/shared-array.ts"
 import { native } from "../native.ts"
 import type { Section } from "./program.ts"
 
@@ -11,7 +13,8 @@ export class BlockWeights {
   readonly #section: Section
   readonly #linears = new Map<string, Float32Array>()
   readonly #vectors = new Map<string, Float32Array>()
-  readonly #changed = new Set<string>()
+  readonly #changedLinears = new Set<string>()
+  readonly #changedVectors = new Set<string>()
 
   constructor(checkpoint: Checkpoint, prefix: string, section: Section) {
     this.#checkpoint = checkpoint
@@ -24,10 +27,6 @@ export class BlockWeights {
     for (const slot of this.#section.weights)
       if (slot.kind === "linear" && slot.module === module) return [slot.n, slot.k]
     throw new TsqError("ERR_FORMAT", `${this.#prefix}${module} is not a linear of this block`)
-  }
-
-  isLinear(module: string | null): boolean {
-    return this.#section.weights.some(slot => slot.kind === "linear" && slot.module === module)
   }
 
   /** f32 [n, k], on shared memory. */
@@ -55,19 +54,48 @@ export class BlockWeights {
     const [n, k] = this.shape(module)
     const values = await this.linear(module)
     await native.scaleMatrix(values, n, k, rowScale, columnScale, values)
-    this.#changed.add(`${module}.weight`)
+    this.#changedLinears.add(module)
   }
 
-  async scaleVector(tensor: string, scale: Float32Array): Promise<void> {
+  /** Rounds a changed linear to the type that the checkpoint stores it in: what runs is then what will be written. */
+  async roundToStored(module: string): Promise<void> {
+    await this.#round(`${module}.weight`, await this.linear(module))
+  }
+
+  /**
+   * Divides a norm's weight or a bias by `scale`, in the type that the checkpoint stores it in. Returns the scale that the rounded
+   * division amounts to, so that multiplying by it elsewhere leaves the function unchanged; null where the checkpoint has no such tensor.
+   */
+  async divideVector(tensor: string, scale: Float32Array): Promise<Float32Array | null> {
     const values = await this.vector(tensor)
-    if (!values) return
-    for (let i = 0; i < values.length; i++) values[i] = values[i]! * scale[i]!
-    this.#changed.add(tensor)
+    if (!values) return null
+    const divided = sharedFloats(values.length)
+    for (let i = 0; i < values.length; i++) divided[i] = values[i]! / scale[i]!
+    await this.#round(tensor, divided)
+    const effective = sharedFloats(values.length)
+    for (let i = 0; i < values.length; i++) effective[i] = divided[i] === 0 ? scale[i]! : values[i]! / divided[i]!
+    this.#vectors.set(tensor, divided)
+    this.#changedVectors.add(tensor)
+    return effective
   }
 
-  /** Tensor names (relative) that differ from the checkpoint's. */
-  get changed(): ReadonlySet<string> {
-    return this.#changed
+  async #round(tensor: string, values: Float32Array): Promise<void> {
+    const { dtype } = this.#checkpoint.tensor(`${this.#prefix}${tensor}`)
+    if (dtype === "f32") return
+    const stored = sharedArray(dtype, values.length)
+    const [f32, code] = [dtypeInfo("f32").code, dtypeInfo(dtype).code]
+    await native.convertAsync(values, f32, stored, code, values.length)
+    await native.convertAsync(stored, code, values, f32, values.length)
+  }
+
+  /** Modules whose weight differs from the checkpoint's. */
+  get changedLinears(): readonly string[] {
+    return [...this.#changedLinears]
+  }
+
+  /** Norm weights and biases that differ from the checkpoint's. */
+  get changedVectors(): readonly (readonly [string, Float32Array])[] {
+    return [...this.#changedVectors].map(tensor => [tensor, this.#vectors.get(tensor)!] as const)
   }
 
   /** Drops a linear's working copy once it has been rounded. */

@@ -3,22 +3,25 @@
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import { throwIfAborted } from "../core/errors.ts"
 import type { LongWork } from "../core/progress.ts"
-import type { QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
 import { sharedFloats } from "../core/tensor.ts"
 import { prepack } from "../kernels/packed-weight.ts"
 import { Accumulator } from "../models/accumulator.ts"
 import { BlockWeights } from "../models/block-weights.ts"
 import type { ModelProgram } from "../models/program.ts"
-import type { BoundSection } from "../models/runner.ts"
-import { native } from "../native.ts"
+import { abortable, native } from "../native.ts"
+import { gridOf } from "../rounding/arrays.ts"
+import { nearest } from "../rounding/nearest.ts"
 import { roundingByName } from "../rounding/registry.ts"
-import type { InputStatistics, RoundingReport } from "../rounding/rounding.ts"
+import type { InputStatistics, Rounding, RoundingInput, RoundingReport } from "../rounding/rounding.ts"
 import { transformByName } from "../transforms/registry.ts"
 import type { TransformReport } from "../transforms/transform.ts"
-import { gridOf } from "./grid.ts"
 import type { CalibrationRun } from "./calibration-run.ts"
 import type { PlannedModule } from "./plan.ts"
 import type { Recipe } from "./recipe.ts"
+
+/** Rows that a transform tries its candidates on. */
+export const transformRows = 1024
 
 export interface BlockResult {
   /** By full module name. */
@@ -51,25 +54,23 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
   const tensors = new Map<string, QuantizedTensor>()
   const reports = new Map<string, RoundingReport>()
   const transforms: TransformReport[] = []
-  const replaced: BoundSection[] = []
 
   const round = async (module: string, statistics: InputStatistics | undefined) => {
     const scheme = schemeOf(module)!
     const [n, k] = weights.shape(module)
     const weight = await weights.linear(module)
-    const clip = statistics && usesClip(recipe, module) ? await searchClip(weight, n, k, statistics, scheme, input.minZero) : undefined
-    const { tensor, report } = await roundingByName(recipe.rounding).round({
+    const what: RoundingInput = {
       name: prefix + module,
       weight,
       n,
       k,
       scheme,
       statistics,
-      clip,
       minZero: input.minZero,
       options: recipe.roundingOptions,
       signal: input.signal,
-    })
+    }
+    const { tensor, report } = statistics && usesClip(recipe, module, scheme) ? await roundClipped(what, statistics) : await roundingByName(recipe.rounding).round(what)
     weights.forget(module)
     tensors.set(prefix + module, tensor)
     reports.set(prefix + module, report)
@@ -85,11 +86,10 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
     return { tensors, reports, changed: new Map(), transforms }
   }
 
-  let bound = await run.bind(layer)
-  replaced.push(bound)
   try {
+    let bound = run.own(await run.bind(layer))
     for (const name of recipe.transforms) {
-      const sample = run.sample()
+      const sample = run.sample(transformRows)
       transforms.push(
         await transformByName(name).apply({
           program,
@@ -107,10 +107,8 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
         }),
       )
     }
-    if (weights.changed.size > 0) {
-      bound = await run.rebind(layer, bound, weights)
-      replaced.push(bound)
-    }
+    for (const module of weights.changedLinears) if (!schemeOf(module)) await weights.roundToStored(module)
+    bound = await run.rebind(bound, weights)
     for (const stage of stages(section)) {
       const modules = stage.modules.filter(module => schemeOf(module))
       if (modules.length === 0) continue
@@ -120,10 +118,7 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
         await run.observe(bound, stage.op, stage.slot, hessian, input.signal)
         const statistics: InputStatistics = { hessian: hessian.handle, meanSquare: hessian.meanSquare(), rows: hessian.rows }
         for (const module of modules) {
-          const packed = await prepack(await round(module, statistics))
-          run.own(packed)
-          bound = bound.set(module, packed)
-          replaced.push(bound)
+          bound = run.own(bound.set(module, run.own(await prepack(await round(module, statistics)))))
         }
       } finally {
         hessian.dispose()
@@ -132,7 +127,6 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
     await run.advance(bound, input.signal)
     return { tensors, reports, changed: await changedTensors(weights, prefix, tensors), transforms }
   } finally {
-    for (const section of replaced) section.dispose()
     run.releaseOwned()
   }
 }
@@ -157,21 +151,27 @@ export function stages(section: ModelProgram["sections"][number]): Stage[] {
   return result
 }
 
-/** The clip search belongs to AWQ with plain rounding (a scale search subsumes it); q and k are left alone as in the paper's code. */
-const usesClip = (recipe: Recipe, module: string): boolean =>
-  recipe.transforms.includes("awq") && recipe.rounding === "nearest" && !/\b[qk]_proj$/.test(module)
+/** The clip search belongs to AWQ with plain rounding (a scale search subsumes it); q and k are left alone as in the paper's code. One
+ * scale for the whole tensor has no groups to clip. */
+const usesClip = (recipe: Recipe, module: string, scheme: IntegerScheme): boolean =>
+  recipe.transforms.includes("awq") &&
+  recipe.rounding === "nearest" &&
+  scheme.granularity !== "tensor" &&
+  !/\b[qk]_proj$/.test(module)
 
-async function searchClip(
-  weight: Float32Array,
-  n: number,
-  k: number,
-  statistics: InputStatistics,
-  scheme: NonNullable<PlannedModule["scheme"]>,
-  minZero: number,
-): Promise<Float32Array> {
+const clipSteps = 20
+const clipShrink = 0.5
+
+/** Rounds with and without clipped ranges and keeps what is closer: the search looks at each group by itself. */
+async function roundClipped(input: RoundingInput, statistics: InputStatistics): Promise<Awaited<ReturnType<Rounding["round"]>>> {
+  const { weight, n, k, scheme, signal } = input
   const clip = sharedFloats(n * Math.ceil(k / scheme.groupSize))
-  await native.searchClip(weight, n, k, statistics.hessian.value, gridOf(scheme, minZero), 20, 0.5, clip, null)
-  return clip
+  const grid = gridOf(scheme, input.minZero)
+  const hessian = statistics.hessian.value
+  await abortable(signal, flag => native.searchClip(weight, n, k, hessian, grid, clipSteps, clipShrink, clip, flag))
+  const plain = await nearest.round(input)
+  const clipped = await nearest.round({ ...input, clip })
+  return clipped.report.error < plain.report.error ? clipped : plain
 }
 
 /** What a transform changed and rounding has not replaced. */
@@ -181,11 +181,8 @@ async function changedTensors(
   tensors: ReadonlyMap<string, QuantizedTensor>,
 ): Promise<Map<string, Float32Array>> {
   const changed = new Map<string, Float32Array>()
-  for (const name of weights.changed) {
-    const module = name.endsWith(".weight") ? name.slice(0, -".weight".length) : null
-    if (module !== null && tensors.has(prefix + module)) continue
-    const values = weights.isLinear(module) ? await weights.linear(module!) : await weights.vector(name)
-    if (values) changed.set(prefix + name, values)
-  }
+  for (const module of weights.changedLinears)
+    if (!tensors.has(prefix + module)) changed.set(`${prefix}${module}.weight`, await weights.linear(module))
+  for (const [tensor, values] of weights.changedVectors) changed.set(prefix + tensor, values)
   return changed
 }

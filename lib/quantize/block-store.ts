@@ -4,11 +4,12 @@
 //   <module>.codes  I32 [n, ceil(k * bits / 32)]   dense bit stream a row
 //   <module>.scales F32 [n, groups]    <module>.zeros U8 [n, groups]    <module>.group_index I32 [k]
 //   <tensor>        F32                            dense tensors that a transform changed
-// and its metadata holds schemes and reports as JSON.
-import { createHash } from "node:crypto"
+// and its metadata holds schemes, reports and the SHA-256 of the tensors' bytes as JSON.
+import { createHash, randomBytes } from "node:crypto"
 import { createReadStream } from "node:fs"
 import { mkdir, open, readFile, rename, rm, stat } from "node:fs/promises"
 import { join } from "node:path"
+import { setImmediate as turn } from "node:timers/promises"
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import { writeError, writeFully } from "../containers/disk.ts"
 import { SafetensorsFile } from "../containers/safetensors.ts"
@@ -23,7 +24,7 @@ import type { BlockResult } from "./block-quantizer.ts"
 import type { CalibrationSet } from "./calibration.ts"
 import type { Recipe } from "./recipe.ts"
 
-const storeVersion = 1
+const storeVersion = 2
 
 /** SHA-256 over the source's tensors and configuration, the calibration windows, the recipe, kernels and versions. */
 export async function fingerprint(
@@ -53,6 +54,8 @@ export async function fingerprint(
 }
 
 interface BlockMetadata {
+  /** Of all tensors' bytes in file order. */
+  sha256: string
   schemes: Record<string, { scheme: IntegerScheme; shape: [number, number] }>
   reports: Record<string, RoundingReport>
   transforms: TransformReport[]
@@ -108,7 +111,7 @@ export class BlockStore {
   /** Writes a block beside its name and renames it: it is there whole or not at all. */
   async write(name: string, block: BlockResult): Promise<void> {
     const parts: { name: string; dtype: string; shape: number[]; data: ArrayBufferView }[] = []
-    const metadata: BlockMetadata = { schemes: {}, reports: Object.fromEntries(block.reports), transforms: [...block.transforms] }
+    const metadata: BlockMetadata = { sha256: "", schemes: {}, reports: Object.fromEntries(block.reports), transforms: [...block.transforms] }
     for (const [module, tensor] of block.tensors) {
       const [n, k] = tensor.shape
       const words = Math.ceil((k * tensor.scheme.bits) / 32)
@@ -129,8 +132,9 @@ export class BlockStore {
       begin = end
       return placed
     })
-    const header = serializeHeader(entries, { tsq: JSON.stringify(metadata) })
     const bytes = parts.map(({ data }) => new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
+    metadata.sha256 = await digest(bytes)
+    const header = serializeHeader(entries, { tsq: JSON.stringify(metadata) })
     try {
       await writeAtomically(this.#path(name), [header, ...bytes])
     } catch (cause) {
@@ -158,13 +162,17 @@ export class StoredBlock {
     this.#metadata = metadata
   }
 
+  /** ERR_CORRUPT unless the file is whole and as it was written. */
   static async open(path: string): Promise<StoredBlock> {
     const file = await SafetensorsFile.open(path)
     try {
-      return new StoredBlock(file, JSON.parse(file.metadata.tsq ?? "null") as BlockMetadata)
-    } catch (cause) {
+      const metadata = JSON.parse(file.metadata.tsq ?? "null") as BlockMetadata | null
+      if (metadata?.sha256 !== (await digest(contents(file))))
+        throw new TsqError("ERR_CORRUPT", `${path}: this finished block was damaged; start over without resume`)
+      return new StoredBlock(file, metadata)
+    } catch (error) {
       file.dispose()
-      throw new TsqError("ERR_CORRUPT", `${path}: is no finished block of tsq-native; start over without resume`, { cause })
+      throw error
     }
   }
 
@@ -227,6 +235,29 @@ export class StoredBlock {
   }
 }
 
+const chunkBytes = 1 << 20
+
+/** SHA-256 of consecutive parts; the event loop turns between chunks. */
+async function digest(parts: Iterable<Uint8Array> | AsyncIterable<Uint8Array>): Promise<string> {
+  const hash = createHash("sha256")
+  for await (const part of parts)
+    for (let begin = 0; begin < part.byteLength; begin += chunkBytes) {
+      hash.update(part.subarray(begin, begin + chunkBytes))
+      await turn()
+    }
+  return hash.digest("hex")
+}
+
+/** The tensors' bytes in file order. */
+async function* contents(file: SafetensorsFile): AsyncGenerator<Uint8Array> {
+  for (const { offset, bytes } of [...file.entries.values()].sort((a, b) => a.offset - b.offset))
+    for (let begin = 0; begin < bytes; begin += chunkBytes) {
+      const chunk = sharedBytes(Math.min(chunkBytes, bytes - begin))
+      await native.readMappingAsync(file.mapping.value, offset + begin, chunk)
+      yield chunk
+    }
+}
+
 async function readFingerprint(path: string): Promise<string | null> {
   try {
     const { fingerprint: found } = JSON.parse(await readFile(path, "utf8")) as { fingerprint?: unknown }
@@ -239,12 +270,13 @@ async function readFingerprint(path: string): Promise<string | null> {
 }
 
 async function writeAtomically(path: string, parts: readonly Uint8Array[]): Promise<void> {
-  const file = await open(`${path}.partial`, "w")
+  const partial = `${path}.${process.pid}-${randomBytes(4).toString("hex")}.partial`
+  const file = await open(partial, "wx")
   try {
     for (const part of parts) await writeFully(file, part)
     await file.sync()
   } finally {
     await file.close()
   }
-  await rename(`${path}.partial`, path)
+  await rename(partial, path)
 }

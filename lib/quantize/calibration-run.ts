@@ -1,16 +1,15 @@
 // The calibration set on its way through the model: hidden states of every window, advanced block by block.
 import { throwIfAborted } from "../core/errors.ts"
-import { sharedFloats, Tensor } from "../core/tensor.ts"
-import { type PackedWeight, prepackDense } from "../kernels/packed-weight.ts"
+import { sharedFloats, sharedInts, Tensor } from "../core/tensor.ts"
+import { prepackDense } from "../kernels/packed-weight.ts"
 import type { Accumulator } from "../models/accumulator.ts"
 import type { BlockWeights } from "../models/block-weights.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { type BoundSection, type KvCacheHandle, ModelRunner, type StepSequence, type WeightSource } from "../models/runner.ts"
+import { pagesFor } from "../models/sequence.ts"
 import type { BlockSample } from "../transforms/transform.ts"
 import type { CalibrationSet } from "./calibration.ts"
 import { stepRows } from "./plan.ts"
-
-const pageSize = 16
 
 interface Batch {
   begin: number
@@ -27,7 +26,7 @@ export class CalibrationRun {
   readonly #batches: readonly Batch[]
   /** [windows * sequenceLength, hiddenSize]: what enters the next block. */
   readonly #hidden: Float32Array
-  #owned: PackedWeight[] = []
+  #owned: { dispose(): void }[] = []
 
   private constructor(program: ModelProgram, source: WeightSource, set: CalibrationSet) {
     this.#program = program
@@ -36,7 +35,7 @@ export class CalibrationRun {
     this.runner = new ModelRunner(program)
     const length = set.sequenceLength
     const perStep = Math.max(1, Math.floor(stepRows / length))
-    const pagesEach = Math.ceil(length / pageSize)
+    const pagesEach = pagesFor(length)
     this.cache = this.runner.createCache(1, Math.min(perStep, set.windows.length) * pagesEach)
     const batches: Batch[] = []
     for (let first = 0; first < set.windows.length; first += perStep) {
@@ -57,19 +56,14 @@ export class CalibrationRun {
     const run = new CalibrationRun(program, source, set)
     const prologue = await run.runner.bindSection(0, "", source)
     try {
-      const perBatch = (batch: Batch) => {
-        const first = batch.begin / set.sequenceLength
-        const tokens = new Int32Array(new SharedArrayBuffer(4 * batch.rows))
-        set.windows
-          .slice(first, first + batch.sequences.length)
-          .forEach((window, i) => { tokens.set(window, i * set.sequenceLength) })
-        return tokens
-      }
       for (const batch of run.#batches) {
+        const tokens = sharedInts(batch.rows)
+        for (let row = 0; row < batch.rows; row += set.sequenceLength)
+          tokens.set(set.windows[(batch.begin + row) / set.sequenceLength]!, row)
         await run.runner.step({
           runs: [{ section: prologue, layer: 0 }],
           rows: batch.rows,
-          tokens: perBatch(batch),
+          tokens,
           sequences: batch.sequences,
           cache: run.cache,
           observers: [
@@ -97,38 +91,39 @@ export class CalibrationRun {
     return this.runner.bindSection(this.#program.blocks[layer]!, this.#program.blockPrefix(layer), source)
   }
 
-  /** `bound` with what a transform changed in its place. */
-  async rebind(layer: number, bound: BoundSection, weights: BlockWeights): Promise<BoundSection> {
-    const section = this.#program.sections[this.#program.blocks[layer]!]!
+  /** `bound` with what a transform changed in its place; owned by this run. */
+  async rebind(bound: BoundSection, weights: BlockWeights): Promise<BoundSection> {
     let result = bound
-    for (const name of weights.changed) {
-      const module = name.endsWith(".weight") ? name.slice(0, -".weight".length) : null
-      if (module !== null && weights.isLinear(module)) {
-        const packed = await prepackDense(Tensor.from(await weights.linear(module), weights.shape(module)))
-        this.own(packed)
-        result = result.set(module, packed)
-      } else if (section.weights.some(slot => hasVector(slot, name))) {
-        const values = await weights.vector(name)
-        if (values) result = result.setVector(name, values)
-      }
+    for (const module of weights.changedLinears) {
+      const packed = this.own(await prepackDense(Tensor.from(await weights.linear(module), weights.shape(module))))
+      result = this.own(result.set(module, packed))
     }
+    for (const [tensor, values] of weights.changedVectors) result = this.own(result.setVector(tensor, values))
     return result
   }
 
-  /** Keeps a packed weight until releaseOwned(). */
-  own(packed: PackedWeight): void {
-    this.#owned.push(packed)
+  /** Keeps a native object until releaseOwned(). */
+  own<T extends { dispose(): void }>(object: T): T {
+    this.#owned.push(object)
+    return object
   }
 
   releaseOwned(): void {
-    for (const packed of this.#owned) packed.dispose()
+    for (const object of this.#owned) object.dispose()
     this.#owned = []
   }
 
-  /** Some windows' hidden states, few enough to run a block on many times. */
-  sample(): BlockSample {
-    const batch = this.#batches[0]!
-    return { rows: batch.rows, hidden: this.#slice(batch), sequences: batch.sequences }
+  /** Some windows, spread over the set, of `rows` tokens together (one window at least): few enough to run a block on many times. */
+  sample(rows: number): BlockSample {
+    const { windows, sequenceLength: length } = this.#set
+    const count = Math.min(windows.length, Math.max(1, Math.floor(rows / length)))
+    const size = length * this.#program.config.hiddenSize
+    const hidden = sharedFloats(count * size)
+    for (let i = 0; i < count; i++) {
+      const from = Math.floor((i * windows.length) / count) * size
+      hidden.set(this.#hidden.subarray(from, from + size), i * size)
+    }
+    return { rows: count * length, hidden, sequences: this.#batches[0]!.sequences.slice(0, count) }
   }
 
   /** Runs the block up to op `op` over the whole set and reduces the slot that op reads. */
@@ -183,6 +178,3 @@ export class CalibrationRun {
     this.runner.dispose()
   }
 }
-
-const hasVector = (slot: ModelProgram["sections"][number]["weights"][number], name: string): boolean =>
-  slot.kind === "vector" && slot.tensor === name

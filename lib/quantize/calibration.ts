@@ -1,5 +1,6 @@
 // Calibration tokens: a text or token ids packed into windows of one length.
 import { TsqError } from "../core/errors.ts"
+import { describe } from "../core/options.ts"
 import type { ModelConfig } from "../models/program.ts"
 import type { Tokenizer } from "../models/tokenizer.ts"
 import type { QuantizeModelOptions, Recipe } from "./recipe.ts"
@@ -23,17 +24,18 @@ const fewTokens = 4096
  * Packs calibration into windows: BOS (where the model has one) and sequenceLength - 1 consecutive tokens each, spread
  * evenly over the source where it holds more windows than are taken. Too little is refused unless `force`.
  */
-export function makeCalibration(
+export async function makeCalibration(
   calibration: NonNullable<QuantizeModelOptions["calibration"]>,
   recipe: Recipe,
   config: ModelConfig,
-  tokenizer: () => Tokenizer,
+  /** For a text. */
+  tokenizer: Tokenizer | null,
   force: boolean,
-): CalibrationSet {
-  const ids = typeof calibration === "string" ? encode(calibration, tokenizer()) : [...calibration]
+): Promise<CalibrationSet> {
+  const ids = typeof calibration === "string" ? await encode(calibration, tokenizer!) : calibration
   ids.forEach((id, i) => {
     if (!Number.isInteger(id) || id < 0 || id >= config.vocabularySize)
-      throw new TsqError("ERR_OPTION", `calibration: token ${i} is ${id}, expected ids from 0 to ${config.vocabularySize - 1}`)
+      throw new TsqError("ERR_OPTION", `calibration: token ${i} is ${describe(id)}, expected ids from 0 to ${config.vocabularySize - 1}`)
   })
   const sequenceLength = recipe.sequenceLength ?? Math.min(defaultLength, config.maxContext)
   if (sequenceLength > config.maxContext)
@@ -43,11 +45,12 @@ export function makeCalibration(
   const available = Math.floor(ids.length / body)
   const wanted = recipe.samples ?? defaultSamples
   const count = Math.min(wanted, available)
-  const short = recipe.samples === null ? count * sequenceLength < Math.min(fewTokens, config.hiddenSize * 4) : count < wanted
+  const least = Math.min(fewTokens, config.hiddenSize * 4)
+  const short = recipe.samples === null ? count * sequenceLength < least : count < wanted
   if (count === 0 || (short && !force))
     throw new TsqError(
       "ERR_OPTION",
-      `calibration: ${ids.length} tokens give ${available} windows of ${sequenceLength}, ${recipe.samples === null ? `expected at least ${fewTokens} tokens` : `asked for ${wanted}`}; ` +
+      `calibration: ${ids.length} tokens give ${available} windows of ${sequenceLength}, ${recipe.samples === null ? `expected at least ${least} tokens` : `asked for ${wanted}`}; ` +
         `give more text, ask for fewer or shorter samples${count > 0 ? ", or use force to go on with what there is" : ""}`,
     )
   const windows: Int32Array[] = []
@@ -61,9 +64,9 @@ export function makeCalibration(
   return { windows, sequenceLength, asked: recipe.samples, tokens: ids.length }
 }
 
-function encode(text: string, tokenizer: Tokenizer): number[] {
+async function encode(text: string, tokenizer: Tokenizer): Promise<number[]> {
   if (text.trim() === "") throw new TsqError("ERR_OPTION", "calibration: the text is empty")
   if (text.includes("\0") || text.includes("\uFFFD"))
     throw new TsqError("ERR_OPTION", "calibration: this is not text (it holds NUL bytes or is not valid UTF-8); give plain UTF-8 text")
-  return tokenizer.encode(text, { addSpecial: false })
+  return tokenizer.encodeAsync(text, { addSpecial: false })
 }

@@ -78,7 +78,7 @@ export async function convertModel(source: string, out: string, options: Convert
         moduleAt: tensor => places.get(tensor) ?? null,
         omitted,
         changed: async () => null,
-        files: {},
+        files: () => ({}),
         signal,
         onTensor: (tensor, done, total) => report({ stage: "write", done, total, tensor }),
       })

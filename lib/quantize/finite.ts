@@ -9,7 +9,9 @@ export async function checkFinite(tensor: Tensor, what: string, advice: string):
   if (tensor.size === 0) return
   const [nans, infinities, , first] = await native.scan(tensor.source, dtypeInfo(tensor.dtype).code, tensor.size)
   if (first === -1) return
-  const counts = [nans! > 0 ? `${nans} NaN` : "", infinities! > 0 ? `${infinities} Inf` : ""].filter(Boolean).join(" and ")
+  const counts = [nans! > 0 ? `${nans} NaN` : "", infinities! > 0 ? `${infinities} Inf` : ""]
+    .filter(Boolean)
+    .join(" and ")
   throw new TsqError(
     "ERR_NUMERIC",
     `${what} [${tensor.shape.join(", ")}] holds ${counts}, the first at [${position(first!, tensor.shape).join(", ")}], expected finite values; ${advice}`,

@@ -8,7 +8,7 @@ import { loadTokenizer } from "../models/tokenizer.ts"
 import { native } from "../native.ts"
 import { type CalibrationSet, makeCalibration } from "./calibration.ts"
 import { makePlan, needsCalibrationRun, type Plan } from "./plan.ts"
-import { makeRecipe, needsCalibration, type QuantizeModelOptions, type Recipe } from "./recipe.ts"
+import { closeRecipe, makeRecipe, needsCalibration, type QuantizeModelOptions, type Recipe } from "./recipe.ts"
 
 export class QuantizationJob {
   readonly checkpoint: Checkpoint
@@ -29,7 +29,7 @@ export class QuantizationJob {
   static async prepare(source: string, options: QuantizeModelOptions): Promise<QuantizationJob> {
     if (typeof source !== "string" || source === "")
       throw new TsqError("ERR_OPTION", "quantizeModel: source is not the path of a Hugging Face checkpoint folder")
-    const recipe = makeRecipe(options)
+    const open = makeRecipe(options)
     throwIfAborted(options.signal)
     const checkpoint = await Checkpoint.open(source)
     try {
@@ -40,6 +40,7 @@ export class QuantizationJob {
             "quantize the original, or convertModel this one to another format",
         )
       const program = describeModel(checkpoint.config)
+      const recipe = closeRecipe(open, program)
       const calibration = await readCalibration(source, program, recipe, options)
       const rows = calibration ? calibration.windows.length * calibration.sequenceLength : 0
       const tokens = calibration && { rows, windows: calibration.windows.length, length: calibration.sequenceLength }
@@ -75,7 +76,7 @@ async function readCalibration(
     return null
   }
   const tokenizer = typeof calibration === "string" ? await loadTokenizer(source) : null
-  return makeCalibration(calibration, recipe, program.config, () => tokenizer!, options.force ?? false)
+  return makeCalibration(calibration, recipe, program.config, tokenizer, options.force ?? false)
 }
 
 /** ERR_NUMERIC naming the tensor when a weight is NaN or infinite, ERR_DTYPE when a planned weight is not of floats. */

@@ -1,7 +1,7 @@
 // The plan: every tensor with its scheme or the reason why it is left alone, sizes, memory and time, before any work is done.
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import { TsqError } from "../core/errors.ts"
-import { type IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { IntegerScheme } from "../core/quantized-tensor.ts"
 import { formatByName } from "../formats/registry.ts"
 import type { ModelProgram, WeightSlot } from "../models/program.ts"
 import { native } from "../native.ts"
@@ -16,6 +16,8 @@ export interface PlannedModule {
   /** null: left as it is, for `reason`. */
   scheme: IntegerScheme | null
   reason: string | null
+  /** It was to be quantized, and the format cannot hold it or one that it is fused with. */
+  refused: boolean
 }
 
 export interface Plan {
@@ -61,7 +63,8 @@ export function makePlan(
     modules.push(planModule(module, null, [vocabularySize, hiddenSize], recipe, program))
   }
   keepFusedTogether(modules, program, warnings)
-  const refused = modules.filter(entry => entry.layer !== null && entry.scheme === null && entry.reason?.startsWith("format"))
+  checkPatterns(modules, recipe, program, warnings)
+  const refused = modules.filter(entry => entry.refused)
   if (refused.length > 0 && options.strict)
     throw new TsqError("ERR_UNSUPPORTED", `${refused[0]!.module}: ${refused[0]!.reason} (strict: nothing may be left unquantized)`)
   if (refused.length > 0)
@@ -107,7 +110,7 @@ const describeParts = (parts: Record<string, number>) =>
     .join(", ")
 
 function planModule(module: string, layer: number | null, shape: readonly [number, number], recipe: Recipe, program: ModelProgram): PlannedModule {
-  const leave = (reason: string): PlannedModule => ({ module, layer, shape, scheme: null, reason })
+  const leave = (reason: string, refused = false): PlannedModule => ({ module, layer, shape, scheme: null, reason, refused })
   if (recipe.ignore.some(pattern => matches(pattern, module))) return leave("ignored by option")
   const override = recipe.overrides.find(({ pattern }) => matches(pattern, module))
   if (override?.scheme === "none") return leave("ignored by override")
@@ -115,7 +118,10 @@ function planModule(module: string, layer: number | null, shape: readonly [numbe
   const bits = override ? bitsOf(override.scheme as never) : recipe.bits
   const k = shape[1]
   if (typeof recipe.groupSize === "number" && recipe.groupSize > k)
-    return leave(`format: group size ${recipe.groupSize} is larger than k = ${k}`)
+    throw new TsqError(
+      "ERR_OPTION",
+      `quantizeModel: groupSize is ${recipe.groupSize}, larger than k = ${k} of ${module} [${shape.join(", ")}]; use at most ${k} or "channel", or leave the module alone (ignore)`,
+    )
   const scheme: IntegerScheme = {
     bits,
     symmetric: recipe.symmetric,
@@ -126,7 +132,7 @@ function planModule(module: string, layer: number | null, shape: readonly [numbe
   const reason = formatByName(recipe.format).refuses(module, shape, scheme, {
     groupIndex: recipe.rounding === "gptq" && recipe.roundingOptions.order === "dynamic",
   })
-  return reason ? leave(`format ${recipe.format}: ${reason}`) : { module, layer, shape, scheme, reason: null }
+  return reason ? leave(reason, true) : { module, layer, shape, scheme, reason: null, refused: false }
 }
 
 /** "*" stands for any run of characters; anything else is literal. */
@@ -148,18 +154,29 @@ function keepFusedTogether(modules: PlannedModule[], program: ModelProgram, warn
       if (entry) byInput.set(op.in[0]!, [...(byInput.get(op.in[0]!) ?? []), entry])
     }
     for (const siblings of byInput.values()) {
-      const refused = siblings.find(entry => entry.reason?.startsWith("format"))
+      const refused = siblings.find(entry => entry.refused)
       if (refused)
         for (const entry of siblings)
           if (entry.scheme) {
             entry.scheme = null
-            entry.reason = `format: fused with ${refused.module}, which cannot be quantized`
+            entry.refused = true
+            entry.reason = `engines fuse it with ${refused.module}, which is left alone: ${refused.reason}`
           }
       const bits = new Set(siblings.map(entry => entry.scheme?.bits ?? 0))
       if (bits.size > 1)
         warnings.push(`${siblings.map(entry => entry.module).join(", ")} differ in bits; engines that fuse them will refuse the file`)
     }
   }
+}
+
+/** An override that matches nothing is a mistake; an ignored name that matches nothing does no harm. */
+function checkPatterns(modules: readonly PlannedModule[], recipe: Recipe, program: ModelProgram, warnings: string[]): void {
+  const unmatched = (pattern: string) => !modules.some(({ module }) => matches(pattern, module))
+  const names = `modules are named like ${modules[0]?.module} and ${program.head}${program.head === program.embedding ? " (embedding and tied head)" : ""}`
+  for (const { pattern } of recipe.overrides)
+    if (unmatched(pattern)) throw new TsqError("ERR_OPTION", `quantizeModel: override ${JSON.stringify(pattern)} matches no matrix; ${names}`)
+  for (const pattern of recipe.ignore)
+    if (unmatched(pattern) && pattern !== "lm_head") warnings.push(`ignore ${JSON.stringify(pattern)} matches no matrix; ${names}`)
 }
 
 function nominalBits(recipe: Recipe): number {
@@ -249,16 +266,4 @@ function estimateSeconds(program: ModelProgram, recipe: Recipe, rows: number): n
     if (recipe.rounding === "gptq") for (const { n, k } of linears) flops += 4 * n * k * k
   }
   return flops / rate
-}
-
-/** The bits a checkpoint's quantized tensors really take. */
-export function measuredBits(tensors: readonly QuantizedTensor[]): number {
-  let bits = 0
-  let weights = 0
-  for (const tensor of tensors) {
-    const size = tensor.shape[0] * tensor.shape[1]
-    bits += tensor.bitsPerWeight * size
-    weights += size
-  }
-  return bits / Math.max(weights, 1)
 }

@@ -10,7 +10,7 @@ import { BlockStore, fingerprint, type StoredBlock } from "./block-store.ts"
 import { CalibrationRun } from "./calibration-run.ts"
 import { quantizeEnds } from "./ends.ts"
 import { QuantizationJob, refuseBadWeights } from "./job.ts"
-import { needsCalibrationRun, type Plan, scaleTypeOf } from "./plan.ts"
+import { type Plan, scaleTypeOf } from "./plan.ts"
 import type { QuantizeModelOptions, Recipe } from "./recipe.ts"
 import { makeReport, type QuantizationReport } from "./report.ts"
 import { storedSource } from "./stored-source.ts"
@@ -82,7 +82,10 @@ async function quantizeBlocks(job: QuantizationJob, store: BlockStore, options: 
   const { checkpoint, program, recipe, plan, calibration } = job
   const { signal } = options
   const dense = new CheckpointSource(checkpoint, options.onWarning ?? (() => {}))
-  const run = calibration && needsCalibrationRun(recipe) ? await CalibrationRun.start(program, dense, calibration, signal) : null
+  const stored = await Promise.all(program.blocks.map((_, layer) => store.has(blockName(layer))))
+  const ends = plan.modules.some(entry => entry.layer === null && entry.scheme) && !(await store.has(endsName))
+  const left = ends ? program.blocks.length : stored.lastIndexOf(false)
+  const run = calibration && left >= 0 ? await CalibrationRun.start(program, dense, calibration, signal) : null
   // v1 files store zero points minus one and so cannot hold 0 (formats.md of the GPTQ layout; lib/formats/gptq.ts).
   const minZero = recipe.format === "gptq" && recipe.gptqVersion === "v1" && !recipe.symmetric ? 1 : 0
   const total = plan.modules.filter(entry => entry.scheme).length
@@ -92,8 +95,8 @@ async function quantizeBlocks(job: QuantizationJob, store: BlockStore, options: 
       throwIfAborted(signal)
       const modules = plan.modules.filter(entry => entry.layer === layer)
       const detail = `block ${layer + 1}/${program.blocks.length}`
-      if (await store.has(blockName(layer))) {
-        if (run) await replay(run, layer, store, dense, signal)
+      if (stored[layer]) {
+        if (run && layer < left) await replay(run, layer, store, dense, signal)
         done += modules.filter(entry => entry.scheme).length
         report({ stage: "resume", done, total, detail })
         continue
@@ -114,15 +117,15 @@ async function quantizeBlocks(job: QuantizationJob, store: BlockStore, options: 
       })
       await store.write(blockName(layer), block)
     }
-    if (!plan.modules.some(entry => entry.layer === null && entry.scheme) || (await store.has(endsName))) return
-    const ends = await quantizeEnds({
+    if (!ends) return
+    const result = await quantizeEnds({
       job,
       minZero,
       run,
       signal,
       onTensor: (tensor, { error }) => report({ stage: "quantize", done: ++done, total, tensor, loss: error }),
     })
-    await store.write(endsName, { ...ends, changed: new Map(), transforms: [] })
+    await store.write(endsName, { ...result, changed: new Map(), transforms: [] })
   } finally {
     run?.dispose()
   }
@@ -166,7 +169,7 @@ async function writeOutput(
     const blockOf = new Map(blocks.flatMap(block => block.modules.map(module => [module, block] as const)))
     const changedIn = new Map(blocks.flatMap(block => block.changed.map(name => [name, block] as const)))
     const tensor = (module: string) => blockOf.get(module)!.tensor(module)
-    const result = makeReport(job, blocks, plan.outputBytes)
+    const result = makeReport(job, blocks)
     const damps = result.tensors.map(entry => entry.damp).filter(damp => damp !== undefined)
     await writeCheckpoint(output.path, {
       source: checkpoint,
@@ -184,7 +187,10 @@ async function writeOutput(
       moduleAt: name => (name.endsWith(".weight") && blockOf.has(name.slice(0, -7)) ? name.slice(0, -7) : null),
       omitted: new Set(),
       changed: async name => (await changedIn.get(name)?.dense(name)) ?? null,
-      files: { "quantization-report.json": result },
+      files: totalBytes => {
+        result.outputBytes = totalBytes
+        return { "quantization-report.json": result }
+      },
       signal,
       onTensor: (name, done, total) => report({ stage: "write", done, total, tensor: name }),
     })

@@ -7,7 +7,6 @@ import type { IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts
 import { Tensor } from "../core/tensor.ts"
 import { denseShape } from "../kernels/packed-weight.ts"
 import { Accumulator } from "../models/accumulator.ts"
-import { native } from "../native.ts"
 import { nearest } from "../rounding/nearest.ts"
 import { roundingByName, roundingNames } from "../rounding/registry.ts"
 import type { InputStatistics, Rounding, RoundingInput, RoundingOptions, RoundingReport } from "../rounding/rounding.ts"
@@ -34,9 +33,21 @@ export interface QuantizeOptions extends LongWork, RoundingOptions {
 }
 
 const optionNames = [
-  "scheme", "rounding", "transform", "groupSize", "symmetric", "calibration", "scaleType", "seed", "damp", "order", "scaleSearch",
-  "block", "signal", "onProgress",
-] // biome-ignore format: names in the order of the documentation
+  "scheme",
+  "rounding",
+  "transform",
+  "groupSize",
+  "symmetric",
+  "calibration",
+  "scaleType",
+  "seed",
+  "damp",
+  "order",
+  "scaleSearch",
+  "block",
+  "signal",
+  "onProgress",
+]
 
 /** Calibration rows added to the second moments at a time; an abort is noticed in between. */
 const chunkRows = 1024
@@ -52,7 +63,11 @@ export async function quantize(weight: Tensor, options: QuantizeOptions): Promis
   const { signal, scheme, rounding, n, k } = request
   const report = progressReporter(request.onProgress)
   throwIfAborted(signal)
-  const floats = await finiteFloats(weight, "quantize: weight", "the checkpoint is damaged or training diverged; quantize a sound copy")
+  const floats = await finiteFloats(
+    weight,
+    "quantize: weight",
+    "the checkpoint is damaged or training diverged; quantize a sound copy",
+  )
   throwIfAborted(signal)
   const collected = request.calibration && (await collect(request.calibration, k, signal, report))
   try {
@@ -72,7 +87,8 @@ export async function quantize(weight: Tensor, options: QuantizeOptions): Promis
       request.transform && collected
         ? await roundWithAwq(input, rounding, collected.floats, report)
         : await rounding.round(input)
-    const best = collected && rounding.name === "gptq" ? await notWorseThanNearest(input, result) : result
+    const careful = rounding.name === "gptq" || request.transform
+    const best = collected && careful ? await notWorseThanNearest(input, result) : result
     report(finished(best.report))
     return best.tensor
   } finally {
@@ -92,7 +108,8 @@ interface Request extends LongWork {
 
 /** Every check that needs no reading of elements, in one place, before any work. */
 function readRequest(weight: Tensor, values: QuantizeOptions): Request {
-  if (!(weight instanceof Tensor)) throw new TsqError("ERR_DTYPE", `quantize: weight is ${describe(weight)}, expected a Tensor`)
+  if (!(weight instanceof Tensor))
+    throw new TsqError("ERR_DTYPE", `quantize: weight is ${describe(weight)}, expected a Tensor`)
   const [n, k] = denseShape(weight, "quantize")
   const options = new Options("quantize", values, optionNames)
   const scaleType = options.oneOf("scaleType", ["f32", "f16", "bf16"], weight.dtype as IntegerScheme["scaleType"])
@@ -124,7 +141,10 @@ function readRequest(weight: Tensor, values: QuantizeOptions): Request {
 function readTransform(options: Options): "awq" | undefined {
   const name = options.raw("transform")
   if (name === "smooth" || name === "hadamard")
-    throw new TsqError("ERR_UNSUPPORTED", `quantize: transform "${name}" is not available in this version; available: awq`)
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      `quantize: transform "${name}" is not available in this version; available: awq`,
+    )
   return options.oneOf("transform", ["awq"], undefined)
 }
 
@@ -146,7 +166,10 @@ function checkCalibration(calibration: Tensor, k: number): void {
     throw new TsqError("ERR_DTYPE", `quantize: option "calibration" is ${calibration.dtype}, expected f32, f16 or bf16`)
   const shape = `[${calibration.shape.join(", ")}]`
   if (calibration.shape.length < 2 || calibration.shape.at(-1) !== k)
-    throw new TsqError("ERR_SHAPE", `quantize: option "calibration" has shape ${shape}, expected [rows, ${k}] for a weight of k = ${k}`)
+    throw new TsqError(
+      "ERR_SHAPE",
+      `quantize: option "calibration" has shape ${shape}, expected [rows, ${k}] for a weight of k = ${k}`,
+    )
   if (calibration.size === 0)
     throw new TsqError("ERR_SHAPE", `quantize: option "calibration" has shape ${shape}, expected at least one row`)
 }
@@ -190,7 +213,7 @@ async function collect(
   }
 }
 
-/** GPTQ is greedy, and on few or lucky rows plain nearest codes may win: then they are the result. */
+/** GPTQ is greedy, searches look at part of the error, and on few or lucky rows plain nearest codes may win: then they are the result. */
 async function notWorseThanNearest(
   input: RoundingInput,
   result: { tensor: QuantizedTensor; report: RoundingReport },
@@ -201,7 +224,7 @@ async function notWorseThanNearest(
 }
 
 function finished({ error, damp, keptNearest, note }: RoundingReport): ProgressStep {
-  const details = [keptNearest ? "nearest codes kept: GPTQ's were worse" : undefined, note].filter(Boolean)
+  const details = [keptNearest ? "nearest codes kept: they were better" : undefined, note].filter(Boolean)
   return {
     stage: "quantize",
     done: 1,

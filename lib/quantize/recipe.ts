@@ -4,19 +4,23 @@ import { describe, listChoices, Options } from "../core/options.ts"
 import type { LongWork } from "../core/progress.ts"
 import type { IntegerScheme } from "../core/quantized-tensor.ts"
 import type { FormatName } from "../formats/format.ts"
+import type { ModelProgram } from "../models/program.ts"
 import type { RoundingOptions } from "../rounding/rounding.ts"
+import { type GroupSize, type SchemeName, schemeNames } from "./scheme.ts"
+
+export type { SchemeName } from "./scheme.ts"
 
 export type RoundingName = "nearest" | "mse" | "gptq"
 export type TransformName = "awq"
-export type SchemeName = "w8a16" | "w6a16" | "w5a16" | "w4a16" | "w3a16" | "w2a16"
 export type PresetName = "rtn" | "gptq" | "awq" | "awq-gptq"
 
 export interface QuantizeModelOptions extends LongWork, RoundingOptions {
   /** A named point in the space below; options given beside it win. Default "gptq" with calibration, "rtn" without. */
   preset?: PresetName
   scheme?: SchemeName
-  /** Columns of a group (default 128), or one scale per output channel, or per tensor. */
-  groupSize?: number | "channel" | "tensor"
+  /** Columns of a group (default 128, or less where a model's widths ask for it), or one scale per output
+   * channel, or per tensor. */
+  groupSize?: GroupSize
   symmetric?: boolean
   rounding?: RoundingName
   transforms?: readonly TransformName[]
@@ -48,7 +52,7 @@ export interface QuantizeModelOptions extends LongWork, RoundingOptions {
 export interface Recipe {
   scheme: SchemeName
   bits: IntegerScheme["bits"]
-  groupSize: number | "channel" | "tensor"
+  groupSize: GroupSize
   symmetric: boolean
   rounding: RoundingName
   transforms: readonly TransformName[]
@@ -75,7 +79,6 @@ const laterSchemes = ["w8a8", "fp8", "nf4", "fp4", "mxfp4", "nvfp4"]
 const laterRoundings = ["hqq", "auto-round", "qronos"]
 const laterTransforms = ["smooth", "hadamard"]
 const laterFormats = ["bitsandbytes", "fp8", "gguf", "onnx", "marlin"]
-const schemes: readonly SchemeName[] = ["w8a16", "w6a16", "w5a16", "w4a16", "w3a16", "w2a16"]
 
 const known = [
   "preset", "scheme", "groupSize", "symmetric", "rounding", "transforms", "format", "gptqVersion", "calibration", "samples",
@@ -83,20 +86,39 @@ const known = [
   "block", "signal", "onProgress", "onWarning",
 ]
 
+/** A recipe before the model is known: a group size that was not asked for is null. */
+export type OpenRecipe = Omit<Recipe, "groupSize"> & { groupSize: GroupSize | null }
+
+const defaultGroupSize = 128
+const groupSizes = [defaultGroupSize, 64, 32]
+
+/**
+ * The recipe for a model. A group size that was not asked for becomes 128, or the largest power of two below that divides the columns
+ * of every linear of the blocks; where only less than 32 would, the largest that none has too few columns for.
+ */
+export function closeRecipe(recipe: OpenRecipe, program: ModelProgram): Recipe {
+  if (recipe.groupSize !== null) return { ...recipe, groupSize: recipe.groupSize }
+  const columns = program.blocks.flatMap(block =>
+    program.sections[block]!.weights.flatMap(slot => (slot.kind === "linear" ? [slot.k] : [])),
+  )
+  const divides = groupSizes.find(size => columns.every(k => k % size === 0))
+  return { ...recipe, groupSize: divides ?? Math.min(defaultGroupSize, 2 ** Math.floor(Math.log2(Math.min(...columns)))) }
+}
+
 /** Validates options and writes out every default. ERR_OPTION, or ERR_UNSUPPORTED for what is not built yet. */
-export function makeRecipe(values: QuantizeModelOptions): Recipe {
+export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
   const options = new Options("quantizeModel", values, known)
   const preset = choose(options, "preset", Object.keys(presets) as PresetName[], laterPresets) ?? defaultPreset(values)
   const defaults = presets[preset]
-  const scheme = choose(options, "scheme", schemes, laterSchemes) ?? "w4a16"
+  const scheme = choose(options, "scheme", schemeNames, laterSchemes) ?? "w4a16"
   const rounding = choose(options, "rounding", ["nearest", "mse", "gptq"], laterRoundings) ?? defaults.rounding ?? "nearest"
   const transforms = options.strings("transforms", defaults.transforms ?? []) as readonly TransformName[]
   for (const transform of transforms) oneOf("transforms", transform, ["awq"], laterTransforms)
   const symmetric = options.boolean("symmetric", defaults.symmetric ?? true)
   const groupSize =
     typeof values.groupSize === "string"
-      ? options.oneOf("groupSize", ["channel", "tensor"], 128)
-      : options.integer("groupSize", { min: 1 }, 128)
+      ? options.oneOf("groupSize", ["channel", "tensor"], null)
+      : options.integer("groupSize", { min: 1 }, null)
   const overrides = checkOverrides(options)
   const format =
     choose(options, "format", ["gptq", "awq", "compressed-tensors"], laterFormats) ??
@@ -105,6 +127,7 @@ export function makeRecipe(values: QuantizeModelOptions): Recipe {
   options.number("maxMemory", { min: 0, aboveMin: true }, 0)
   options.signal()
   options.onProgress()
+  if (options.has("onWarning") && typeof options.raw("onWarning") !== "function") options.fail("onWarning", "a function")
   return {
     scheme,
     bits: bitsOf(scheme),
@@ -138,7 +161,7 @@ function checkOverrides(options: Options): Recipe["overrides"] {
   for (const entry of list as Recipe["overrides"]) {
     if (typeof entry?.pattern !== "string" || entry.pattern === "")
       options.fail("overrides", "entries { pattern, scheme } with the name or pattern of modules")
-    oneOf(`overrides[${JSON.stringify(entry.pattern)}]`, entry.scheme, [...schemes, "none"], laterSchemes)
+    oneOf(`overrides[${JSON.stringify(entry.pattern)}]`, entry.scheme, [...schemeNames, "none"], laterSchemes)
   }
   return [...(list as Recipe["overrides"])]
 }
@@ -151,7 +174,7 @@ export const needsCalibration = (recipe: Recipe): boolean => recipe.rounding ===
 /** The format of the widest reach that holds the scheme. */
 function defaultFormat(
   preset: FormatName | undefined,
-  recipe: Pick<Recipe, "bits" | "symmetric" | "groupSize" | "overrides">,
+  recipe: Pick<OpenRecipe, "bits" | "symmetric" | "groupSize" | "overrides">,
 ): FormatName {
   const { bits, symmetric, groupSize } = recipe
   const mixed = recipe.overrides.some(override => override.scheme !== "none")

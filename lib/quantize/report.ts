@@ -23,7 +23,6 @@ export interface QuantizationReport {
   /** Of all tensors before and after. */
   sourceBytes: number
   outputBytes: number
-  estimatedPeakMemory: number
   tensors: TensorReport[]
   unquantized: { name: string; reason: string }[]
   /** By block, in order. */
@@ -31,7 +30,7 @@ export interface QuantizationReport {
   warnings: string[]
 }
 
-export function makeReport(job: QuantizationJob, blocks: Iterable<StoredBlock>, outputBytes: number): QuantizationReport {
+export function makeReport(job: QuantizationJob, blocks: Iterable<StoredBlock>): QuantizationReport {
   const { plan, recipe, calibration, program } = job
   const reports = new Map<string, RoundingReport>()
   const transforms: TransformReport[][] = []
@@ -54,8 +53,7 @@ export function makeReport(job: QuantizationJob, blocks: Iterable<StoredBlock>, 
     },
     bitsPerWeight: plan.bitsPerWeight,
     sourceBytes: plan.sourceBytes,
-    outputBytes,
-    estimatedPeakMemory: plan.peakMemory,
+    outputBytes: plan.outputBytes,
     tensors,
     unquantized: plan.modules.filter(entry => entry.scheme === null).map(({ module, reason }) => ({ name: module, reason: reason ?? "" })),
     transforms,

@@ -48,7 +48,8 @@ export function parseScheme(options: Options): SchemeTemplate {
 }
 
 const isSchemeName = (name: unknown): name is SchemeName => (schemeNames as readonly unknown[]).includes(name)
-const isCount = (value: unknown): value is number => typeof value === "number" && Number.isSafeInteger(value) && value >= 1
+const isCount = (value: unknown): value is number =>
+  typeof value === "number" && Number.isSafeInteger(value) && value >= 1
 
 /**
  * The scheme on a weight of k columns. A group size that was asked for and is larger than k is refused (ERR_OPTION); the
@@ -64,6 +65,9 @@ export function resolveScheme(
   if (typeof groupSize !== "number") return { bits, symmetric, granularity: groupSize, groupSize: k, scaleType }
   if (groupSize <= k) return { bits, symmetric, granularity: "group", groupSize, scaleType }
   if (template.groupSizeGiven)
-    throw new TsqError("ERR_OPTION", `${caller}: groupSize ${groupSize} is larger than k = ${k}; use "channel" or at most ${k}`)
+    throw new TsqError(
+      "ERR_OPTION",
+      `${caller}: groupSize ${groupSize} is larger than k = ${k}; use "channel" or at most ${k}`,
+    )
   return { bits, symmetric, granularity: "channel", groupSize: k, scaleType }
 }

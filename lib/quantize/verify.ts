@@ -1,4 +1,5 @@
 // Looks at a written checkpoint before it gets its final name: what was written is what is read, and it computes finite numbers.
+import { setImmediate as turn } from "node:timers/promises"
 import { Checkpoint } from "../containers/checkpoint.ts"
 import { TsqError, throwIfAborted } from "../core/errors.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
@@ -9,8 +10,20 @@ import { CheckpointSource } from "../engine/checkpoint-source.ts"
 import { describeModel } from "../models/registry.ts"
 import { ModelRunner } from "../models/runner.ts"
 
-const bytesOf = (array: ArrayBufferView | null) =>
-  array ? Buffer.from(array.buffer, array.byteOffset, array.byteLength) : Buffer.alloc(0)
+const sliceBytes = 4 * 2 ** 20
+
+/** Compares arrays byte by byte; the event loop turns between slices. */
+async function sameBytes(a: ArrayBufferView | null, b: ArrayBufferView | null): Promise<boolean> {
+  if (a === null || b === null) return a === b
+  if (a.byteLength !== b.byteLength) return false
+  for (let begin = 0; begin < a.byteLength; begin += sliceBytes) {
+    if (begin > 0) await turn()
+    const size = Math.min(sliceBytes, a.byteLength - begin)
+    const [x, y] = [Buffer.from(a.buffer, a.byteOffset + begin, size), Buffer.from(b.buffer, b.byteOffset + begin, size)]
+    if (!x.equals(y)) return false
+  }
+  return true
+}
 
 /** Reads every module back and compares codes, scales and zero points. ERR_CORRUPT naming the module when they differ. */
 export async function verifyModules(
@@ -27,9 +40,10 @@ export async function verifyModules(
     })
     for (const module of modules) {
       throwIfAborted(signal)
-      const [found, wanted] = [await reader.read(module), await expected(module)]
+      const found = await reader.read(module)
+      const wanted = await expected(module)
       for (const part of ["codes", "scales", "zeros", "groupIndex"] as const)
-        if (!bytesOf(found[part]).equals(bytesOf(wanted[part])))
+        if (!(await sameBytes(found[part], wanted[part])))
           throw new TsqError("ERR_CORRUPT", `${directory}: ${module} reads back with other ${part} than were written; is the disk damaged?`)
     }
   } finally {
@@ -43,6 +57,14 @@ export async function verifyModules(
  */
 export async function smokeTest(directory: string, tokens: readonly number[], signal?: AbortSignal): Promise<void> {
   const checkpoint = await Checkpoint.open(directory)
+  try {
+    await runTokens(checkpoint, tokens, signal)
+  } finally {
+    checkpoint.dispose()
+  }
+}
+
+async function runTokens(checkpoint: Checkpoint, tokens: readonly number[], signal: AbortSignal | undefined): Promise<void> {
   const program = describeModel(checkpoint.config)
   const runner = new ModelRunner(program)
   const rows = tokens.length
@@ -52,6 +74,7 @@ export async function smokeTest(directory: string, tokens: readonly number[], si
   const hidden = sharedFloats(rows * program.config.hiddenSize)
   const ids = sharedInts(rows)
   ids.set(tokens)
+  const scored = sharedInts(1).fill(rows - 1)
   try {
     const last = program.sections.length - 1
     const passes = [
@@ -73,7 +96,7 @@ export async function smokeTest(directory: string, tokens: readonly number[], si
           cache,
           ...(section !== 0 && { hidden }),
           observers: section === last ? [] : [{ run: 0, op: ops - 1, slot: 0, reduction: "copy", out: hidden }],
-          ...(section === last && { epilogue: { mode: "logits", rows: Int32Array.of(rows - 1), logits } as const }),
+          ...(section === last && { epilogue: { mode: "logits", rows: scored, logits } as const }),
           signal,
         })
         const bad = (section === last ? logits : hidden).findIndex(value => !Number.isFinite(value))
@@ -90,6 +113,5 @@ export async function smokeTest(directory: string, tokens: readonly number[], si
   } finally {
     cache.dispose()
     runner.dispose()
-    checkpoint.dispose()
   }
 }

@@ -25,8 +25,8 @@ export interface CheckpointContents {
   moduleAt(name: string): string | null
   /** New values of dense tensors, null where unchanged. */
   changed(name: string): Promise<Float32Array | null>
-  /** More files (name -> JSON). */
-  files: Record<string, unknown>
+  /** More files (name -> JSON), given the bytes of all tensors. */
+  files(totalBytes: number): Record<string, unknown>
   signal?: AbortSignal | undefined
   onTensor?: (name: string, done: number, total: number) => void
 }
@@ -34,6 +34,8 @@ export interface CheckpointContents {
 /** Fills `directory`, which exists and is empty. Memory: one tensor. */
 export async function writeCheckpoint(directory: string, contents: CheckpointContents): Promise<{ totalBytes: number; files: string[] }> {
   const { source, format, options, signal } = contents
+  // First: a format refuses what its configuration cannot describe before gigabytes are written.
+  const { quantizationConfig, files } = format.configuration(contents.summary, options)
   const writer = new SafetensorsWriter(directory, { signal })
   let done = 0
   for (const name of source.names) {
@@ -45,10 +47,9 @@ export async function writeCheckpoint(directory: string, contents: CheckpointCon
     contents.onTensor?.(name, ++done, source.names.length)
   }
   const written = await writer.finish()
-  const { quantizationConfig, files } = format.configuration(contents.summary, options)
   const config = editJson(source.configText, { quantization_config: quantizationConfig, compression_config: undefined })
   await writeNewFile(join(directory, "config.json"), config)
-  for (const [name, value] of Object.entries({ ...files, ...contents.files }))
+  for (const [name, value] of Object.entries({ ...files, ...contents.files(written.totalBytes) }))
     await writeNewFile(join(directory, name), `${JSON.stringify(value, null, 2)}\n`)
   for (const name of source.companionFiles()) {
     const target = join(directory, name)

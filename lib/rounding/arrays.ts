@@ -31,7 +31,11 @@ export function roundedArrays(n: number, k: number, scheme: IntegerScheme): Roun
   }
 }
 
-export function quantizedTensor(input: RoundingInput, arrays: RoundedArrays, groupIndex: Int32Array | null = null): QuantizedTensor {
+export function quantizedTensor(
+  input: RoundingInput,
+  arrays: RoundedArrays,
+  groupIndex: Int32Array | null = null,
+): QuantizedTensor {
   return new QuantizedTensor({ scheme: input.scheme, shape: [input.n, input.k], ...arrays, groupIndex })
 }
 
@@ -48,7 +52,11 @@ export async function roundingError(input: RoundingInput, tensor: QuantizedTenso
 // Elements compared in one turn of the event loop: well under a millisecond.
 const slice = 2 ** 18
 
-async function meanSquaredDifference(a: Float32Array, b: Float32Array, signal: AbortSignal | undefined): Promise<number> {
+async function meanSquaredDifference(
+  a: Float32Array,
+  b: Float32Array,
+  signal: AbortSignal | undefined,
+): Promise<number> {
   let sum = 0
   for (let begin = 0; begin < a.length; begin += slice) {
     if (begin > 0) await turn()

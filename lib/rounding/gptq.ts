@@ -6,7 +6,7 @@ import { sharedInts } from "../core/shared-array.ts"
 import { abortable, type GptqOptions, native } from "../native.ts"
 import { gridOf, quantizedTensor, roundedArrays } from "./arrays.ts"
 import { scaleSearch } from "./mse.ts"
-import type { Rounding, RoundingInput, RoundingOptions, RoundingReport } from "./rounding.ts"
+import type { Rounding, RoundingOptions, RoundingReport } from "./rounding.ts"
 
 const orders = { none: 0, static: 1, "group-aware": 2, dynamic: 3 } as const
 
@@ -16,7 +16,10 @@ export const gptq: Rounding = {
   async round(input) {
     const { name, weight, n, k, scheme, clip, minZero, statistics, signal } = input
     if (!statistics)
-      throw new TsqError("ERR_OPTION", `${name}: rounding "gptq" needs calibration; give some, or use rounding "nearest" or "mse"`)
+      throw new TsqError(
+        "ERR_OPTION",
+        `${name}: rounding "gptq" needs calibration; give some, or use rounding "nearest" or "mse"`,
+      )
     const order = checkOptions(input.options, name)
     const options: GptqOptions = {
       grid: gridOf(scheme, minZero),
@@ -29,11 +32,14 @@ export const gptq: Rounding = {
       order: orders[order],
     }
     const arrays = roundedArrays(n, k, scheme)
-    // With one group there is nothing to look up.
-    const groupIndex = order === "dynamic" && scheme.groupSize < k ? sharedInts(k) : null
+    const groupIndex = order === "dynamic" ? sharedInts(k) : null
     const hessian = statistics.hessian.value
-    const result = await abortable(signal, flag => native.gptq(weight, n, k, hessian, options, arrays, groupIndex, flag))
-    const tensor = quantizedTensor(input, arrays, groupIndex && isConsecutive(groupIndex, scheme.groupSize) ? null : groupIndex)
+    const result = await abortable(signal, flag =>
+      native.gptq(weight, n, k, hessian, options, arrays, groupIndex, flag),
+    )
+    // Where groups turn out to be consecutive columns (one group, or nearest codes kept) there is nothing to look up.
+    const needed = groupIndex && !isConsecutive(groupIndex, scheme.groupSize) ? groupIndex : null
+    const tensor = quantizedTensor(input, arrays, needed)
     const { damp, degraded, keptNearest, deadColumns, error, nearestError, note } = result
     const report: RoundingReport = { rounding: "gptq", error, nearestError, damp, degraded, keptNearest, deadColumns }
     if (note !== "") report.note = note
@@ -47,7 +53,10 @@ function checkOptions({ damp, order = "static", block }: RoundingOptions, name: 
   if (block !== undefined && !(Number.isSafeInteger(block) && block >= 1))
     throw new TsqError("ERR_OPTION", `${name}: option "block" is ${block}, expected an integer of at least 1`)
   if (!Object.hasOwn(orders, order))
-    throw new TsqError("ERR_OPTION", `${name}: option "order" is ${JSON.stringify(order)}, expected ${listChoices(Object.keys(orders))}`)
+    throw new TsqError(
+      "ERR_OPTION",
+      `${name}: option "order" is ${JSON.stringify(order)}, expected ${listChoices(Object.keys(orders))}`,
+    )
   return order
 }
 

@@ -6,7 +6,9 @@ import { mse } from "./mse.ts"
 import { nearest } from "./nearest.ts"
 import type { Rounding } from "./rounding.ts"
 
-const roundings: ReadonlyMap<string, Rounding> = new Map([nearest, mse, gptq].map(rounding => [rounding.name, rounding]))
+const roundings: ReadonlyMap<string, Rounding> = new Map(
+  [nearest, mse, gptq].map(rounding => [rounding.name, rounding]),
+)
 
 export const roundingNames = [...roundings.keys()] as Rounding["name"][]
 

@@ -3,16 +3,15 @@
 // For every scale group the inverse of s is folded into what produces the input (a norm's weight or the rows of a linear) and
 // s into the columns of the linears that read it; the function stays the same, the rounding error does not. s is searched on
 // the block's own output: candidates s = x^r / w^(1-r) ("duo scaling", x the root mean square of the input, w the mean
-// relative magnitude of the column) and s = x^r, r in 20 steps, normalised to a geometric middle of 1. A candidate is tried by running
+// relative magnitude of the column) and s = x^r, r in steps of 1/20, normalised to a geometric middle of 1. A candidate is tried by running
 // the block from the first rounded linear on; groups are searched from the last to the first, so that everything in front of a
 // group still holds what the original weights computed.
-import type { Grid } from "../../binding.d.ts"
 import { throwIfAborted } from "../core/errors.ts"
 import { sharedFloats } from "../core/tensor.ts"
 import { PackedWeight } from "../kernels/packed-weight.ts"
 import type { ScaleGroup, Section } from "../models/program.ts"
 import { Accumulator } from "../models/accumulator.ts"
-import { native } from "../native.ts"
+import { type Grid, native } from "../native.ts"
 import type { Transform, TransformInput, TransformReport } from "./transform.ts"
 
 const steps = 20
@@ -90,20 +89,22 @@ async function searchGroup(
   const activations = rootMeanSquare(squares, group)
   const magnitudes = await columnMagnitude(input, group, activations.length)
   const errorBefore = await candidateError(input, group, op, null, reference)
-  let best = { error: errorBefore, scale: null as Float32Array | null, ratio: 0 }
-  for (const duo of [true, false])
-    for (let step = duo ? 0 : 1; step < steps; step++) {
-      throwIfAborted(input.signal)
-      const ratio = step / steps
-      const scale = candidateScale(activations, magnitudes, ratio, duo)
-      const error = await candidateError(input, group, op, scale, reference)
-      if (error < best.error) best = { error, scale, ratio }
-    }
+  let best = { error: errorBefore, scale: null as Float32Array | null, step: 0, duo: true }
+  const attempt = async (step: number, duo: boolean) => {
+    throwIfAborted(input.signal)
+    const scale = candidateScale(activations, magnitudes, step / steps, duo)
+    const error = await candidateError(input, group, op, scale, reference)
+    if (error < best.error) best = { error, scale, step, duo }
+  }
+  // The error is a smooth function of the ratio: every second step first, then the neighbours of the best.
+  for (const duo of [true, false]) for (let step = duo ? 0 : 2; step < steps; step += 2) await attempt(step, duo)
+  const { step: middle, duo, scale } = best
+  if (scale) for (const step of [middle - 1, middle + 1]) if (step > 0 && step < steps) await attempt(step, duo)
   const source = group.source.kind === "vector" ? group.source.tensor : group.source.module
   return {
     group,
     scale: best.scale,
-    report: { source, targets: [...group.targets], ratio: best.ratio, error: best.error, errorBefore },
+    report: { source, targets: [...group.targets], ratio: best.step / steps, error: best.error, errorBefore },
   }
 }
 
@@ -208,15 +209,21 @@ function expand(scale: Float32Array, group: ScaleGroup): Float32Array {
   return columns
 }
 
-async function fold(input: TransformInput, group: ScaleGroup, scale: Float32Array): Promise<void> {
-  const inverse = sharedFloats(scale.length)
-  for (let i = 0; i < scale.length; i++) inverse[i] = 1 / scale[i]!
-  for (const target of group.targets) await input.weights.scaleLinear(target, null, expand(scale, group))
-  if (group.source.kind === "vector") await input.weights.scaleVector(group.source.tensor, inverse)
+/** Divides the source and multiplies the targets by the scale. A norm's weight is rounded to its stored type; the targets take what it was really divided by. */
+async function fold({ weights }: TransformInput, group: ScaleGroup, scale: Float32Array): Promise<void> {
+  let columns = scale
+  if (group.source.kind === "vector") columns = (await weights.divideVector(group.source.tensor, scale)) ?? scale
   else {
-    await input.weights.scaleLinear(group.source.module, inverse, null)
-    await input.weights.scaleVector(`${group.source.module}.bias`, inverse)
+    await weights.scaleLinear(group.source.module, inverse(scale), null)
+    await weights.divideVector(`${group.source.module}.bias`, scale)
   }
+  for (const target of group.targets) await weights.scaleLinear(target, null, expand(columns, group))
+}
+
+function inverse(scale: Float32Array): Float32Array {
+  const result = sharedFloats(scale.length)
+  for (let i = 0; i < scale.length; i++) result[i] = 1 / scale[i]!
+  return result
 }
 
 function firstLinear(section: Section, modules: readonly string[]): number {

@@ -1,8 +1,8 @@
 // The interface of transforms: what is reshaped in a block before rounding, leaving its function unchanged.
-import type { Grid } from "../../binding.d.ts"
 import type { LongWork } from "../core/progress.ts"
 import type { BlockWeights } from "../models/block-weights.ts"
 import type { ModelProgram } from "../models/program.ts"
+import type { Grid } from "../native.ts"
 import type { BoundSection, KvCacheHandle, ModelRunner, StepSequence } from "../models/runner.ts"
 
 /** A sample of the calibration set that a transform may run a block on: rows of hidden states entering the block. */

@@ -74,7 +74,8 @@ napi_typedarray_type dtypeArray(Dtype dtype) {
   return napi_uint8_array;
 }
 
-// A number as people write it: 3, 0.5, NaN.
+}  // namespace
+
 std::string numberText(double value) {
   std::ostringstream stream;
   stream.precision(17);
@@ -82,8 +83,6 @@ std::string numberText(double value) {
   stream << value;
   return stream.str();
 }
-
-}  // namespace
 
 int64_t product(std::initializer_list<int64_t> sizes, const char* what) {
   int64_t result = 1;
@@ -240,8 +239,8 @@ Arguments::Array Arguments::typed(napi_value value, const char* name, napi_typed
   if (found.type != type && !clamped)
     refuse(Code::kDtype, label(name) + " is a " + typeName(found.type) + ", expected a " + expected);
   if (found.length < length)
-    refuse(Code::kShape,
-           label(name) + " has " + std::to_string(found.length) + " elements, expected " + std::to_string(length));
+    refuse(Code::kShape, label(name) + " has " + std::to_string(found.length) + " elements, expected at least " +
+                             std::to_string(length));
   return found;
 }
 
@@ -254,7 +253,7 @@ Arguments::Array Arguments::elements(napi_value value, const char* name, Dtype d
   const int64_t needed = product({length, dtypeBytes(dtype)}, name);
   if (found.bytes < needed)
     refuse(Code::kShape,
-           label(name) + " has " + std::to_string(found.bytes) + " bytes, expected " + std::to_string(needed));
+           label(name) + " has " + std::to_string(found.bytes) + " bytes, expected at least " + std::to_string(needed));
   return found;
 }
 
@@ -284,7 +283,8 @@ Source Arguments::source(napi_value value, const char* name, Dtype dtype, int64_
                              std::to_string(offset) + " of a mapped file of only " + std::to_string(size) + " bytes");
   const int64_t needed = product({length, dtypeBytes(dtype)}, name);
   if (bytes < needed)
-    refuse(Code::kShape, label(name) + " has " + std::to_string(bytes) + " bytes, expected " + std::to_string(needed));
+    refuse(Code::kShape,
+           label(name) + " has " + std::to_string(bytes) + " bytes, expected at least " + std::to_string(needed));
   return {mapping->data() + offset, bytes};
 }
 
@@ -292,7 +292,7 @@ void* Arguments::bytes(napi_value value, const char* name, int64_t bytes) {
   const Array found = array(value, name, true);
   if (found.bytes < bytes)
     refuse(Code::kShape,
-           label(name) + " has " + std::to_string(found.bytes) + " bytes, expected " + std::to_string(bytes));
+           label(name) + " has " + std::to_string(found.bytes) + " bytes, expected at least " + std::to_string(bytes));
   return found.data;
 }
 

@@ -48,6 +48,9 @@ constexpr int64_t kMaxSize = int64_t{1} << 53;
 // The product of non-negative sizes; refused where it exceeds kMaxSize, naming `what`.
 int64_t product(std::initializer_list<int64_t> sizes, const char* what);
 
+// A number as people write it in JavaScript: 3, 0.5, NaN.
+std::string numberText(double value);
+
 // ceil(k / groupSize), refusing a group size outside 1 … k.
 int64_t groupCount(int64_t k, int64_t groupSize);
 

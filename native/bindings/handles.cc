@@ -12,7 +12,8 @@ namespace {
 std::atomic<uint64_t> nextHandle{1};
 
 const char* kindName(const NativeObject& object) {
-  static constexpr const char* kNames[] = {"a packed weight", "a vector", "a mapped file", "an accumulator", "a program", "a cache"};
+  static constexpr const char* kNames[] = {"a packed weight", "a vector",  "a mapped file",
+                                           "an accumulator",  "a program", "a cache"};
   static_assert(std::size(kNames) == std::variant_size_v<NativeObject>);
   return kNames[object.index()];
 }

@@ -120,7 +120,7 @@ class RequestReader {
     *store = a_.copy<int32_t>(value, name);
     if (static_cast<int64_t>(store->size()) < count)
       refuse(Code::kShape, std::string("step: ") + name + " has " + std::to_string(store->size()) +
-                               " elements, expected " + std::to_string(count));
+                               " elements, expected at least " + std::to_string(count));
     return store->data();
   }
 

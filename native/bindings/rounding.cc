@@ -190,7 +190,7 @@ napi_value packRounded(Arguments& a) {
         std::find_if(columnScale.begin(), columnScale.end(), [](float s) { return !(s > 0) || std::isinf(s); });
     if (bad != columnScale.end())
       refuse(Code::kNumeric, "packRounded: columnScale[" + std::to_string(bad - columnScale.begin()) + "] is " +
-                                 std::to_string(*bad) + ", expected a positive finite number");
+                                 numberText(*bad) + ", expected a positive finite number");
   }
   const float* clip = readClip(a, a[5], n, k, grid);
   return promise<PackedWeight>(

@@ -24,12 +24,13 @@ constexpr int64_t kMaxPanels = 2;
 constexpr int64_t kWeightFloats = kMaxPanels * kDepth * layout::kPanel;
 constexpr int64_t kActivationFloats = kRows * kRowStride;
 
-// Rows of one block when m rows are cut evenly: depends on m alone, so that every thread count computes the same. Never
-// fewer than kFusedRows + 1 rows in any block when m has more.
-TSQ_INLINE constexpr int64_t rowBlock(int64_t m) {
-  if (m <= kRows) return m;
-  const int64_t blocks = layout::divideUp(m, kRows);
-  return layout::roundUp(layout::divideUp(m, blocks), 12);
+// m rows are cut evenly into blocks that depend on m alone, so that every thread count computes the same. No block has
+// more than kRows rows, and none so few that a part of a large call would take the path of a small one.
+TSQ_INLINE constexpr int64_t rowBlocks(int64_t m) {
+  return layout::divideUp(m, kRows);
+}
+TSQ_INLINE constexpr int64_t rowStart(int64_t m, int64_t block) {
+  return m * block / rowBlocks(m);
 }
 
 }  // namespace tsq::blocking

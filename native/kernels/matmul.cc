@@ -54,7 +54,7 @@ void prepareRow(const KernelTable& table, const MatmulArgs& args, int64_t row, f
   const int64_t stride = layout::groupStride(shape), width = layout::packedK(shape);
   const bool gaps = stride != shape.groupSize && layout::groups(shape) > 1;
   const bool plain = weight.order.empty() && !gaps;
-  float* flat = plain ? out : out + width;  // behind the row is room for k floats: see preparedStride
+  float* flat = plain ? out : out + width;  // behind the row is room for k floats: see matmul()
   table.toFloat(source, args.xType, flat, shape.k);
   if (!weight.inputScale.empty()) {
     for (int64_t i = 0; i < shape.k; ++i) flat[i] *= weight.inputScale[i];
@@ -74,14 +74,13 @@ void prepareRow(const KernelTable& table, const MatmulArgs& args, int64_t row, f
 // The cut of one call into tasks. Row blocks depend on m alone and a kernel's arithmetic does not depend on its panel
 // range, so the result is the same for any number of threads.
 struct Split {
-  int64_t rows, rowBlocks;
+  int64_t rowBlocks;
   int64_t panels, panelBlocks;  // per task; tasks along n
 };
 
 Split split(const Shape& shape, int64_t m, int threads) {
   Split cut{};
-  cut.rows = blocking::rowBlock(m);
-  cut.rowBlocks = layout::divideUp(m, cut.rows);
+  cut.rowBlocks = blocking::rowBlocks(m);
   const int64_t panels = layout::panels(shape);
   // About eight tasks a thread even out uneven threads; a task keeps an even number of panels, since wide kernels take
   // pairs.
@@ -130,7 +129,8 @@ Status matmul(const MatmulArgs& args) {
   const int64_t kernelFloats = m > blocking::kFusedRows ? linearScratch(shape) : 0;
   std::atomic<bool> outOfMemory{false};
   forTasks(alone, cut.rowBlocks * cut.panelBlocks, [&](int64_t task, int) {
-    const int64_t row = task % cut.rowBlocks * cut.rows, rows = std::min(cut.rows, m - row);
+    const int64_t block = task % cut.rowBlocks, row = blocking::rowStart(m, block);
+    const int64_t rows = blocking::rowStart(m, block + 1) - row;
     const int64_t begin = task / cut.rowBlocks * cut.panels, end = std::min(begin + cut.panels, layout::panels(shape));
     const int64_t column = begin * kPanel, columns = std::min(end * kPanel, shape.n) - column;
     float* scratch = threadScratch(ScratchUse::kKernel, kernelFloats);

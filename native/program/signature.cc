@@ -144,8 +144,9 @@ class OpCheck {
     const int64_t headDim = static_cast<int64_t>(op_.p[1]);
     TSQ_RETURN_IF_ERROR(hasWidth("in[0]", op_.in[0], static_cast<int64_t>(op_.p[0]) * headDim, "heads x headDim"));
     TSQ_RETURN_IF_ERROR(integer(2, 2, headDim));
-    if (static_cast<int64_t>(op_.p[2]) % 2 != 0)
+    if (static_cast<int64_t>(op_.p[2]) % 2 != 0) {
       return fail(parameter(2), " is ", op_.p[2], ", expected an even number");
+    }
     return positive(3);
   }
 

@@ -17,10 +17,9 @@ struct GptqJob {
   LaneGrid grid;
   int64_t groups;
   VisitOrder visit;
-  std::vector<uint8_t> dead;  // [k]
-  std::vector<float>
-      importance;          // [k] by visit position where groups are fitted on the way, by column otherwise; empty: ones
-  LaneScales tensorScale;  // perTensor
+  std::vector<uint8_t> dead;      // [k]
+  std::vector<float> importance;  // [k] by column if fixedScales(), else by visit position; empty: ones
+  LaneScales tensorScale;         // perTensor
   RoundedWeight out;
   int32_t* groupIndex;  // null unless groups are dynamic
   int64_t longestBlock = 0;

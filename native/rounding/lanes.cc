@@ -32,10 +32,10 @@ TSQ_INLINE float dropMantissa(float x, uint32_t dropBits) {
   return bitsToFloat((bits + (mask >> 1) + (dropBits != 0 ? (bits >> dropBits) & 1u : 0u)) & ~mask);
 }
 
-// x^norm for x >= 0, relative error below 1e-5 where the result is a normal number; below 2^-126 it is about 0.
+// |x|^norm, relative error below 1e-5 where the result is a normal number; below 2^-126 it is about 0.
 // log2 by the series of atanh on [sqrt(1/2), sqrt(2)), 2^t by its Taylor series on [-1/2, 1/2].
 TSQ_INLINE float power(float x, float norm) {
-  const int32_t bits = static_cast<int32_t>(floatToBits(x));
+  const int32_t bits = static_cast<int32_t>(floatToBits(x) & 0x7fffffffu);
   const int32_t exponent = (bits - 0x3f3504f3) >> 23;
   const float mantissa = bitsToFloat(static_cast<uint32_t>(bits - exponent * 8388608));
   const float s = (mantissa - 1.f) / (mantissa + 1.f), s2 = s * s;
@@ -105,8 +105,7 @@ TSQ_INLINE void errorBody(const float* w, const float* importance, int64_t colum
         const float steps = w[c * kLanes + lane] * inverse[lane];
         const float code = toInteger(least(most(steps, low[lane]), high[lane]));
         const float difference = steps - code;
-        chain[lane] +=
-            weight * (square ? difference * difference : power(difference < 0.f ? -difference : difference, norm));
+        chain[lane] += weight * (square ? difference * difference : power(difference, norm));
       }
     }
     for (int lane = 0; lane < kLanes; ++lane) {

@@ -1,5 +1,5 @@
 // Matmul of one to four rows: weights are decoded in registers and used at once. Bound by memory. Include after
-// codes.h.
+// an instruction set's simd.h.
 //
 // Sums run over at most blocking::kDepth packed columns inside one group, in kChains interleaved chains, and are then
 // scaled and added to the total. The order of additions depends on the number of rows only, never on panels or

@@ -213,10 +213,10 @@ void linear(const PackedView& w, const float* x, int64_t ldx, int64_t m, float* 
     default:
       break;
   }
-  const int64_t block = blocking::rowBlock(m);
-  for (int64_t row = 0; row < m; row += block) {
+  for (int64_t block = 0; block < blocking::rowBlocks(m); ++block) {
+    const int64_t row = blocking::rowStart(m, block), rows = blocking::rowStart(m, block + 1) - row;
     const Call part{&w, x + row * ldx, ldx, y + row * ldy, ldy, bias};
-    tiledRows(part, m - row < block ? m - row : block, panelBegin, panelEnd, scratch);
+    tiledRows(part, rows, panelBegin, panelEnd, scratch);
   }
 }
 

@@ -24,6 +24,9 @@ t.test("setThreads", async t => {
   setThreads(3)
   t.equal(devices().devices[0]!.threads, 3)
   for (const threads of [0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY, 257, "2", null, undefined])
-    t.throws(() => setThreads(threads as number), { code: "ERR_OPTION", message: /^setThreads: threads is .*, expected an integer from 1 to 256$/ })
+    t.throws(() => setThreads(threads as number), {
+      code: "ERR_OPTION",
+      message: /^setThreads: threads is .*, expected an integer from 1 to 256$/,
+    })
   t.equal(native.threads(), 3)
 })

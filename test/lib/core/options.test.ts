@@ -48,7 +48,11 @@ t.test("numbers", async t => {
     () => read({ groupSize: -1 }).integer("groupSize", { min: 1 }, 128),
     'quantize: option "groupSize" is -1, expected an integer of at least 1',
   )
-  refuses(t, () => read({ groupSize: 1.5 }).integer("groupSize", {}, 128), 'quantize: option "groupSize" is 1.5, expected an integer')
+  refuses(
+    t,
+    () => read({ groupSize: 1.5 }).integer("groupSize", {}, 128),
+    'quantize: option "groupSize" is 1.5, expected an integer',
+  )
   refuses(
     t,
     () => read({ groupSize: "64" }).integer("groupSize", { min: 1, max: 9 }, 128),
@@ -61,7 +65,11 @@ t.test("numbers", async t => {
     () => read({ damp: 0 }).number("damp", { min: 0, aboveMin: true, max: 1 }, 0.01),
     'quantize: option "damp" is 0, expected a number above 0 and at most 1',
   )
-  refuses(t, () => read({ damp: Number.NaN }).number("damp", { min: 0, aboveMin: true }, 0.01), /is NaN, expected a number above 0$/)
+  refuses(
+    t,
+    () => read({ damp: Number.NaN }).number("damp", { min: 0, aboveMin: true }, 0.01),
+    /is NaN, expected a number above 0$/,
+  )
   refuses(t, () => read({ damp: Number.POSITIVE_INFINITY }).number("damp", {}, 0.01), /is Infinity, expected a number$/)
   refuses(t, () => read({ damp: 1n }).number("damp", {}, 0.01), /is 1n/)
 })
@@ -74,16 +82,36 @@ t.test("other types", async t => {
     'quantize: option "rounding" is "best", expected "nearest", "mse" or "gptq"',
   )
   t.equal(read({ strict: true }).boolean("strict", false), true)
-  refuses(t, () => read({ strict: 1 }).boolean("strict", false), 'quantize: option "strict" is 1, expected true or false')
+  refuses(
+    t,
+    () => read({ strict: 1 }).boolean("strict", false),
+    'quantize: option "strict" is 1, expected true or false',
+  )
   t.equal(read({ name: "a" }).string("name", "b"), "a")
-  refuses(t, () => read({ name: "" }).string("name", "b"), 'quantize: option "name" is "", expected a string that is not empty')
+  refuses(
+    t,
+    () => read({ name: "" }).string("name", "b"),
+    'quantize: option "name" is "", expected a string that is not empty',
+  )
   t.same(read({ names: ["a"] }).strings("names", []), ["a"])
-  refuses(t, () => read({ names: ["a", 1] }).strings("names", []), 'quantize: option "names" is an array of 2, expected an array of strings')
+  refuses(
+    t,
+    () => read({ names: ["a", 1] }).strings("names", []),
+    'quantize: option "names" is an array of 2, expected an array of strings',
+  )
   refuses(t, () => read({ names: "a" }).strings("names", []), /expected an array of strings/)
   const { signal } = new AbortController()
   t.equal(read({ signal }).signal(), signal)
-  refuses(t, () => read({ signal: { aborted: false } }).signal(), 'quantize: option "signal" is an object, expected an AbortSignal')
-  refuses(t, () => read({ onProgress: "yes" }).onProgress(), 'quantize: option "onProgress" is "yes", expected a function')
+  refuses(
+    t,
+    () => read({ signal: { aborted: false } }).signal(),
+    'quantize: option "signal" is an object, expected an AbortSignal',
+  )
+  refuses(
+    t,
+    () => read({ onProgress: "yes" }).onProgress(),
+    'quantize: option "onProgress" is "yes", expected a function',
+  )
   t.equal(typeof read({ onProgress: () => {} }).onProgress(), "function")
 })
 
@@ -94,7 +122,10 @@ t.test("values in messages", async t => {
   t.equal(describe(new TsqError("ERR_OPTION", "")), "a TsqError")
   t.equal(describe(new Int8Array(1)), "an Int8Array")
   t.equal(describe(new Uint8Array(1)), "a Uint8Array")
-  t.equal(describe(() => {}), "a function")
+  t.equal(
+    describe(() => {}),
+    "a function",
+  )
   t.equal(describe(Symbol("s")), "a symbol")
   t.equal(listChoices(["a"]), '"a"')
   t.equal(listChoices(["a", "b"]), '"a" or "b"')

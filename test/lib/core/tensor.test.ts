@@ -60,30 +60,76 @@ t.test("from takes a Buffer as bytes, and numbers by value", async t => {
   t.same([...tensor.data], [1, 2, 3])
   t.equal(Tensor.from([1, 2.5], [2]).dtype, "f32")
   t.same([...Tensor.from([-1, 7], [2], "i8").data], [-1, 7])
-  refuses(t, () => Tensor.from([1], [1], "f16"), "ERR_DTYPE", "Tensor.from: numbers cannot be taken as f16; make them f32 and cast")
-  refuses(t, () => Tensor.from([1, 1.5], [2], "i32"), "ERR_DTYPE", "Tensor.from: data[1] is 1.5, which is not a value of i32")
-  refuses(t, () => Tensor.from([256], [1], "u8"), "ERR_DTYPE", "Tensor.from: data[0] is 256, which is not a value of u8")
-  refuses(t, () => Tensor.from(["1"] as never, [1]), "ERR_DTYPE", 'Tensor.from: data[0] is "1", which is not a value of f32')
+  refuses(
+    t,
+    () => Tensor.from([1], [1], "f16"),
+    "ERR_DTYPE",
+    "Tensor.from: numbers cannot be taken as f16; make them f32 and cast",
+  )
+  refuses(
+    t,
+    () => Tensor.from([1, 1.5], [2], "i32"),
+    "ERR_DTYPE",
+    "Tensor.from: data[1] is 1.5, which is not a value of i32",
+  )
+  refuses(
+    t,
+    () => Tensor.from([256], [1], "u8"),
+    "ERR_DTYPE",
+    "Tensor.from: data[0] is 256, which is not a value of u8",
+  )
+  refuses(
+    t,
+    () => Tensor.from(["1"] as never, [1]),
+    "ERR_DTYPE",
+    'Tensor.from: data[0] is "1", which is not a value of f32',
+  )
 })
 
 t.test("from refuses arrays that are no tensor's storage", async t => {
   refuses(t, () => Tensor.from(new Uint16Array(2), [2]), "ERR_DTYPE", /a Uint16Array may hold f16 or bf16; name one/)
-  for (const array of [new Float64Array(2), new BigInt64Array(2), new Uint8ClampedArray(2), new Uint32Array(2), new Int16Array(2)]) {
+  for (const array of [
+    new Float64Array(2),
+    new BigInt64Array(2),
+    new Uint8ClampedArray(2),
+    new Uint32Array(2),
+    new Int16Array(2),
+  ]) {
     const { name } = array.constructor
     refuses(t, () => Tensor.from(array, [2]), "ERR_DTYPE", `Tensor.from: a ${name} is not a tensor's storage`)
-    refuses(t, () => Tensor.from(array, [2], "u8"), "ERR_DTYPE", `Tensor.from: a ${name} cannot hold u8, expected a Uint8Array`)
+    refuses(
+      t,
+      () => Tensor.from(array, [2], "u8"),
+      "ERR_DTYPE",
+      `Tensor.from: a ${name} cannot hold u8, expected a Uint8Array`,
+    )
   }
-  refuses(t, () => Tensor.from(new Float32Array(2), [2], "bf16"), "ERR_DTYPE", "a Float32Array cannot hold bf16, expected a Uint16Array")
+  refuses(
+    t,
+    () => Tensor.from(new Float32Array(2), [2], "bf16"),
+    "ERR_DTYPE",
+    "a Float32Array cannot hold bf16, expected a Uint16Array",
+  )
   refuses(t, () => Tensor.from(new Float32Array(2), [2], "f64" as never), "ERR_DTYPE", 'dtype is "f64", expected "f32"')
-  refuses(t, () => Tensor.from(new DataView(new ArrayBuffer(8)), [2]), "ERR_DTYPE", "data is a DataView, expected a typed array")
+  refuses(
+    t,
+    () => Tensor.from(new DataView(new ArrayBuffer(8)), [2]),
+    "ERR_DTYPE",
+    "data is a DataView, expected a typed array",
+  )
   for (const data of [null, undefined, 4, "x", {}, new ArrayBuffer(8)])
-    refuses(t, () => Tensor.from(data as never, [2]), "ERR_DTYPE", /Tensor\.from: data is .*, expected a typed array or an array of numbers/)
+    refuses(
+      t,
+      () => Tensor.from(data as never, [2]),
+      "ERR_DTYPE",
+      /Tensor\.from: data is .*, expected a typed array or an array of numbers/,
+    )
 })
 
 t.test("from takes a Float16Array where Node has one", async t => {
-  const constructor = (globalThis as { Float16Array?: new (values: number[]) => Uint16Array }).Float16Array
-  if (!constructor) return t.pass("this Node has none")
-  const values = new constructor([1, -2])
+  const Float16 = (globalThis as { Float16Array?: new (values: number[]) => Uint16Array }).Float16Array
+  if (!Float16) return t.pass("this Node has none")
+  const values = new Float16([1, -2])
   const tensor = Tensor.from(values, [2])
   t.equal(tensor.dtype, "f16")
   t.same([...tensor.data], [0x3c00, 0xc000])
@@ -92,12 +138,27 @@ t.test("from takes a Float16Array where Node has one", async t => {
 })
 
 t.test("from refuses wrong lengths and shapes", async t => {
-  refuses(t, () => Tensor.from(new Float32Array(5), [2, 3]), "ERR_SHAPE", "Tensor.from: data has 5 elements, shape [2, 3] needs 6")
+  refuses(
+    t,
+    () => Tensor.from(new Float32Array(5), [2, 3]),
+    "ERR_SHAPE",
+    "Tensor.from: data has 5 elements, shape [2, 3] needs 6",
+  )
   for (const shape of [[-1], [1.5], [Number.NaN], ["2"], [null], [2n], [Symbol("s")], [[2]]])
     refuses(t, () => Tensor.from(new Float32Array(2), shape as never), "ERR_SHAPE", /expected non-negative integers/)
   for (const shape of [undefined, null, 2, "2", new Int32Array([2])])
-    refuses(t, () => Tensor.from(new Float32Array(2), shape as never), "ERR_SHAPE", /expected an array of non-negative integers/)
-  refuses(t, () => Tensor.from(new Float32Array(2), [2 ** 30, 2 ** 30]), "ERR_SHAPE", /more elements than can be counted/)
+    refuses(
+      t,
+      () => Tensor.from(new Float32Array(2), shape as never),
+      "ERR_SHAPE",
+      /expected an array of non-negative integers/,
+    )
+  refuses(
+    t,
+    () => Tensor.from(new Float32Array(2), [2 ** 30, 2 ** 30]),
+    "ERR_SHAPE",
+    /more elements than can be counted/,
+  )
 })
 
 t.test("resizable, growable and transferred buffers", async t => {
@@ -108,7 +169,12 @@ t.test("resizable, growable and transferred buffers", async t => {
   const array = new Float32Array(2)
   const tensor = Tensor.from(array, [2])
   structuredClone(array, { transfer: [array.buffer] })
-  refuses(t, () => Tensor.from(array, [2]), "ERR_SHAPE", "Tensor.from: data has 0 elements (was its buffer transferred?), shape [2] needs 2")
+  refuses(
+    t,
+    () => Tensor.from(array, [2]),
+    "ERR_SHAPE",
+    "Tensor.from: data has 0 elements (was its buffer transferred?), shape [2] needs 2",
+  )
   refuses(t, () => tensor.data, "ERR_SHAPE", "the buffer of this tensor [2] was transferred after the tensor was made")
   refuses(t, () => tensor.source, "ERR_SHAPE", /was transferred/)
   await rejects(t, tensor.toArray(), "ERR_SHAPE", /was transferred/)
@@ -161,7 +227,12 @@ t.test("cast rounds to nearest even", async t => {
   t.same([...back.data.subarray(0, 4)], [1, -2.5, 1, 1 + 2 ** -9])
   t.ok(Number.isNaN(back.data[5]))
   t.equal((await Tensor.empty([0]).cast("bf16")).size, 0)
-  await rejects(t, Tensor.empty([1], "i8").cast("f32"), "ERR_DTYPE", "tensor.cast: i8 to f32; only f32, f16 and bf16 convert")
+  await rejects(
+    t,
+    Tensor.empty([1], "i8").cast("f32"),
+    "ERR_DTYPE",
+    "tensor.cast: i8 to f32; only f32, f16 and bf16 convert",
+  )
   await rejects(t, tensor.cast("u8"), "ERR_DTYPE", "tensor.cast: f32 to u8")
   await rejects(t, tensor.cast("f64" as never), "ERR_DTYPE", 'dtype is "f64"')
 })
@@ -170,7 +241,12 @@ t.test("mapped tensors", async t => {
   const values = Float32Array.of(1, 2, 3, 4)
   const tensor = mapped(t, values, "f32", [2, 2])
   t.equal(tensor.device, "mapped")
-  refuses(t, () => tensor.data, "ERR_DEVICE", "this tensor is a mapped part of a file; `await tensor.toArray()` copies it")
+  refuses(
+    t,
+    () => tensor.data,
+    "ERR_DEVICE",
+    "this tensor is a mapped part of a file; `await tensor.toArray()` copies it",
+  )
   t.same([...(await tensor.toArray())], [1, 2, 3, 4])
   const there = await tensor.to("cpu")
   t.equal(there.device, "cpu")

@@ -46,7 +46,10 @@ function judge(worst: Worst, y: Tensor, expected: Reference, where: string): voi
   const error = distance(numbers(y), expected.y)
   const dtype = y.dtype as keyof typeof relativeBounds
   // A weight whose every code equals its zero point gives exact zeros.
-  if (expected.magnitude === 0) return worst.add(dtype, error === 0 ? 0 : Number.POSITIVE_INFINITY, 1, where)
+  if (expected.magnitude === 0) {
+    worst.add(dtype, error === 0 ? 0 : Number.POSITIVE_INFINITY, 1, where)
+    return
+  }
   if (dtype === "f32") worst.add(dtype, error / expected.magnitude, 1e-6, `${where} by magnitude`)
   if (y.size >= 64) worst.add(dtype, error / norm(expected.y), relativeBounds[dtype], where)
 }
@@ -63,14 +66,24 @@ const describe = ({ m, n, k, groupSize, bits, symmetric }: Shape & { m: number }
   `m ${m} n ${n} k ${k} group ${groupSize} bits ${bits} ${symmetric ? "sym" : "asym"}`
 
 /** f32 activations of full precision, and one matrix that all three types hold exactly, with their references. */
-function inputs(next: () => number, w: Float64Array, m: number, n: number, k: number): { x: Tensor; expected: Reference }[] {
+function inputs(
+  next: () => number,
+  w: Float64Array,
+  m: number,
+  n: number,
+  k: number,
+): { x: Tensor; expected: Reference }[] {
   const full = new Float32Array(m * k).map(() => 2 * next() - 1)
   const exact = new Float32Array(m * k).map(() => exactValue(next))
   const expected = reference(exact, w, m, n, k)
   return [
     { x: Tensor.from(full, [m, k]), expected: reference(full, w, m, n, k) },
     ...(["f16", "bf16"] as const).map(dtype => ({
-      x: Tensor.from(Uint16Array.from(exact, value => bitsOf(value, dtype)), [m, k], dtype),
+      x: Tensor.from(
+        Uint16Array.from(exact, value => bitsOf(value, dtype)),
+        [m, k],
+        dtype,
+      ),
       expected,
     })),
   ]
@@ -122,7 +135,14 @@ t.test("matmul with float weights in each storage", async t => {
     const w = new Float32Array(n * k).map(() => exactValue(next))
     for (const { x, expected } of inputs(next, Float64Array.from(w), m, n, k))
       for (const dtype of ["f32", "f16", "bf16"] as const) {
-        const weight = dtype === "f32" ? Tensor.from(w, [n, k]) : Tensor.from(Uint16Array.from(w, value => bitsOf(value, dtype)), [n, k], dtype)
+        const weight =
+          dtype === "f32"
+            ? Tensor.from(w, [n, k])
+            : Tensor.from(
+                Uint16Array.from(w, value => bitsOf(value, dtype)),
+                [n, k],
+                dtype,
+              )
         using packed = await prepack(weight)
         for (const name of supported) {
           native.selectKernels(name)

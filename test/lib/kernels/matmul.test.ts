@@ -24,7 +24,9 @@ const close = (t: Test, y: Tensor, to: ArrayLike<number>, bound = 2e-6) =>
 /** Refused alike by both functions, at once and as a rejected promise. */
 async function refused(t: Test, args: unknown[], code: string, message: string | RegExp): Promise<void> {
   for (const [name, multiply] of Object.entries({ matmul, matmulW4A16 })) {
-    const call = multiply as unknown as ((...args: unknown[]) => Tensor) & { async: (...args: unknown[]) => Promise<Tensor> }
+    const call = multiply as unknown as ((...args: unknown[]) => Tensor) & {
+      async: (...args: unknown[]) => Promise<Tensor>
+    }
     t.throws(() => call(...args), { name: "TsqError", code, message }, name)
     await t.rejects(call.async(...args), { name: "TsqError", code, message }, `${name}.async`)
     t.throws(() => call(...args), { message: new RegExp(`^${name}: `) }, "names the function")
@@ -75,7 +77,14 @@ t.test("bias and out", async t => {
   const bias = new Float32Array(n).map((_, i) => i / 8 - 1)
   const shifted = expected.map((value, i) => value + bias[i % n]!)
   for (const dtype of ["f32", "f16", "bf16"] as const) {
-    const tensor = dtype === "f32" ? Tensor.from(bias, [n]) : Tensor.from(Uint16Array.from(bias, value => bitsOf(value, dtype)), [n], dtype)
+    const tensor =
+      dtype === "f32"
+        ? Tensor.from(bias, [n])
+        : Tensor.from(
+            Uint16Array.from(bias, value => bitsOf(value, dtype)),
+            [n],
+            dtype,
+          )
     close(t, matmulW4A16(x, q, { bias: tensor }), shifted)
     close(t, await matmulW4A16.async(x, q, { bias: tensor }), shifted)
   }
@@ -94,7 +103,11 @@ t.test("the promise form works on what the arrays held when it was called", asyn
   const pending = matmulW4A16.async(own, q, { bias })
   bias.data.fill(100)
   own.data.fill(100)
-  close(t, await pending, expected.map(value => value + 1))
+  close(
+    t,
+    await pending,
+    expected.map(value => value + 1),
+  )
 })
 
 t.test("buffers that vanish during a call", async t => {
@@ -113,7 +126,12 @@ t.test("refuses x", async t => {
   await refused(t, [values, q], "ERR_DTYPE", "x is a Float32Array, expected a Tensor")
   await refused(t, [undefined, q], "ERR_DTYPE", "x is undefined, expected a Tensor")
   await refused(t, [Tensor.empty([3, k], "i8"), q], "ERR_DTYPE", "x is i8, expected f32, f16 or bf16")
-  await refused(t, [Tensor.empty([3, k + 1]), q], "ERR_SHAPE", `x has shape [3, ${k + 1}], expected [..., ${k}] for a weight of [${n}, ${k}]`)
+  await refused(
+    t,
+    [Tensor.empty([3, k + 1]), q],
+    "ERR_SHAPE",
+    `x has shape [3, ${k + 1}], expected [..., ${k}] for a weight of [${n}, ${k}]`,
+  )
   await refused(t, [Tensor.empty([k, 3]), q], "ERR_SHAPE", "x has shape [48, 3]")
   await refused(t, [Tensor.empty([]), q], "ERR_SHAPE", "x has shape []")
   const directory = mkdtempSync(join(tmpdir(), "tsq-matmul-"))
@@ -136,32 +154,72 @@ t.test("refuses weights", async t => {
   await t.rejects(matmulW4A16.async(x, packed), { code: "ERR_OPTION", message: /was disposed/ })
   using packed8 = await prepack(q8)
   for (const weight of [q8, packed8]) {
-    const refusal = { code: "ERR_UNSUPPORTED", message: "matmulW4A16: the weight has 8 bits, expected 4; matmul takes any weight" }
+    const refusal = {
+      code: "ERR_UNSUPPORTED",
+      message: "matmulW4A16: the weight has 8 bits, expected 4; matmul takes any weight",
+    }
     t.throws(() => matmulW4A16(x, weight), refusal)
     await t.rejects(matmulW4A16.async(x, weight), refusal)
     t.same(matmul(x, weight).shape, [3, n])
   }
-  t.throws(() => matmulW4A16(x, Tensor.empty([n, k]) as never), { code: "ERR_DTYPE", message: /the weight is a Tensor, expected a QuantizedTensor or PackedWeight/ })
-  t.throws(() => matmul(x, Tensor.empty([n, k], "u8")), { code: "ERR_DTYPE", message: "matmul: the weight is u8, expected f32, f16 or bf16" })
-  t.throws(() => matmul(x, Tensor.empty([k])), { code: "ERR_SHAPE", message: /the weight has shape \[48\], expected \[n, k\]/ })
-  await t.rejects(matmul.async(x, Tensor.empty([0, k])), { code: "ERR_SHAPE", message: /the weight has shape \[0, 48\]/ })
+  t.throws(() => matmulW4A16(x, Tensor.empty([n, k]) as never), {
+    code: "ERR_DTYPE",
+    message: /the weight is a Tensor, expected a QuantizedTensor or PackedWeight/,
+  })
+  t.throws(() => matmul(x, Tensor.empty([n, k], "u8")), {
+    code: "ERR_DTYPE",
+    message: "matmul: the weight is u8, expected f32, f16 or bf16",
+  })
+  t.throws(() => matmul(x, Tensor.empty([k])), {
+    code: "ERR_SHAPE",
+    message: /the weight has shape \[48\], expected \[n, k\]/,
+  })
+  await t.rejects(matmul.async(x, Tensor.empty([0, k])), {
+    code: "ERR_SHAPE",
+    message: /the weight has shape \[0, 48\]/,
+  })
 })
 
 t.test("refuses options", async t => {
   await refused(t, [x, q, { biass: 1 }], "ERR_OPTION", 'unknown option "biass"; did you mean "bias"?')
   await refused(t, [x, q, 5], "ERR_OPTION", "options are 5, expected an object")
-  await refused(t, [x, q, { activations: "int8" }], "ERR_UNSUPPORTED", 'activations "int8" are not available in this version')
-  await refused(t, [x, q, { activations: "fp8" }], "ERR_OPTION", 'option "activations" is "fp8", expected "exact" or "int8"')
+  await refused(
+    t,
+    [x, q, { activations: "int8" }],
+    "ERR_UNSUPPORTED",
+    'activations "int8" are not available in this version',
+  )
+  await refused(
+    t,
+    [x, q, { activations: "fp8" }],
+    "ERR_OPTION",
+    'option "activations" is "fp8", expected "exact" or "int8"',
+  )
   await refused(t, [x, q, { bias: values }], "ERR_OPTION", 'option "bias" is a Float32Array, expected a Tensor')
   await refused(t, [x, q, { bias: Tensor.empty([n], "i32") }], "ERR_DTYPE", 'option "bias" is i32')
   await refused(t, [x, q, { bias: Tensor.empty([n + 1]) }], "ERR_SHAPE", 'option "bias" has shape [21], expected [20]')
-  await refused(t, [x, q, { bias: Tensor.empty([1, n]) }], "ERR_SHAPE", 'option "bias" has shape [1, 20], expected [20]')
+  await refused(
+    t,
+    [x, q, { bias: Tensor.empty([1, n]) }],
+    "ERR_SHAPE",
+    'option "bias" has shape [1, 20], expected [20]',
+  )
   await refused(t, [x, q, { out: Tensor.empty([3, n], "f16") }], "ERR_DTYPE", `option "out" is f16, expected x's f32`)
-  await refused(t, [x, q, { out: Tensor.empty([n, 3]) }], "ERR_SHAPE", 'option "out" has shape [20, 3], expected [3, 20]')
+  await refused(
+    t,
+    [x, q, { out: Tensor.empty([n, 3]) }],
+    "ERR_SHAPE",
+    'option "out" has shape [20, 3], expected [3, 20]',
+  )
   await refused(t, [x, q, { out: Tensor.empty([3 * n]) }], "ERR_SHAPE", 'option "out" has shape [60], expected [3, 20]')
   const both = new Float32Array(3 * k + 3 * n)
   const overlapping = { out: Tensor.from(both.subarray(3 * k - 1, 3 * k - 1 + 3 * n), [3, n]) }
-  await refused(t, [Tensor.from(both.subarray(0, 3 * k), [3, k]), q, overlapping], "ERR_OPTION", 'option "out" overlaps an input')
+  await refused(
+    t,
+    [Tensor.from(both.subarray(0, 3 * k), [3, k]), q, overlapping],
+    "ERR_OPTION",
+    'option "out" overlaps an input',
+  )
   const beside = { out: Tensor.from(both.subarray(3 * k), [3, n]) }
   t.doesNotThrow(() => matmul(Tensor.from(both.subarray(0, 3 * k), [3, k]), q, beside))
 })

@@ -20,7 +20,10 @@ t.test("prepack", async t => {
   packed.dispose()
   t.equal(native.handleCount(), before)
   t.equal(packed.disposed, true)
-  t.throws(() => packed.handle, { code: "ERR_OPTION", message: "the packed weight [33, 70] was disposed and cannot be used any more" })
+  t.throws(() => packed.handle, {
+    code: "ERR_OPTION",
+    message: "the packed weight [33, 70] was disposed and cannot be used any more",
+  })
   t.same(packed.shape, [33, 70])
 })
 
@@ -32,14 +35,23 @@ t.test("prepack of float tensors keeps or converts the storage", async t => {
   t.equal(half.bits, 16)
   t.ok(half.bytes < packed.bytes)
   using converted = await prepackDense(weight, "f16")
-  const x = Tensor.from(new Float32Array(70).map((_, i) => Math.sin(i)), [70])
+  const x = Tensor.from(
+    new Float32Array(70).map((_, i) => Math.sin(i)),
+    [70],
+  )
   t.same(matmul(x, converted).data, matmul(x, half).data)
   await t.rejects(prepackDense(weight, "u8" as never), { code: "ERR_OPTION", message: 'kind is "u8"' })
 })
 
 t.test("prepack refuses", async t => {
-  await t.rejects(prepack(null as never), { code: "ERR_DTYPE", message: "prepack: weight is null, expected a QuantizedTensor or a Tensor" })
-  await t.rejects(prepack(q, { device: "cuda" as never }), { code: "ERR_DEVICE", message: /prepack: device "cuda" is not available/ })
+  await t.rejects(prepack(null as never), {
+    code: "ERR_DTYPE",
+    message: "prepack: weight is null, expected a QuantizedTensor or a Tensor",
+  })
+  await t.rejects(prepack(q, { device: "cuda" as never }), {
+    code: "ERR_DEVICE",
+    message: /prepack: device "cuda" is not available/,
+  })
   await t.rejects(prepack(q, { device: 1 as never }), { code: "ERR_OPTION", message: /option "device" is 1/ })
   await t.rejects(prepack(q, { activations: "int8" as never }), { code: "ERR_UNSUPPORTED" })
   await t.rejects(prepack(q, { kind: "f16" } as never), { code: "ERR_OPTION", message: /unknown option "kind"/ })
@@ -55,8 +67,12 @@ t.test("codes and group indices that would read out of bounds are refused", asyn
   t.throws(() => packedOf(wrong), { code: "ERR_FORMAT" })
   for (const group of [-1, 3, 2 ** 30]) {
     const groupIndex = Int32Array.from({ length: 70 }, (_, j) => (j === 5 ? group : Math.floor(j / 32)))
-    await t.rejects(prepack(new QuantizedTensor({ scheme, shape, codes: q.codes, scales, zeros, groupIndex })), { name: "TsqError" })
-    t.throws(() => dequantize(new QuantizedTensor({ scheme, shape, codes: q.codes, scales, zeros, groupIndex })), { name: "TsqError" })
+    await t.rejects(prepack(new QuantizedTensor({ scheme, shape, codes: q.codes, scales, zeros, groupIndex })), {
+      name: "TsqError",
+    })
+    t.throws(() => dequantize(new QuantizedTensor({ scheme, shape, codes: q.codes, scales, zeros, groupIndex })), {
+      name: "TsqError",
+    })
   }
 })
 

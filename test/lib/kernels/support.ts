@@ -4,7 +4,8 @@ import type { Tensor } from "../../../lib/core/tensor.ts"
 
 export { random } from "../native/helpers.ts"
 
-export const integer = (next: () => number, low: number, high: number): number => low + Math.floor(next() * (high - low + 1))
+export const integer = (next: () => number, low: number, high: number): number =>
+  low + Math.floor(next() * (high - low + 1))
 
 export interface Shape {
   n: number
@@ -15,13 +16,22 @@ export interface Shape {
 }
 
 /** Random codes and zero points over their whole range, positive scales over a decade. */
-export function randomQuantized(next: () => number, shape: Shape, extra: { groupIndex?: boolean; inputScale?: boolean } = {}): QuantizedTensor {
+export function randomQuantized(
+  next: () => number,
+  shape: Shape,
+  extra: { groupIndex?: boolean; inputScale?: boolean } = {},
+): QuantizedTensor {
   const { n, k, groupSize, bits, symmetric } = shape
   const groups = Math.ceil(k / groupSize)
   const codes = new Uint8Array(n * k).map(() => Math.floor(next() * 2 ** bits))
   const scales = new Float32Array(n * groups).map(() => 0.01 + 0.1 * next())
   const zeros = symmetric ? null : new Uint8Array(n * groups).map(() => Math.floor(next() * 2 ** bits))
-  const groupIndex = extra.groupIndex ? shuffle(next, Int32Array.from({ length: k }, (_, j) => Math.floor(j / groupSize))) : null
+  const groupIndex = extra.groupIndex
+    ? shuffle(
+        next,
+        Int32Array.from({ length: k }, (_, j) => Math.floor(j / groupSize)),
+      )
+    : null
   const inputScale = extra.inputScale ? new Float32Array(k).map(() => 0.5 + next()) : null
   const scheme = { bits, symmetric, granularity: "group", groupSize, scaleType: "f32" } as const
   return new QuantizedTensor({ scheme, shape: [n, k], codes, scales, zeros, groupIndex, inputScale })
@@ -100,7 +110,7 @@ export function bitsOf(value: number, dtype: "f16" | "bf16"): number {
   const word = view.getUint32(0)
   if (dtype === "bf16") return word >>> 16
   if (value === 0) return 0
-  return (word >>> 31 << 15) | ((((word >>> 23) & 255) - 112) << 10) | ((word >>> 13) & 1023)
+  return ((word >>> 31) << 15) | ((((word >>> 23) & 255) - 112) << 10) | ((word >>> 13) & 1023)
 }
 
 /** The elements of a float tensor as numbers. */
@@ -114,7 +124,14 @@ export function numbers(tensor: Tensor): Float64Array {
     }
     const exponent = (bits >>> 10) & 31
     const fraction = bits & 1023
-    const value = exponent === 0 ? fraction * 2 ** -24 : exponent === 31 ? (fraction ? Number.NaN : Number.POSITIVE_INFINITY) : (1024 + fraction) * 2 ** (exponent - 25)
+    const value =
+      exponent === 0
+        ? fraction * 2 ** -24
+        : exponent === 31
+          ? fraction
+            ? Number.NaN
+            : Number.POSITIVE_INFINITY
+          : (1024 + fraction) * 2 ** (exponent - 25)
     return bits >>> 15 ? -value : value
   })
 }

@@ -86,10 +86,15 @@ test("bad arguments", async t => {
   await refused(t, () => native.createAccumulator(1, 2 ** 40, 0, 0), "ERR_SHAPE", /wide/)
   const handle = native.createAccumulator(1, width, 0, 0)
   const errors = native.createAccumulator(4, width, 0, 0)
-  await refused(t, () => native.accumulate(handle, x, rows + 1), "ERR_SHAPE", /x has 45 elements, expected 50/)
+  await refused(t, () => native.accumulate(handle, x, rows + 1), "ERR_SHAPE", /x has 45 elements, expected at least 50/)
   await refused(t, () => native.accumulate(handle, new Float32Array(5), 1), "ERR_OPTION", /ordinary ArrayBuffer/)
   await refused(t, () => native.accumulate(errors, x, rows), "ERR_OPTION", /reference/)
-  await refused(t, () => native.readAccumulator(handle, floats([1])), "ERR_SHAPE", /out has 1 elements, expected 5/)
+  await refused(
+    t,
+    () => native.readAccumulator(handle, floats([1])),
+    "ERR_SHAPE",
+    /out has 1 elements, expected at least 5/,
+  )
   native.release(handle)
   native.release(errors)
 })

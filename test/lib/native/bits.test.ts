@@ -91,9 +91,14 @@ t.test("bad arguments", async t => {
     t,
     () => native.packBits(codes, 9, 8, 4, false, 0, out),
     "ERR_SHAPE",
-    /codes has 64 elements, expected 72/,
+    /codes has 64 elements, expected at least 72/,
   )
-  await refused(t, () => native.packBits(codes, 8, 8, 8, false, 0, out), "ERR_SHAPE", /out has 8 elements, expected 16/)
+  await refused(
+    t,
+    () => native.packBits(codes, 8, 8, 8, false, 0, out),
+    "ERR_SHAPE",
+    /out has 8 elements, expected at least 16/,
+  )
   await refused(
     t,
     () => native.packBits(codes, 8, 8, 4, 1 as never, 0, out),
@@ -104,11 +109,16 @@ t.test("bad arguments", async t => {
     t,
     () => native.unpackBits(out, 8, 8, 8, false, 0, codes),
     "ERR_SHAPE",
-    /words has 8 elements, expected 16/,
+    /words has 8 elements, expected at least 16/,
   )
   await refused(t, () => native.unpackBits(out, 2 ** 52, 4, 8, false, 0, codes), "ERR_SHAPE", /too large/)
   await refused(t, () => native.transpose(codes, 8, 8, 3 as never, out), "ERR_OPTION", /elementBytes is 3/)
-  await refused(t, () => native.transpose(codes, 8, 9, 1, out), "ERR_SHAPE", /source has 64 bytes, expected 72/)
+  await refused(
+    t,
+    () => native.transpose(codes, 8, 9, 1, out),
+    "ERR_SHAPE",
+    /source has 64 bytes, expected at least 72/,
+  )
   await refused(t, () => native.transpose(codes.subarray(1), 2, 2, 4, out), "ERR_OPTION", /multiple of elementBytes/)
 })
 

@@ -48,12 +48,12 @@ t.test("large conversions give the same for any thread count", async t => {
 t.test("conversions that are refused", async t => {
   const source = floats([1, 2])
   const out = new Uint16Array(2)
-  await refused(t, () => native.convert(source, 0, out, 1, 3), "ERR_SHAPE", /source has 8 bytes, expected 12/)
+  await refused(t, () => native.convert(source, 0, out, 1, 3), "ERR_SHAPE", /source has 8 bytes, expected at least 12/)
   await refused(
     t,
     () => native.convert(source, 0, new Uint16Array(1), 1, 2),
     "ERR_SHAPE",
-    /out has 2 bytes, expected 4/,
+    /out has 2 bytes, expected at least 4/,
   )
   await refused(t, () => native.convert(source, 3, out, 1, 2), "ERR_DTYPE", /integer types/)
   await refused(t, () => native.convert(source, 6 as never, out, 1, 2), "ERR_OPTION", /from is 6/)
@@ -109,7 +109,7 @@ t.test("scaleMatrix", async t => {
     t,
     () => native.scaleMatrix(source, n, k, columnScale.subarray(0, 3), null, out),
     "ERR_SHAPE",
-    /rowScale has 3 elements, expected 37/,
+    /rowScale has 3 elements, expected at least 37/,
   )
   await refused(t, () => native.scaleMatrix(source, 2 ** 40, 2 ** 40, null, null, out), "ERR_SHAPE", /too large/)
 })

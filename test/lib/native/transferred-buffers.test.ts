@@ -35,13 +35,13 @@ test("synchronous calls see a transferred array as empty", async t => {
     t,
     () => native.matmul(weight, transferred(new Float32Array(2)), 0, 1, y, 0, null),
     "ERR_SHAPE",
-    /x has 0 bytes, expected 8/,
+    /x has 0 bytes, expected at least 8/,
   )
   await refused(
     t,
     () => native.convert(transferred(new Float32Array(2)), 0, y, 0, 1),
     "ERR_SHAPE",
-    /0 bytes, expected 4/,
+    /0 bytes, expected at least 4/,
   )
   native.release(weight)
 })
@@ -57,7 +57,12 @@ test("a getter that transfers the output is noticed", async t => {
       return 4096
     },
   }
-  await refused(t, () => native.convert(hostile, 0, out, 0, 1024), "ERR_SHAPE", /out has 0 bytes, expected 4096/)
+  await refused(
+    t,
+    () => native.convert(hostile, 0, out, 0, 1024),
+    "ERR_SHAPE",
+    /out has 0 bytes, expected at least 4096/,
+  )
   native.release(mapping)
 })
 
@@ -70,7 +75,7 @@ test("resizable buffers: an array that was cut off is empty, one that grew is no
   native.matmul(weight, x, 0, 1, y, 0, null)
   t.equal(y[0], 11)
   buffer.resize(4)
-  await refused(t, () => native.matmul(weight, x, 0, 1, y, 0, null), "ERR_SHAPE", /x has 4 bytes, expected 8/)
+  await refused(t, () => native.matmul(weight, x, 0, 1, y, 0, null), "ERR_SHAPE", /x has 4 bytes, expected at least 8/)
   buffer.resize(64)
   native.matmul(weight, x, 0, 1, y, 0, null)
   t.equal(y[0], 3)

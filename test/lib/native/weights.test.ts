@@ -96,13 +96,13 @@ test("weights that are refused", async t => {
     t,
     () => pack(codes, 2, 4, 4, 1, scales, null, null, null),
     "ERR_SHAPE",
-    /scales has 4 elements, expected 8/,
+    /scales has 4 elements, expected at least 8/,
   )
   await refused(
     t,
     () => pack(codes, 2, 4, 4, 2, scales, bytes([1]), null, null),
     "ERR_SHAPE",
-    /zeros has 1 elements, expected 4/,
+    /zeros has 1 elements, expected at least 4/,
   )
   await refused(
     t,
@@ -136,18 +136,23 @@ test("products that are refused", async t => {
   const x = floats([1, 2, 3])
   const y = floats([0, 0])
   const f32: DtypeCode = 0
-  await refused(t, () => native.matmul(weight, x, f32, 2, y, f32, null), "ERR_SHAPE", /x has 12 bytes, expected 24/)
+  await refused(
+    t,
+    () => native.matmul(weight, x, f32, 2, y, f32, null),
+    "ERR_SHAPE",
+    /x has 12 bytes, expected at least 24/,
+  )
   await refused(
     t,
     () => native.matmul(weight, x, f32, 1, y.subarray(1), f32, null),
     "ERR_SHAPE",
-    /y has 4 bytes, expected 8/,
+    /y has 4 bytes, expected at least 8/,
   )
   await refused(
     t,
     () => native.matmul(weight, x, f32, 1, y, f32, y.subarray(1)),
     "ERR_SHAPE",
-    /bias has 1 elements, expected 2/,
+    /bias has 1 elements, expected at least 2/,
   )
   await refused(
     t,

@@ -1,8 +1,8 @@
 import t from "tap"
+import { native } from "../../../lib/native.ts"
 import { gptq } from "../../../lib/rounding/gptq.ts"
 import { roundingByName, roundingNames } from "../../../lib/rounding/registry.ts"
 import type { RoundingOptions } from "../../../lib/rounding/rounding.ts"
-import { native } from "../../../lib/native.ts"
 import { outputError, randomInputs, randomWeight, roundingInput, scheme, statisticsOf } from "./support.ts"
 
 const n = 32
@@ -35,12 +35,16 @@ t.test("reports the objective that it lowers", async t => {
 t.test("a group index assigns every group its columns", async t => {
   const statistics = await statisticsOf(t, x, k)
   const ragged = scheme({ groupSize: 48 })
-  const { tensor } = await gptq.round(roundingInput(weight, n, k, { statistics, scheme: ragged, options: { order: "dynamic" } }))
+  const { tensor } = await gptq.round(
+    roundingInput(weight, n, k, { statistics, scheme: ragged, options: { order: "dynamic" } }),
+  )
   const counts = [0, 0, 0]
   for (const group of tensor.groupIndex!) counts[group]!++
   t.same(counts, [48, 48, 32])
   const channel = scheme({ granularity: "channel", groupSize: k })
-  const whole = await gptq.round(roundingInput(weight, n, k, { statistics, scheme: channel, options: { order: "dynamic" } }))
+  const whole = await gptq.round(
+    roundingInput(weight, n, k, { statistics, scheme: channel, options: { order: "dynamic" } }),
+  )
   t.equal(whole.tensor.groupIndex, null, "one group needs none")
 })
 
@@ -72,7 +76,9 @@ t.test("degenerate inputs never abort it", async t => {
     ["zero", zero, k],
     ["a dead column", deadColumn, 1],
   ] as const) {
-    const { tensor, report } = await gptq.round(roundingInput(weight, n, k, { statistics: await statisticsOf(t, rows, k) }))
+    const { tensor, report } = await gptq.round(
+      roundingInput(weight, n, k, { statistics: await statisticsOf(t, rows, k) }),
+    )
     t.equal(report.deadColumns, dead, what)
     t.ok(tensor.scales.every(Number.isFinite), what)
     t.ok(report.error <= report.nearestError! || report.nearestError === 0, what)
@@ -80,20 +86,34 @@ t.test("degenerate inputs never abort it", async t => {
 })
 
 t.test("refuses", async t => {
-  await t.rejects(gptq.round(roundingInput(weight, n, k)), { code: "ERR_OPTION", message: /rounding "gptq" needs calibration/ })
+  await t.rejects(gptq.round(roundingInput(weight, n, k)), {
+    code: "ERR_OPTION",
+    message: /rounding "gptq" needs calibration/,
+  })
   const statistics = await statisticsOf(t, x, k)
   const refuse = (options: object, message: string) =>
-    t.rejects(gptq.round(roundingInput(weight, n, k, { statistics, options: options as RoundingOptions })), { code: "ERR_OPTION", message })
+    t.rejects(gptq.round(roundingInput(weight, n, k, { statistics, options: options as RoundingOptions })), {
+      code: "ERR_OPTION",
+      message,
+    })
   await refuse({ damp: 0 }, 'option "damp" is 0, expected a number above 0 and at most 1')
   await refuse({ damp: Number.NaN }, 'option "damp" is NaN')
   await refuse({ block: 0 }, 'option "block" is 0, expected an integer of at least 1')
-  await refuse({ order: "descending" }, 'option "order" is "descending", expected "none", "static", "group-aware" or "dynamic"')
-  await t.rejects(gptq.round(roundingInput(weight, n, k, { statistics, signal: AbortSignal.abort() })), { code: "ERR_ABORTED" })
+  await refuse(
+    { order: "descending" },
+    'option "order" is "descending", expected "none", "static", "group-aware" or "dynamic"',
+  )
+  await t.rejects(gptq.round(roundingInput(weight, n, k, { statistics, signal: AbortSignal.abort() })), {
+    code: "ERR_ABORTED",
+  })
 })
 
 t.test("roundings by name", async t => {
   t.same(roundingNames, ["nearest", "mse", "gptq"])
   for (const name of roundingNames) t.equal(roundingByName(name).name, name)
-  t.throws(() => roundingByName("gtpq"), { code: "ERR_OPTION", message: /rounding is "gtpq", expected .*; did you mean "gptq"\?/ })
+  t.throws(() => roundingByName("gtpq"), {
+    code: "ERR_OPTION",
+    message: /rounding is "gtpq", expected .*; did you mean "gptq"\?/,
+  })
   t.throws(() => roundingByName(undefined as never), { code: "ERR_OPTION", message: /rounding is undefined/ })
 })

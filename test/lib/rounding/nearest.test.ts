@@ -41,10 +41,20 @@ t.test("is the plain formula", async t => {
         ["channel", k],
         ["tensor", k],
       ] as const) {
-        const { tensor } = await nearest.round(roundingInput(weight, n, k, { scheme: scheme({ bits, symmetric, granularity, groupSize }) }))
-        t.equal(plainError(weight, tensor), null, `${bits} bits ${symmetric ? "symmetric" : "asymmetric"} ${granularity} ${groupSize}`)
+        const { tensor } = await nearest.round(
+          roundingInput(weight, n, k, { scheme: scheme({ bits, symmetric, granularity, groupSize }) }),
+        )
+        t.equal(
+          plainError(weight, tensor),
+          null,
+          `${bits} bits ${symmetric ? "symmetric" : "asymmetric"} ${granularity} ${groupSize}`,
+        )
         t.ok(tensor.codes.buffer instanceof SharedArrayBuffer)
-        if (granularity === "tensor") t.ok(tensor.scales.every(scale => scale === tensor.scales[0]), "one scale for all")
+        if (granularity === "tensor")
+          t.ok(
+            tensor.scales.every(scale => scale === tensor.scales[0]),
+            "one scale for all",
+          )
       }
 })
 
@@ -102,5 +112,9 @@ t.test("reports the weight's error, or the output's where there are statistics",
 t.test("aborts", async t => {
   const reason = new Error("enough")
   const signal = AbortSignal.abort(reason)
-  await t.rejects(nearest.round(roundingInput(weight, n, k, { signal })), { code: "ERR_ABORTED", name: "AbortError", cause: reason })
+  await t.rejects(nearest.round(roundingInput(weight, n, k, { signal })), {
+    code: "ERR_ABORTED",
+    name: "AbortError",
+    cause: reason,
+  })
 })

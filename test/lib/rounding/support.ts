@@ -47,7 +47,12 @@ export const scheme = (change: Partial<IntegerScheme> = {}): IntegerScheme => ({
   ...change,
 })
 
-export const roundingInput = (weight: Float32Array, n: number, k: number, change: Partial<RoundingInput> = {}): RoundingInput => ({
+export const roundingInput = (
+  weight: Float32Array,
+  n: number,
+  k: number,
+  change: Partial<RoundingInput> = {},
+): RoundingInput => ({
   name: "test",
   weight,
   n,
@@ -58,7 +63,11 @@ export const roundingInput = (weight: Float32Array, n: number, k: number, change
   ...change,
 })
 
-export async function statisticsOf(t: Test, x: Float32Array, k: number): Promise<NonNullable<RoundingInput["statistics"]>> {
+export async function statisticsOf(
+  t: Test,
+  x: Float32Array,
+  k: number,
+): Promise<NonNullable<RoundingInput["statistics"]>> {
   const hessian = new Accumulator("hessian", k)
   t.teardown(() => hessian.dispose())
   await hessian.add(x, x.length / k)
@@ -81,7 +90,12 @@ export function outputError(x: Float32Array, weight: Float32Array, q: QuantizedT
 }
 
 /** Sum of importance[j] |w - q|^norm, in float64. */
-export function weightedError(weight: Float32Array, q: QuantizedTensor, importance: Float32Array | null, norm: number): number {
+export function weightedError(
+  weight: Float32Array,
+  q: QuantizedTensor,
+  importance: Float32Array | null,
+  norm: number,
+): number {
   const approx = weightOf(q)
   const k = q.shape[1]
   let sum = 0

@@ -1,6 +1,7 @@
 // matmul on every instruction set against float64: design.md's bounds, shapes with every kind of remainder.
 #include "support.h"
 
+#include "kernels/blocking.h"
 #include "runtime/thread_pool.h"
 
 using namespace support;  // NOLINT: a test
@@ -193,6 +194,17 @@ TEST(matmul_rows_do_not_depend_on_their_block) {
       CHECK(sameBytes(part, {all.begin(), all.begin() + rows * n}));
     }
   });
+}
+
+TEST(matmul_row_blocks_cover_all_rows_evenly) {
+  for (int64_t m : {1, 4, 5, 239, 240, 241, 479, 481, 6723, 57361, 1000003}) {
+    const int64_t blocks = tsq::blocking::rowBlocks(m);
+    CHECK(tsq::blocking::rowStart(m, 0) == 0 && tsq::blocking::rowStart(m, blocks) == m);
+    for (int64_t i = 0; i < blocks; ++i) {
+      const int64_t rows = tsq::blocking::rowStart(m, i + 1) - tsq::blocking::rowStart(m, i);
+      CHECK(rows <= tsq::blocking::kRows && (blocks == 1 || rows > tsq::blocking::kFusedRows));
+    }
+  }
 }
 
 TEST(matmul_refuses) {

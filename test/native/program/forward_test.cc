@@ -255,6 +255,10 @@ TEST(a_page_forgets_its_former_owner) {
   tiny::wantLogits(&step, 53, &rows, &logits);
   CHECK(model.program()->step(step).ok());
   CHECK(tiny::worst(logits, model.forward(tokens)) < kTolerance);
+  bool clean = true;
+  for (int64_t i = 0; i < 12 * 16; ++i) clean = clean && (i % 16 < 6 || cache->keys(1, 0, 1)[i] == 0);
+  for (int64_t i = 6 * 16; i < 16 * 16; ++i) clean = clean && cache->values(1, 0, 1)[i] == 0;
+  CHECK(clean);
 }
 
 TEST(slots_are_sized_by_powers_of_two) {

@@ -1,5 +1,6 @@
 // Every refusal of Program::create and Program::step, with what its message must name.
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -176,6 +177,12 @@ TEST(runs_and_weights_are_checked) {
     empty->shape = {layout::WeightKind::kF32, 53, 48, 48};
     v->step.weights[0] = std::shared_ptr<const PackedWeight>(std::move(empty));
   });
+  STEP_REFUSED(kShape, "and 0 of scales", {
+    auto broken = std::make_shared<PackedWeight>();
+    broken->shape = {layout::WeightKind::kU4, 53, 48, 16};
+    broken->data = std::move(AlignedBuffer::allocate(1 << 16).value());
+    v->step.weights[0] = std::shared_ptr<const PackedWeight>(std::move(broken));
+  });
   STEP_REFUSED(kShape, "groups of 0", {
     auto empty = std::make_shared<PackedWeight>();
     empty->shape = {layout::WeightKind::kU4, 53, 48, 0};
@@ -259,6 +266,7 @@ TEST(epilogues_are_checked) {
   STEP_REFUSED(kOption, "no run contains a logits op", v->step.runs.pop_back());
   STEP_REFUSED(kOption, "expected one logits op", v->step.runs.push_back(v->step.runs.back()));
   STEP_REFUSED(kOption, "epilogue.count is -1", v->step.epilogue.count = -1);
+  STEP_REFUSED(kOption, "epilogue.count is 9223372036854775807", v->step.epilogue.count = INT64_MAX);
   STEP_REFUSED(kOption, "epilogue.rows is missing: expected 2 row indices", v->step.epilogue.rows = nullptr);
   STEP_REFUSED(kOption, "epilogue.rows[1] is 53, expected 0 to 17", v->step.epilogue.rows = ids.data());
   STEP_REFUSED(kOption, "epilogue.logits is missing", v->step.epilogue.logits = nullptr);
@@ -445,12 +453,16 @@ TEST(steps_of_several_threads_take_turns) {
   const std::unique_ptr<Program> program = model.program();
   std::vector<std::vector<float>> found(3, std::vector<float>(20 * 53));
   std::vector<std::vector<int32_t>> tokens;
-  for (uint64_t i = 0; i < 3; ++i) tokens.push_back(tiny::randomTokens(20, 53, 80 + i));
+  std::vector<std::shared_ptr<KvCache>> caches;
+  for (uint64_t i = 0; i < 3; ++i) {
+    tokens.push_back(tiny::randomTokens(20, 53, 80 + i));
+    caches.push_back(model.cache(2));
+  }
   std::vector<std::thread> threads;
   std::atomic<int> failures{0};
   for (size_t i = 0; i < 3; ++i) {
     threads.emplace_back([&, i] {
-      StepRequest step = tiny::request(model, model.cache(2), tokens[i], 0, {1, 0});
+      StepRequest step = tiny::request(model, caches[i], tokens[i], 0, {1, 0});
       std::vector<int32_t> rows;
       for (int repeat = 0; repeat < 5; ++repeat) {
         tiny::wantLogits(&step, 53, &rows, &found[i]);
