@@ -1,12 +1,11 @@
 // Everything that is known before work begins: checkpoint, program, recipe, calibration windows and the plan.
 import { Checkpoint } from "../containers/checkpoint.ts"
-import { dtypeInfo, isFloat } from "../core/dtype.ts"
 import { TsqError, throwIfAborted } from "../core/errors.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
 import { loadTokenizer } from "../models/tokenizer.ts"
-import { native } from "../native.ts"
 import { type CalibrationSet, makeCalibration } from "./calibration.ts"
+import { checkFinite } from "./finite.ts"
 import { makePlan, needsCalibrationRun, type Plan } from "./plan.ts"
 import { closeRecipe, makeRecipe, needsCalibration, type QuantizeModelOptions, type Recipe } from "./recipe.ts"
 
@@ -79,6 +78,8 @@ async function readCalibration(
   return makeCalibration(calibration, recipe, program.config, tokenizer, options.force ?? false)
 }
 
+const floatTypes = ["F32", "F16", "BF16"]
+
 /** ERR_NUMERIC naming the tensor when a weight is NaN or infinite, ERR_DTYPE when a planned weight is not of floats. */
 export async function refuseBadWeights(
   job: QuantizationJob,
@@ -89,23 +90,14 @@ export async function refuseBadWeights(
   let done = 0
   for (const name of checkpoint.names) {
     throwIfAborted(signal)
-    if (["F32", "F16", "BF16"].includes(checkpoint.entry(name).dtype)) {
-      const tensor = checkpoint.tensor(name)
-      if (tensor.size > 0 && isFloat(tensor.dtype)) {
-        const [nan, infinite, , first] = await native.scan(tensor.source, dtypeInfo(tensor.dtype).code, tensor.size)
-        if (nan! + infinite! > 0)
-          throw new TsqError(
-            "ERR_NUMERIC",
-            `${name} holds ${nan} NaN and ${infinite} infinite values, the first at element ${first} of shape [${tensor.shape.join(", ")}]; the checkpoint is damaged or its training diverged`,
-          )
-      }
-    }
+    if (floatTypes.includes(checkpoint.entry(name).dtype))
+      await checkFinite(checkpoint.tensor(name), name, "the checkpoint is damaged, or its training diverged")
     onTensor(++done, checkpoint.names.length)
   }
   for (const { module, shape, scheme } of job.plan.modules) {
     if (!scheme) continue
     const { dtype, shape: found } = checkpoint.entry(`${module}.weight`)
-    if (!["F32", "F16", "BF16"].includes(dtype))
+    if (!floatTypes.includes(dtype))
       throw new TsqError("ERR_DTYPE", `${module}.weight is ${dtype}, expected F32, F16 or BF16`)
     if (found.length !== 2 || found[0] !== shape[0] || found[1] !== shape[1])
       throw new TsqError(

@@ -65,15 +65,11 @@ export function makePlan(
   keepFusedTogether(modules, program, warnings)
   checkPatterns(modules, recipe, program, warnings)
   const refused = modules.filter(entry => entry.refused)
-  if (refused.length > 0 && options.strict)
-    throw new TsqError("ERR_UNSUPPORTED", `${refused[0]!.module}: ${refused[0]!.reason} (strict: nothing may be left unquantized)`)
-  if (refused.length > 0)
-    warnings.push(`${refused.length} of ${modules.length} linears stay unquantized: ${refused[0]!.module}: ${refused[0]!.reason}`)
-  const ragged = modules.filter(({ scheme, shape }) => scheme?.granularity === "group" && shape[1] % scheme.groupSize !== 0)
-  if (ragged.length > 0) {
-    const text = `the last group of ${ragged.length} matrices is shorter (${ragged[0]!.module}: k = ${ragged[0]!.shape[1]}, groups of ${ragged[0]!.scheme!.groupSize}); this library runs them, vLLM's kernels do not`
-    if (options.strict) throw new TsqError("ERR_UNSUPPORTED", `${text} (strict)`)
-    warnings.push(text)
+  if (refused.length > 0) {
+    const reasons = [...new Map(refused.toReversed().map(({ module, reason }) => [reason, `${module}: ${reason}`])).values()].reverse()
+    const found = `${refused.length} of ${modules.length} linears stay unquantized: ${firstOf(reasons)}`
+    if (options.strict) throw new TsqError("ERR_UNSUPPORTED", `${found} (strict: nothing may be left unquantized)`)
+    warnings.push(found)
   }
   if (!modules.some(entry => entry.scheme))
     throw new TsqError("ERR_UNSUPPORTED", `nothing would be quantized: ${modules[0]?.module}: ${modules[0]?.reason}`)
@@ -101,6 +97,12 @@ export function makePlan(
     estimatedSeconds: estimateSeconds(program, recipe, calibrationTokens?.rows ?? 0),
     warnings,
   }
+}
+
+/** One module of each reason, without those that only follow from another. */
+function firstOf(reasons: readonly string[]): string {
+  const own = reasons.filter(reason => !reason.includes("engines fuse it with"))
+  return own.slice(0, 3).join("; ") + (own.length > 3 ? " …" : "")
 }
 
 const mb = (bytes: number) => `${(bytes / 1e6).toFixed(0)} MB`

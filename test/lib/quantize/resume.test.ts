@@ -1,9 +1,9 @@
 // Interrupted runs: aborted at every stage or killed, then resumed, they write the same bytes as a run that was left alone.
 import { spawn } from "node:child_process"
-import { mkdirSync, readdirSync, readFileSync, truncateSync, utimesSync, writeFileSync } from "node:fs"
+import { existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, utimesSync, writeFileSync } from "node:fs"
 import { basename, join } from "node:path"
 import { fileURLToPath } from "node:url"
-import t from "tap"
+import t, { type Test } from "tap"
 import { setThreads } from "../../../lib/core/machine.ts"
 import { type QuantizeModelOptions, quantizeModel } from "../../../lib/quantize/quantize-model.ts"
 import { random } from "../models/support/tiny-checkpoint.ts"
@@ -89,8 +89,6 @@ async function interrupted(t: Test): Promise<{ source: string; out: string }> {
   await t.rejects(quantizeModel(source, out, { ...recipe, signal: controller.signal, onProgress }), { code: "ERR_ABORTED" })
   return { source, out }
 }
-type Test = typeof t
-
 t.test("a wrong resume is refused, a damaged block noticed", async t => {
   const { source, out } = await interrupted(t)
   const store = `${out}.tsq-resume`
@@ -156,7 +154,8 @@ t.test("kill -9 and resume", async t => {
     // Somewhere in a third of the run's reports, and a little later.
     const lines = Math.floor((round + next()) * 27)
     await killAfter({ source, out, options: recipe }, lines, next() * 5)
-    await quantizeModel(source, out, { ...recipe, resume: true })
+    // The last round may come too late.
+    if (!existsSync(out)) await quantizeModel(source, out, { ...recipe, resume: true })
     t.strictSame(hashes(out), whole, `killed after ${lines} reports`)
   }
   t.strictSame(readdirSync(directory).sort(), ["killed-0", "killed-1", "killed-2", "whole"])

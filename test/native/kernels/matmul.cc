@@ -207,6 +207,25 @@ TEST(matmul_row_blocks_cover_all_rows_evenly) {
   }
 }
 
+// Working memory keeps what the last call left there: a NaN in it must not reach the padding columns of the next call.
+TEST(matmul_forgets_the_last_call) {
+  Random random(9);
+  const int64_t m = 6, n = 20, k = 45;
+  for (int64_t groupSize : {k, int64_t{5}}) {
+    const Weight w = randomWeight(random, n, k, groupSize, {});
+    const tsq::Result<tsq::PackedWeight> packed = tsq::packCodes(w.source());
+    const std::vector<uint8_t> clean = toBytes(random.normals(m * k), Dtype::kF16);
+    // Wider rows than the clean call's, so that NaN lies wherever its padding will be.
+    const Weight wide = randomWeight(random, n, 4 * k, 4 * k, {.inputScale = true});
+    const tsq::Result<tsq::PackedWeight> widePacked = tsq::packCodes(wide.source());
+    const std::vector<uint8_t> poison = toBytes(std::vector<float>(static_cast<size_t>(m * 4 * k), NAN), Dtype::kF16);
+    forEachTable([&](const KernelTable&) {
+      run(widePacked.value(), poison, Dtype::kF16, m, Dtype::kF32, nullptr);
+      for (float y : run(packed.value(), clean, Dtype::kF16, m, Dtype::kF32, nullptr)) CHECK(std::isfinite(y));
+    });
+  }
+}
+
 TEST(matmul_refuses) {
   Random random(8);
   const Weight w = randomWeight(random, 4, 8, 8, {});
