@@ -161,7 +161,7 @@ export interface StepRequest {
 
 export interface Binding {
   /** Once per environment, before anything else: class constructed as new TsqError(code, message). */
-  registerError(constructor: new (code: string, message: string) => Error): void
+  registerError(errorClass: new (code: string, message: string) => Error): void
 
   // The machine
   cpu(): CpuInfo
@@ -204,15 +204,39 @@ export interface Binding {
   ): Promise<void>
   /** out[k] = mean over rows of |w| / (largest |w| of its row's group): AWQ's weight magnitude. */
   columnMagnitude(w: Float32Array, n: number, k: number, groupSize: number, out: Float32Array): Promise<void>
+  /** Sum of (a - b)^2 over the first count elements, in double; the same for any number of threads. */
+  squaredDifference(a: Float32Array, b: Float32Array, count: number): Promise<number>
 
   // Bit streams of on-disk formats
   /** Each row of codes as a dense little-endian bit stream, padded to 32 bits: out [rows, ceil(cols * bits / 32)].
    * interleave: columns of each 8 taken in AWQ's order 0 2 4 6 1 3 5 7 (4 bits). add: added to every code modulo 2^bits first. */
-  packBits(codes: Uint8Array, rows: number, cols: number, bits: number, interleave: boolean, add: number, out: Int32Array): Promise<void>
+  packBits(
+    codes: Uint8Array,
+    rows: number,
+    cols: number,
+    bits: number,
+    interleave: boolean,
+    add: number,
+    out: Int32Array,
+  ): Promise<void>
   /** The inverse; add is added after unpacking, modulo 2^bits. */
-  unpackBits(words: Int32Array, rows: number, cols: number, bits: number, interleave: boolean, add: number, out: Uint8Array): Promise<void>
+  unpackBits(
+    words: Int32Array,
+    rows: number,
+    cols: number,
+    bits: number,
+    interleave: boolean,
+    add: number,
+    out: Uint8Array,
+  ): Promise<void>
   /** out [cols, rows] of elements of 1, 2 or 4 bytes. */
-  transpose(source: ArrayBufferView, rows: number, cols: number, elementBytes: 1 | 2 | 4, out: ArrayBufferView): Promise<void>
+  transpose(
+    source: ArrayBufferView,
+    rows: number,
+    cols: number,
+    elementBytes: 1 | 2 | 4,
+    out: ArrayBufferView,
+  ): Promise<void>
 
   // Packed weights and products
   packDense(source: Source, dtype: DtypeCode, n: number, k: number, kind: WeightKind): Promise<Handle>
@@ -243,7 +267,15 @@ export interface Binding {
   /** A small f32 vector (norm weight, bias, inverse frequencies), copied. */
   vector(values: Float32Array): Handle
   /** y[m, n] = x[m, k] W^T (+ bias). x and y f32, f16 or bf16. */
-  matmul(weight: Handle, x: ArrayBufferView, xType: DtypeCode, m: number, y: ArrayBufferView, yType: DtypeCode, bias: Float32Array | null): void
+  matmul(
+    weight: Handle,
+    x: ArrayBufferView,
+    xType: DtypeCode,
+    m: number,
+    y: ArrayBufferView,
+    yType: DtypeCode,
+    bias: Float32Array | null,
+  ): void
   matmulAsync(
     weight: Handle,
     x: ArrayBufferView,
@@ -291,7 +323,14 @@ export interface Binding {
     out: Float32Array,
   ): void
   /** Packs (f32) what w becomes when its columns are multiplied by columnScale, rounded to the grid (nearest) and divided again. */
-  packRounded(w: Float32Array, n: number, k: number, grid: Grid, columnScale: Float32Array | null, clip: Float32Array | null): Promise<Handle>
+  packRounded(
+    w: Float32Array,
+    n: number,
+    k: number,
+    grid: Grid,
+    columnScale: Float32Array | null,
+    clip: Float32Array | null,
+  ): Promise<Handle>
   gptq(
     w: Float32Array,
     n: number,

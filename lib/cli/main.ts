@@ -1,37 +1,7 @@
 #!/usr/bin/env node
-// `tsq`: parses the command line and hands over to one file a command. Commands load the library only when they run, so that help
-// needs no addon.
-import { Command, CommanderError } from "commander"
-import { packageVersion } from "../core/version.ts"
-import { addConvert } from "./convert.ts"
-import { addDevices } from "./devices.ts"
-import { addEvaluate } from "./evaluate.ts"
-import { addGenerate } from "./generate.ts"
-import { addInspect } from "./inspect.ts"
-import { addLater } from "./later.ts"
+// `tsq`, as npm installs it.
 import { printError } from "./output.ts"
-import { addQuantize } from "./quantize.ts"
-
-const usageExit = 2
-
-async function main(argv: readonly string[]): Promise<number> {
-  const program = new Command("tsq")
-    .description("Quantize Hugging Face LLM checkpoints and run them with fused low-bit kernels.")
-    .version(packageVersion)
-    .showSuggestionAfterError()
-    .exitOverride()
-    .configureHelp({ showGlobalOptions: false })
-  for (const add of [addQuantize, addEvaluate, addGenerate, addConvert, addInspect, addDevices, addLater]) add(program)
-  for (const command of program.commands) command.exitOverride().showSuggestionAfterError()
-  try {
-    await program.parseAsync(argv, { from: "user" })
-    return 0
-  } catch (error) {
-    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : usageExit
-    printError(error)
-    return 1
-  }
-}
+import { run } from "./run.ts"
 
 // A reader that goes away (`tsq … | head`) ends the output, not the program with a stack trace.
 process.stdout.on("error", error => {
@@ -39,7 +9,7 @@ process.stdout.on("error", error => {
   throw error
 })
 
-main(process.argv.slice(2)).then(
+run(process.argv.slice(2)).then(
   code => {
     process.exitCode = code
   },

@@ -81,7 +81,7 @@ export function addQuantize(program: Command): void {
         onWarning: text => progress.note(`warning: ${text}`),
       })
       progress.stop()
-      if (flags.json) return printJson({ out, elapsedMs: performance.now() - started, ...report })
+      if (flags.json) return printJson({ out, elapsedMs: performance.now() - started, estimatedPeakMemory: planned.plan.peakMemory, ...report })
       print(`${out}: ${report.tensors.length} linears at ${report.bitsPerWeight.toFixed(3)} bits per weight, ${bytesText(report.sourceBytes)} to ${bytesText(report.outputBytes)}, in ${durationText(performance.now() - started)}`)
       for (const text of report.warnings.slice(0, 10)) warn(text)
     } catch (error) {

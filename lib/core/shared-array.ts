@@ -14,10 +14,26 @@ export function sharedArray(dtype: Dtype, count: number): TensorData {
       `${count} elements of ${dtype} take ${bytes} bytes; an array of Node ${process.version} holds at most ${constants.MAX_LENGTH}`,
     )
   try {
-    return new info.array(new SharedArrayBuffer(bytes))
+    return new info.array(sharedBuffer(bytes))
   } catch (cause) {
     throw new TsqError("ERR_MEMORY", `cannot allocate ${count} elements of ${dtype} (${bytes} bytes)`, { cause })
   }
+}
+
+const ballast = new WeakMap<SharedArrayBuffer, ArrayBuffer>()
+
+/** Bytes from which a buffer matters to the garbage collector. */
+const accounted = 2 ** 18
+
+/**
+ * V8 does not count shared buffers as memory held by this isolate, so that gigabytes of them may wait for a collection that
+ * nothing asks for. A buffer of the same size that is counted goes with each large one: it is never touched, and so takes addresses
+ * but no memory.
+ */
+function sharedBuffer(bytes: number): SharedArrayBuffer {
+  const buffer = new SharedArrayBuffer(bytes)
+  if (bytes >= accounted) ballast.set(buffer, new ArrayBuffer(bytes))
+  return buffer
 }
 
 export const sharedFloats = (count: number): Float32Array => sharedArray("f32", count) as Float32Array

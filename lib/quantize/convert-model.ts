@@ -12,7 +12,8 @@ import type { FormatName, FormatSummary } from "../formats/format.ts"
 import { detectFormat, formatByName } from "../formats/registry.ts"
 import { describeModel } from "../models/registry.ts"
 import { native } from "../native.ts"
-import { linearsOf } from "./plan.ts"
+import { linearsOf, scaleTypeOf } from "./plan.ts"
+import { readFormat } from "./recipe.ts"
 import { verifyModules } from "./verify.ts"
 import { writeCheckpoint } from "./write-checkpoint.ts"
 
@@ -38,8 +39,7 @@ export interface ConversionReport {
  */
 export async function convertModel(source: string, out: string, options: ConvertModelOptions): Promise<ConversionReport> {
   const checked = new Options("convertModel", options, ["format", "gptqVersion", "force", "signal", "onProgress", "onWarning"])
-  const name = checked.oneOf("format", ["gptq", "awq", "compressed-tensors"], null)
-  if (name === null) checked.fail("format", '"gptq", "awq" or "compressed-tensors"')
+  const name = readFormat(checked) ?? checked.fail("format", '"gptq", "awq" or "compressed-tensors"')
   const gptqVersion = checked.oneOf("gptqVersion", ["v1", "v2"], "v1")
   const signal = checked.signal()
   const report = progressReporter(checked.onProgress())
@@ -48,8 +48,9 @@ export async function convertModel(source: string, out: string, options: Convert
     const config = checkpoint.quantizationConfig
     if (!config) throw new TsqError("ERR_FORMAT", `${source}: is not quantized, there is nothing to convert; quantizeModel makes a quantized checkpoint of it`)
     const from = detectFormat(config)!
+    const program = describeModel(checkpoint.config)
     const reader = from.reader(checkpoint, config, options.onWarning ?? (() => {}))
-    const format = formatByName(name!)
+    const format = formatByName(name)
     const places = new Map<string, string>()
     const omitted = new Set<string>()
     for (const module of reader.modules) {
@@ -62,7 +63,6 @@ export async function convertModel(source: string, out: string, options: Convert
     )
     const output = await OutputDirectory.create(out, { source, force: checked.boolean("force", false) })
     try {
-      const program = describeModel(checkpoint.config)
       const linears = program.blocks.flatMap((_, layer) => linearsOf(program, layer).map(slot => program.blockPrefix(layer) + slot.module))
       const { totalBytes } = await writeCheckpoint(output.path, {
         source: checkpoint,
@@ -73,7 +73,7 @@ export async function convertModel(source: string, out: string, options: Convert
           damp: null,
           version: packageVersion,
         },
-        options: { scaleType: [...schemes.values()][0]!.scaleType, gptqVersion },
+        options: { scaleType: scaleTypeOf(name, program), gptqVersion },
         tensor: module => reader.read(module),
         moduleAt: tensor => places.get(tensor) ?? null,
         omitted,
@@ -123,9 +123,10 @@ async function refuseWhatDoesNotFit(
   return schemes
 }
 
-/** GPTQ and AWQ store scales as f16: a scale of another type fits only if it is an f16 value. */
+/** GPTQ and AWQ store scales as f16: a scale of another type fits only if it is an f16 value (or, in GPTQ files, a bf16 one). */
 async function scalesDoNotFit(tensor: QuantizedTensor, format: FormatName): Promise<string | null> {
-  if (format === "compressed-tensors" || tensor.scheme.scaleType === "f16") return null
+  const { scaleType } = tensor.scheme
+  if (format === "compressed-tensors" || scaleType === "f16" || (format === "gptq" && scaleType === "bf16")) return null
   const { f32, f16 } = { f32: dtypeInfo("f32").code, f16: dtypeInfo("f16").code }
   const half = sharedArray("f16", tensor.scales.length)
   const back = sharedFloats(tensor.scales.length)
@@ -133,5 +134,5 @@ async function scalesDoNotFit(tensor: QuantizedTensor, format: FormatName): Prom
   await native.convertAsync(half, f16, back, f32, back.length)
   const bytes = (array: Float32Array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength)
   if (bytes(back).equals(bytes(tensor.scales))) return null
-  return `its ${tensor.scheme.scaleType} scales are not all f16 values; compressed-tensors keeps them`
+  return `its ${scaleType} scales are not all f16 values; compressed-tensors keeps them`
 }

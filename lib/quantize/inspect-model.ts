@@ -1,5 +1,7 @@
 // inspectModel: what a checkpoint holds and what it takes, without loading it.
 import { Checkpoint } from "../containers/checkpoint.ts"
+import { SafetensorsFile } from "../containers/safetensors.ts"
+import { TsqError } from "../core/errors.ts"
 import { Options } from "../core/options.ts"
 import type { IntegerScheme } from "../core/quantized-tensor.ts"
 import { detectFormat } from "../formats/registry.ts"
@@ -36,10 +38,16 @@ export interface ModelInspection {
 export const schemeText = ({ bits, symmetric, granularity, groupSize }: IntegerScheme): string =>
   `w${bits}a16 ${granularity === "group" ? `g${groupSize}` : granularity} ${symmetric ? "symmetric" : "asymmetric"}`
 
-/** A quantized module is one entry (dtype null) with the bytes of all its tensors. */
-export async function inspectModel(directory: string, options: InspectModelOptions = {}): Promise<ModelInspection> {
+/**
+ * Inspects a checkpoint folder, or a .safetensors file by itself, of which only the tensors are known. A quantized module is one entry (dtype null) with
+ * the bytes of all its tensors.
+ */
+export async function inspectModel(path: string, options: InspectModelOptions = {}): Promise<ModelInspection> {
   const checked = new Options("inspectModel", options, ["context", "batch", "onWarning"])
-  const checkpoint = await Checkpoint.open(directory)
+  if (path.endsWith(".gguf"))
+    throw new TsqError("ERR_UNSUPPORTED", `${path}: GGUF files are not available in this version; inspect a Hugging Face folder or a .safetensors file`)
+  if (path.endsWith(".safetensors")) return inspectFile(path)
+  const checkpoint = await Checkpoint.open(path)
   try {
     const program = describeModel(checkpoint.config)
     const { layers, kvHeads, headDim, maxContext } = program.config
@@ -74,7 +82,7 @@ export async function inspectModel(directory: string, options: InspectModelOptio
       if (ownedBy.has(name)) continue
       const { shape, dtype, bytes } = checkpoint.entry(name)
       tensors.push({ name, shape, dtype, scheme: null, bytes })
-      parameters += shape.reduce((product, size) => product * size, 1)
+      parameters += countOf(shape)
       weightBytes += bytes
     }
     return {
@@ -92,5 +100,21 @@ export async function inspectModel(directory: string, options: InspectModelOptio
     }
   } finally {
     checkpoint.dispose()
+  }
+}
+
+const countOf = (shape: readonly number[]) => shape.reduce((product, size) => product * size, 1)
+
+async function inspectFile(path: string): Promise<ModelInspection> {
+  const file = await SafetensorsFile.open(path)
+  try {
+    const tensors = [...file.entries.values()].map(({ name, shape, dtype, bytes }) => ({ name, shape, dtype, scheme: null, bytes }))
+    const parameters = tensors.reduce((sum, { shape }) => sum + countOf(shape), 0)
+    const weightBytes = tensors.reduce((sum, { bytes }) => sum + bytes, 0)
+    const bits = parameters > 0 ? (weightBytes * 8) / parameters : 0
+    const model = { architecture: "unknown", format: "safetensors", scheme: null, kvCacheBytes: 0, context: 0, batch: 0 }
+    return { ...model, parameters, bitsPerWeight: bits, fileBitsPerWeight: bits, weightBytes, tensors }
+  } finally {
+    file.dispose()
   }
 }

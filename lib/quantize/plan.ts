@@ -2,6 +2,7 @@
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import { TsqError } from "../core/errors.ts"
 import type { IntegerScheme } from "../core/quantized-tensor.ts"
+import type { FormatName } from "../formats/format.ts"
 import { formatByName } from "../formats/registry.ts"
 import type { ModelProgram, WeightSlot } from "../models/program.ts"
 import { native } from "../native.ts"
@@ -40,8 +41,8 @@ export const linearsOf = (program: ModelProgram, layer: number): LinearSlot[] =>
   program.sections[program.blocks[layer]!]!.weights.filter((slot): slot is LinearSlot => slot.kind === "linear")
 
 /** Scales are stored in f16 by GPTQ and AWQ, in the model's own type by compressed-tensors. */
-export function scaleTypeOf(recipe: Recipe, program: ModelProgram): IntegerScheme["scaleType"] {
-  if (recipe.format !== "compressed-tensors") return "f16"
+export function scaleTypeOf(format: FormatName, program: ModelProgram): IntegerScheme["scaleType"] {
+  if (format !== "compressed-tensors") return "f16"
   const { torchDtype } = program.config
   return torchDtype === "bfloat16" ? "bf16" : torchDtype === "float16" ? "f16" : "f32"
 }
@@ -79,7 +80,7 @@ export function makePlan(
   const linearBits = sizes.linearBits / sizes.linearWeights
   if (Math.abs(linearBits / nominal - 1) > 0.03 && recipe.overrides.length === 0)
     warnings.push(`block linears take ${linearBits.toFixed(2)} bits per weight, not the nominal ${nominal.toFixed(2)}`)
-  const memoryParts = estimateMemory(program, recipe, calibrationTokens)
+  const memoryParts = estimateMemory(program, recipe, modules, calibrationTokens)
   const peakMemory = Object.values(memoryParts).reduce((sum, bytes) => sum + bytes, 0)
   if (options.maxMemory !== undefined && peakMemory > options.maxMemory)
     throw new TsqError(
@@ -129,7 +130,7 @@ function planModule(module: string, layer: number | null, shape: readonly [numbe
     symmetric: recipe.symmetric,
     granularity: typeof recipe.groupSize === "number" ? "group" : recipe.groupSize,
     groupSize: typeof recipe.groupSize === "number" ? recipe.groupSize : k,
-    scaleType: scaleTypeOf(recipe, program),
+    scaleType: scaleTypeOf(recipe.format, program),
   }
   const reason = formatByName(recipe.format).refuses(module, shape, scheme, {
     groupIndex: recipe.rounding === "gptq" && recipe.roundingOptions.order === "dynamic",
@@ -221,34 +222,52 @@ export function bitsPerWeight(scheme: IntegerScheme, [n, k]: readonly [number, n
 /** Rows that one step of calibration runs at most. */
 export const stepRows = 2048
 
+/** Node and the addon. */
+const runtimeBytes = 120e6
+/** Arrays that are no longer needed may wait for the garbage collector up to about this much. */
+const garbageBytes = 320e6
+/** Largest k whose Hessian is factored in f64 (native/rounding/inverse_factor.cc). */
+const doubleLimit = 4096
+
+/** Anonymous memory at its peak in bytes, by what takes it. Mapped weights are not in it. */
 function estimateMemory(
   program: ModelProgram,
   recipe: Recipe,
+  modules: readonly PlannedModule[],
   calibration: { rows: number; windows: number; length: number } | null,
 ): Record<string, number> {
-  const { hiddenSize } = program.config
+  const { hiddenSize, vocabularySize, kvHeads, headDim } = program.config
   const linears = linearsOf(program, 0)
-  const largest = Math.max(...linears.map(({ n, k }) => n * k), 1)
-  const widest = Math.max(...linears.map(({ k }) => k), 1)
-  const parts: Record<string, number> = {
-    runtime: 150e6,
-    // f32 working copy, codes, scales, packed codes and the file's tensors of one linear.
-    "largest tensor": largest * (4 + 1 + 1 + 1 + 4),
+  const block = linears.reduce((sum, { n, k }) => sum + n * k, 0)
+  const planned = modules.filter(entry => entry.scheme)
+  const largest = Math.max(...planned.map(({ shape }) => shape[0] * shape[1]))
+  const runtime = { runtime: runtimeBytes, "uncollected arrays": Math.min(garbageBytes, 20 * block) }
+  // The written checkpoint is read back and run a section at a time; embedding and head stay in 16 bit or f32.
+  const verifying: Record<string, number> = {
+    ...runtime,
+    "embedding or head": vocabularySize * hiddenSize * (program.config.torchDtype === "float32" ? 4 : 2),
   }
+  // f32 working copy, codes, and what they stand for as f32; the codes of the whole block until it is stored.
+  const rounding: Record<string, number> = { ...runtime, "largest matrix": largest * (4 + 1 + 4), "codes of a block": block }
   if (calibration && needsCalibrationRun(recipe)) {
-    const block = linears.reduce((sum, { n, k }) => sum + n * k, 0)
     const rows = Math.min(stepRows, Math.max(calibration.rows, 1))
     const bucket = 2 ** Math.ceil(Math.log2(rows))
-    parts["hidden states"] = calibration.rows * hiddenSize * 4
-    parts["block weights"] = block * (recipe.transforms.length > 0 ? 4 + 4 + 4 : 2 + 1)
-    parts.activations = bucket * program.slots.reduce((sum, width) => sum + width, 0) * 4
-    parts["keys and values"] = rows * program.config.kvHeads * (program.config.headDim + Math.ceil(program.config.headDim / 16) * 16) * 4
-    // The Hessian (f32) of the widest input, its f64 factor and inverse, and the packed rows of a chunk.
-    parts["second moments"] = widest * widest * (4 + (recipe.rounding === "gptq" ? 16 : 0)) + 512 * widest * 4
-    parts.embedding = program.config.vocabularySize * hiddenSize * 2
+    const hidden = calibration.rows * hiddenSize * 4
+    verifying["hidden states"] = hidden
+    rounding["hidden states"] = hidden
+    // As they are stored and, bit by bit, quantized; f32 copies, changed weights and candidates of a transform.
+    rounding["block weights"] = block * (program.config.torchDtype === "float32" ? 4 : 2) + block + (recipe.transforms.length > 0 ? block * 12 : 0)
+    rounding.activations = bucket * program.slots.reduce((sum, width) => sum + width, 0) * 4
+    rounding["keys and values"] = rows * kvHeads * (headDim + Math.ceil(headDim / 16) * 16) * 4
+    rounding["second moments"] = Math.max(...linears.map(({ k }) => secondMomentBytes(k, recipe)))
   }
-  return parts
+  const total = (parts: Record<string, number>) => Object.values(parts).reduce((sum, bytes) => sum + bytes, 0)
+  return total(verifying) > total(rounding) ? verifying : rounding
 }
+
+/** The Hessian in f32 and rows of a chunk; GPTQ's triangular factor (f64 up to a certain width) and its inverse in f32. */
+const secondMomentBytes = (k: number, { rounding }: Recipe): number =>
+  k * k * (4 + (rounding === "gptq" ? (k <= doubleLimit ? 4 : 2) + 2 : 0)) + 512 * k * 4
 
 export const needsCalibrationRun = (recipe: Recipe): boolean => needsCalibration(recipe) || recipe.rounding === "mse"
 

@@ -182,7 +182,7 @@ async function writeOutput(
         damp: damps.length > 0 ? Math.max(...damps) : null,
         version: packageVersion,
       },
-      options: { scaleType: scaleTypeOf(recipe, program), gptqVersion: recipe.gptqVersion },
+      options: { scaleType: scaleTypeOf(recipe.format, program), gptqVersion: recipe.gptqVersion },
       tensor,
       moduleAt: name => (name.endsWith(".weight") && blockOf.has(name.slice(0, -7)) ? name.slice(0, -7) : null),
       omitted: new Set(),

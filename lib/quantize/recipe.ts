@@ -113,7 +113,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
   const scheme = choose(options, "scheme", schemeNames, laterSchemes) ?? "w4a16"
   const rounding = choose(options, "rounding", ["nearest", "mse", "gptq"], laterRoundings) ?? defaults.rounding ?? "nearest"
   const transforms = options.strings("transforms", defaults.transforms ?? []) as readonly TransformName[]
-  for (const transform of transforms) oneOf("transforms", transform, ["awq"], laterTransforms)
+  for (const transform of transforms) oneOf(options, "transforms", transform, ["awq"], laterTransforms)
   const symmetric = options.boolean("symmetric", defaults.symmetric ?? true)
   const groupSize =
     typeof values.groupSize === "string"
@@ -121,7 +121,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
       : options.integer("groupSize", { min: 1 }, null)
   const overrides = checkOverrides(options)
   const format =
-    choose(options, "format", ["gptq", "awq", "compressed-tensors"], laterFormats) ??
+    readFormat(options) ??
     defaultFormat(defaults.format, { bits: bitsOf(scheme), symmetric, groupSize, overrides })
   for (const name of ["strict", "force", "resume", "scaleSearch"] as const) options.boolean(name, false)
   options.number("maxMemory", { min: 0, aboveMin: true }, 0)
@@ -161,7 +161,7 @@ function checkOverrides(options: Options): Recipe["overrides"] {
   for (const entry of list as Recipe["overrides"]) {
     if (typeof entry?.pattern !== "string" || entry.pattern === "")
       options.fail("overrides", "entries { pattern, scheme } with the name or pattern of modules")
-    oneOf(`overrides[${JSON.stringify(entry.pattern)}]`, entry.scheme, [...schemeNames, "none"], laterSchemes)
+    oneOf(options, `overrides[${JSON.stringify(entry.pattern)}]`, entry.scheme, [...schemeNames, "none"], laterSchemes)
   }
   return [...(list as Recipe["overrides"])]
 }
@@ -183,16 +183,20 @@ function defaultFormat(
   return "compressed-tensors"
 }
 
+/** The option "format"; undefined when it was not given. */
+export const readFormat = (options: Options): FormatName | undefined =>
+  choose(options, "format", ["gptq", "awq", "compressed-tensors"], laterFormats)
+
 /** An option out of a set; undefined when it was not given. What later versions will know is refused by name. */
 function choose<T extends string>(options: Options, name: string, allowed: readonly T[], later: readonly string[]): T | undefined {
   const value = options.raw(name)
-  if (value !== undefined) oneOf(name, value, allowed, later)
+  if (value !== undefined) oneOf(options, name, value, allowed, later)
   return value as T | undefined
 }
 
-function oneOf(option: string, value: unknown, allowed: readonly string[], later: readonly string[]): void {
+function oneOf(options: Options, option: string, value: unknown, allowed: readonly string[], later: readonly string[]): void {
   if (allowed.includes(value as string)) return
   if (later.includes(value as string))
-    throw new TsqError("ERR_UNSUPPORTED", `quantizeModel: ${option} ${describe(value)} is not available in this version; available: ${listChoices(allowed)}`)
-  throw new TsqError("ERR_OPTION", `quantizeModel: ${option} is ${describe(value)}, expected ${listChoices(allowed)}`)
+    throw new TsqError("ERR_UNSUPPORTED", `${options.caller}: ${option} ${describe(value)} is not available in this version; available: ${listChoices(allowed)}`)
+  throw new TsqError("ERR_OPTION", `${options.caller}: ${option} is ${describe(value)}, expected ${listChoices(allowed)}`)
 }

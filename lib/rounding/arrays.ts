@@ -1,5 +1,4 @@
 // What every rounding does around the native call: the grid, arrays for the codes, and how far the result is from the weight.
-import { setImmediate as turn } from "node:timers/promises"
 import { throwIfAborted } from "../core/errors.ts"
 import { type IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
 import { sharedBytes, sharedFloats } from "../core/shared-array.ts"
@@ -44,30 +43,6 @@ export async function roundingError(input: RoundingInput, tensor: QuantizedTenso
   const { weight, n, k, statistics, signal } = input
   const approx = await dequantizeAsync(tensor)
   throwIfAborted(signal)
-  return statistics
-    ? native.layerError(weight, approx, n, k, statistics.hessian.value)
-    : meanSquaredDifference(weight, approx, signal)
-}
-
-// Elements compared in one turn of the event loop: well under a millisecond.
-const slice = 2 ** 18
-
-async function meanSquaredDifference(
-  a: Float32Array,
-  b: Float32Array,
-  signal: AbortSignal | undefined,
-): Promise<number> {
-  let sum = 0
-  for (let begin = 0; begin < a.length; begin += slice) {
-    if (begin > 0) await turn()
-    throwIfAborted(signal)
-    const end = Math.min(begin + slice, a.length)
-    let part = 0
-    for (let i = begin; i < end; i++) {
-      const difference = a[i]! - b[i]!
-      part += difference * difference
-    }
-    sum += part
-  }
-  return sum / Math.max(a.length, 1)
+  if (statistics) return native.layerError(weight, approx, n, k, statistics.hessian.value)
+  return (await native.squaredDifference(weight, approx, n * k)) / (n * k)
 }

@@ -11,7 +11,7 @@
 namespace tsq {
 namespace {
 
-napi_value createAccumulator(Arguments& a) {
+Napi::Value createAccumulator(Arguments& a) {
   auto shared = std::make_shared<SharedAccumulator>();
   Accumulator& accumulator = shared->accumulator;
   accumulator.kind = static_cast<Reduction>(a.integer(a[0], "kind", 0, static_cast<int64_t>(Reduction::kReservoir)));
@@ -20,39 +20,35 @@ napi_value createAccumulator(Arguments& a) {
   accumulator.seed = static_cast<uint64_t>(a.integer(a[3], "seed"));
   if (accumulator.kind == Reduction::kCopy)
     refuse(Code::kOption, "createAccumulator: a copy (kind 3) needs no accumulator; give the observer an array");
-  const Status status = checkAccumulator(accumulator);
-  if (!status.ok()) throw Refusal{status};
-  return a.numberValue(static_cast<double>(a.environment().handles.add(std::move(shared))));
+  check(checkAccumulator(accumulator));
+  return a.environment().hold(std::move(shared));
 }
 
-napi_value accumulateRows(Arguments& a) {
+Napi::Value accumulateRows(Arguments& a) {
   const auto shared = a.object<SharedAccumulator>(a[0], "accumulator");
   const int64_t rows = a.integer(a[2], "rows");
   const float* x = a.view<float>(a[1], "x", product({rows, shared->accumulator.width}, "x")).data;
   if (shared->accumulator.kind == Reduction::kSquaredError)
     refuse(Code::kOption, "accumulate: the squared error compares with a reference; observe a step instead");
   const uint64_t handle = a.handle(a[0], "accumulator");
-  return promise<bool>(
+  return promise(
       a,
-      [=]() -> Result<bool> {
+      [=]() -> Status {
         const std::unique_lock lock(shared->mutex);
         const Status status = rows == 0 ? Status() : accumulate(&shared->accumulator, x, rows, nullptr);
         shared->fed();
-        if (!status.ok()) return status;
-        return true;
+        return status;
       },
-      [handle](napi_env env, bool&) {
+      [handle](Napi::Env env) {
         Environment::of(env).handles.account(handle);
-        napi_value undefined = nullptr;
-        check(env, napi_get_undefined(env, &undefined), "napi_get_undefined");
-        return undefined;
+        return env.Undefined();
       });
 }
 
-napi_value accumulatorRows(Arguments& a) {
+Napi::Value accumulatorRows(Arguments& a) {
   const auto shared = a.object<SharedAccumulator>(a[0], "accumulator");
   const std::shared_lock lock(shared->mutex);
-  return a.numberValue(shared->accumulator.rows);
+  return Napi::Number::New(a.env(), shared->accumulator.rows);
 }
 
 // Elements that reading gives.
@@ -84,16 +80,17 @@ void writeResult(const Accumulator& accumulator, int64_t count, T* out) {
   }
 }
 
-napi_value readAccumulator(Arguments& a) {
+Napi::Value readAccumulator(Arguments& a) {
   const auto shared = a.object<SharedAccumulator>(a[0], "accumulator");
   const std::shared_lock lock(shared->mutex);  // the diagonal needs no finished Hessian
   const int64_t count = resultSize(shared->accumulator);
-  if (a.isFloat64Array(a[1])) {
+  const auto out = arrayInfo(a[1]);
+  if (out && out->type == napi_float64_array) {
     writeResult(shared->accumulator, count, a.view<double>(a[1], "out", count).data);
   } else {
     writeResult(shared->accumulator, count, a.view<float>(a[1], "out", count).data);
   }
-  return a.undefined();
+  return a.env().Undefined();
 }
 
 constexpr Export kExports[] = {

@@ -16,12 +16,11 @@ layout::BitStream bitStream(Arguments& a) {
   stream.interleave = a.boolean(a[4], "interleave");
   stream.add = static_cast<int>(a.integer(a[5], "add", -255, 255));
   (void)product({stream.rows, stream.cols, stream.bits}, "rows x cols x bits");
-  const Status status = layout::checkBitStream(stream);
-  if (!status.ok()) throw Refusal{status};
+  check(layout::checkBitStream(stream));
   return stream;
 }
 
-napi_value packBits(Arguments& a) {
+Napi::Value packBits(Arguments& a) {
   const layout::BitStream stream = bitStream(a);
   const auto codes = a.view<uint8_t>(a[0], "codes", product({stream.rows, stream.cols}, "codes"));
   const auto out =
@@ -29,7 +28,7 @@ napi_value packBits(Arguments& a) {
   return promise(a, [=]() -> Status { return layout::packBits(codes.data, stream, out.data); });
 }
 
-napi_value unpackBits(Arguments& a) {
+Napi::Value unpackBits(Arguments& a) {
   const layout::BitStream stream = bitStream(a);
   const auto words =
       a.view<int32_t>(a[0], "words", product({stream.rows, layout::rowWords(stream.cols, stream.bits)}, "words"));
@@ -37,7 +36,7 @@ napi_value unpackBits(Arguments& a) {
   return promise(a, [=]() -> Status { return layout::unpackBits(words.data, stream, out.data); });
 }
 
-napi_value transpose(Arguments& a) {
+Napi::Value transpose(Arguments& a) {
   const int64_t rows = a.integer(a[1], "rows"), cols = a.integer(a[2], "cols");
   const int elementBytes = static_cast<int>(a.integer(a[3], "elementBytes", 1, 4));
   if (elementBytes == 3) refuse(Code::kOption, "transpose: elementBytes is 3, expected 1, 2 or 4");

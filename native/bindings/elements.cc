@@ -1,10 +1,8 @@
-// Elementwise passes over tensors: conversion, the scan for values that are no numbers, scaling, AWQ's column
-// magnitudes.
+// Elementwise passes over tensors of any type: conversion, the scan for values that are no numbers.
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <vector>
 
 #include "bindings/exports.h"
@@ -73,12 +71,12 @@ Conversion conversion(Arguments& a) {
   return {source.data, from, static_cast<uint8_t*>(a.output(a[2], "out", to, count)), to, count};
 }
 
-napi_value convert(Arguments& a) {
+Napi::Value convert(Arguments& a) {
   convertAll(conversion(a));
-  return a.undefined();
+  return a.env().Undefined();
 }
 
-napi_value convertAsync(Arguments& a) {
+Napi::Value convertAsync(Arguments& a) {
   return promise(a, [c = conversion(a)]() -> Status {
     convertAll(c);
     return {};
@@ -162,90 +160,23 @@ ScanResult scanAll(const uint8_t* source, Dtype dtype, int64_t count) {
   return result;
 }
 
-napi_value scan(Arguments& a) {
+Napi::Value scan(Arguments& a) {
   const Dtype dtype = a.dtype(a[1], "dtype");
   const int64_t count = a.integer(a[2], "count");
   const Source source = a.source(a[0], "source", dtype, count);
-  return promise<ScanResult>(
+  return promise(
       a, [=]() -> Result<ScanResult> { return scanAll(source.data, dtype, count); },
-      [](napi_env env, const ScanResult& result) {
-        void* data = nullptr;
-        napi_value buffer = nullptr, array = nullptr;
-        check(env, napi_create_arraybuffer(env, sizeof(result), &data, &buffer), "napi_create_arraybuffer");
-        std::memcpy(data, result.data(), sizeof(result));
-        check(env, napi_create_typedarray(env, napi_float64_array, result.size(), buffer, 0, &array),
-              "napi_create_typedarray");
+      [](Napi::Env env, const ScanResult& result) {
+        auto array = Napi::Float64Array::New(env, result.size());
+        std::copy(result.begin(), result.end(), array.Data());
         return array;
       });
 }
 
-napi_value scaleMatrix(Arguments& a) {
-  const int64_t n = a.integer(a[1], "n"), k = a.integer(a[2], "k"), count = product({n, k}, "matrix");
-  const float* source = a.view<float>(a[0], "source", count).data;
-  const float* rowScale = a.optionalView<float>(a[3], "rowScale", n).data;
-  const float* columnScale = a.optionalView<float>(a[4], "columnScale", k).data;
-  float* out = a.view<float>(a[5], "out", count).data;
-  return promise(a, [=]() -> Status {
-    parallelBlocks(n, unitsPerTask(k), AbortFlag(), [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) {
-        const float* x = source + row * k;
-        float* y = out + row * k;
-        const float scale = rowScale != nullptr ? rowScale[row] : 1.0f;
-        if (columnScale == nullptr) {
-          for (int64_t j = 0; j < k; ++j) y[j] = x[j] * scale;
-        } else {
-          for (int64_t j = 0; j < k; ++j) y[j] = x[j] * scale * columnScale[j];
-        }
-      }
-    });
-    return {};
-  });
-}
-
-// AWQ (arXiv 2306.00978; AutoAWQ's w_scale): the mean over rows of |w| / (the group's largest |w| + 1e-6).
-// Rows are cut into at most kParts parts, whose sums are added in order: the result depends on n alone, not on the
-// threads.
-Status columnMagnitudes(const float* w, int64_t n, int64_t k, int64_t groupSize, float* out) {
-  constexpr int64_t kParts = 32;
-  const int64_t rows = std::max<int64_t>(1, (n + kParts - 1) / kParts), parts = (n + rows - 1) / rows;
-  Result<AlignedBuffer> memory = AlignedBuffer::allocate(static_cast<size_t>(parts * k) * sizeof(double));
-  if (!memory.ok()) return memory.status();
-  double* sums = memory.value().as<double>();
-  auto part = [&](int64_t index, int) {
-    double* sum = sums + index * k;
-    for (int64_t row = index * rows; row < std::min(n, (index + 1) * rows); ++row) {
-      for (int64_t begin = 0; begin < k; begin += groupSize) {
-        const int64_t end = std::min(k, begin + groupSize);
-        const float* x = w + row * k;
-        float peak = 0;
-        for (int64_t j = begin; j < end; ++j) peak = std::max(peak, std::fabs(x[j]));
-        const float inverse = 1.0f / (peak + 1e-6f);
-        for (int64_t j = begin; j < end; ++j) sum[j] += std::fabs(x[j]) * inverse;
-      }
-    }
-  };
-  ThreadPool::instance().run(parts, part);
-  parallelBlocks(k, unitsPerTask(parts), AbortFlag(), [&](int64_t begin, int64_t end) {
-    for (int64_t j = begin; j < end; ++j) {
-      double total = 0;
-      for (int64_t index = 0; index < parts; ++index) total += sums[index * k + j];
-      out[j] = static_cast<float>(total / static_cast<double>(n));
-    }
-  });
-  return {};
-}
-
-napi_value columnMagnitude(Arguments& a) {
-  const int64_t n = a.integer(a[1], "n", 1), k = a.integer(a[2], "k", 1), groupSize = a.integer(a[3], "groupSize", 1);
-  (void)groupCount(k, groupSize);
-  const float* w = a.view<float>(a[0], "w", product({n, k}, "w")).data;
-  float* out = a.view<float>(a[4], "out", k).data;
-  return promise(a, [=]() -> Status { return columnMagnitudes(w, n, k, groupSize, out); });
-}
-
 constexpr Export kExports[] = {
-    {"convert", convert, false},        {"convertAsync", convertAsync, true},       {"scan", scan, true},
-    {"scaleMatrix", scaleMatrix, true}, {"columnMagnitude", columnMagnitude, true},
+    {"convert", convert, false},
+    {"convertAsync", convertAsync, true},
+    {"scan", scan, true},
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 // errors.
 #pragma once
 #include <string>
+#include <utility>
 
 #include "bindings/handles.h"
 #include "bindings/napi_setup.h"
@@ -9,43 +10,54 @@
 
 namespace tsq {
 
-// Thrown by the readers of arguments and caught in invoke() (addon.cc): a call that is refused. Exceptions stay within
-// native/bindings; everything below it returns Status.
+// A call that is refused. Needs no JavaScript, so it may be thrown in any thread; invoke() (addon.cc) and Work turn it
+// into an error. Exceptions stay within native/bindings; everything below it returns Status.
 struct Refusal {
   Status status;
 };
 
-// Thrown where a JavaScript exception is pending: a getter or the error class itself threw.
-struct JavaScriptException {};
-
 [[noreturn]] void refuse(Code code, std::string message);
 
-// Throws JavaScriptException, or Refusal("internal error") with the call's name where `status` is neither napi_ok nor
-// that.
-void check(napi_env env, napi_status status, const char* call);
+// Throws Refusal where `status` is a failure.
+inline void check(const Status& status) {
+  if (!status.ok()) throw Refusal{status};
+}
+
+// The value; throws Refusal where there is none.
+template <typename T>
+T take(Result<T> result) {
+  check(result.status());
+  return std::move(result.value());
+}
 
 class Environment {
  public:
-  explicit Environment(napi_env env) : handles(env), env_(env) {}
-  static Environment& of(napi_env env);
+  explicit Environment(Napi::Env env) : handles(env), env_(env) {}
+  // Lives as long as JavaScript can call: Node waits for running work before it deletes the environment's data.
+  static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
 
   // Class constructed as new E(code, message) for every later error of this environment.
-  void setErrorClass(napi_value constructor);
-  // The error for a failed status. Where the class itself throws: what it threw. Null when no JavaScript can run any
-  // more.
-  napi_value error(const Status& status);
+  void setErrorClass(Napi::Function constructor) { errorClass_ = Napi::Persistent(constructor); }
+  // The error for a failed status. Where the class itself throws: what it threw.
+  Napi::Error error(const Status& status) const;
+
+  // Keeps a native object, and gives the handle by which JavaScript names it.
+  Napi::Number hold(NativeObject object) {
+    return Napi::Number::New(env_, static_cast<double>(handles.add(std::move(object))));
+  }
 
   HandleTable handles;
 
  private:
-  napi_env env_;
-  napi_ref errorClass_ = nullptr;  // freed by Node with the environment
+  Napi::Env env_;
+  Napi::FunctionReference errorClass_;
 };
 
-// The status of the exception being handled; call only within a catch block. JavaScriptException is not among them.
-Status currentException();
-
-// Clears the pending JavaScript exception and returns it; null where there is none.
-napi_value takePendingException(napi_env env);
+// All for the exception being handled: call only within a catch block.
+// In a worker; Napi::Error is not among the exceptions there.
+Status currentStatus();
+// On the JavaScript thread. A Napi::Error, which a getter or the class of errors threw, stays what it is.
+Napi::Error currentError(Napi::Env env);
+void rejectWithCurrentError(const Napi::Promise::Deferred& deferred);
 
 }  // namespace tsq

@@ -10,6 +10,7 @@ std::span<const Export> cpuExports();
 std::span<const Export> handleExports();
 std::span<const Export> mappingExports();
 std::span<const Export> elementExports();
+std::span<const Export> matrixExports();
 std::span<const Export> bitExports();
 std::span<const Export> weightExports();
 std::span<const Export> roundingExports();

@@ -4,18 +4,18 @@
 namespace tsq {
 namespace {
 
-napi_value release(Arguments& a) {
+Napi::Value release(Arguments& a) {
   a.environment().handles.release(a.handle(a[0], "handle"));
-  return a.undefined();
+  return a.env().Undefined();
 }
 
-napi_value handleBytes(Arguments& a) {
+Napi::Value handleBytes(Arguments& a) {
   const NativeObject& object = a.environment().handles.object(a.handle(a[0], "handle"));
-  return a.numberValue(static_cast<double>(objectBytes(object)));
+  return Napi::Number::New(a.env(), static_cast<double>(objectBytes(object)));
 }
 
-napi_value handleCount(Arguments& a) {
-  return a.numberValue(static_cast<double>(a.environment().handles.size()));
+Napi::Value handleCount(Arguments& a) {
+  return Napi::Number::New(a.env(), static_cast<double>(a.environment().handles.size()));
 }
 
 constexpr Export kExports[] = {

@@ -92,9 +92,7 @@ void HandleTable::refuseKind(uint64_t handle, const NativeObject& found, const N
 }
 
 void HandleTable::adjust(int64_t bytes) const {
-  int64_t total = 0;
-  // Only a hint to the collector: a failure, possible while the environment is torn down, changes nothing.
-  if (bytes != 0) (void)napi_adjust_external_memory(env_, bytes, &total);
+  if (bytes != 0) Napi::MemoryManagement::AdjustExternalMemory(env_, bytes);
 }
 
 }  // namespace tsq

@@ -44,7 +44,7 @@ using NativeObject =
 // one.
 class HandleTable {
  public:
-  explicit HandleTable(napi_env env) : env_(env) {}
+  explicit HandleTable(Napi::Env env) : env_(env) {}
 
   // Reports the object's bytes to the garbage collector.
   uint64_t add(NativeObject object);
@@ -71,7 +71,7 @@ class HandleTable {
   [[noreturn]] static void refuseKind(uint64_t handle, const NativeObject& found, const NativeObject& expected);
   void adjust(int64_t bytes) const;
 
-  napi_env env_;
+  Napi::Env env_;
   std::unordered_map<uint64_t, Entry> entries_;
 };
 

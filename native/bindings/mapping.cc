@@ -36,26 +36,23 @@ void copySlice(const Slice& slice, uint8_t* out) {
   });
 }
 
-napi_value mapFile(Arguments& a) {
+Napi::Value mapFile(Arguments& a) {
   const std::string path = a.string(a[0], "path");
-  Result<MappedFile> file = MappedFile::open(path.c_str());
-  if (!file.ok()) throw Refusal{file.status()};
-  const uint64_t handle = a.environment().handles.add(std::make_shared<const MappedFile>(std::move(file.value())));
-  return a.numberValue(static_cast<double>(handle));
+  return a.environment().hold(std::make_shared<const MappedFile>(take(MappedFile::open(path.c_str()))));
 }
 
-napi_value mappingBytes(Arguments& a) {
-  return a.numberValue(static_cast<double>(a.object<const MappedFile>(a[0], "mapping")->size()));
+Napi::Value mappingBytes(Arguments& a) {
+  return Napi::Number::New(a.env(), static_cast<double>(a.object<const MappedFile>(a[0], "mapping")->size()));
 }
 
-napi_value readMapping(Arguments& a) {
+Napi::Value readMapping(Arguments& a) {
   const int64_t offset = a.integer(a[1], "offset");
   const View<uint8_t> out = a.view<uint8_t>(a[2], "out", 0);
   copySlice(slice(a, offset, out.length), out.data);
-  return a.undefined();
+  return a.env().Undefined();
 }
 
-napi_value readMappingAsync(Arguments& a) {
+Napi::Value readMappingAsync(Arguments& a) {
   const int64_t offset = a.integer(a[1], "offset");
   const View<uint8_t> out = a.view<uint8_t>(a[2], "out", 0);
   return promise(a, [part = slice(a, offset, out.length), out]() -> Status {
@@ -64,11 +61,11 @@ napi_value readMappingAsync(Arguments& a) {
   });
 }
 
-napi_value dropMapping(Arguments& a) {
+Napi::Value dropMapping(Arguments& a) {
   const int64_t offset = a.integer(a[1], "offset"), bytes = a.integer(a[2], "bytes");
   const Slice part = slice(a, offset, bytes);
   part.mapping->release(static_cast<uint64_t>(part.offset), static_cast<uint64_t>(part.bytes));
-  return a.undefined();
+  return a.env().Undefined();
 }
 
 constexpr Export kExports[] = {

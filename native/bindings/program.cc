@@ -26,7 +26,7 @@ int64_t wholeNumber(double value, const char* name, int64_t index, int64_t min, 
                             ", expected an integer from " + std::to_string(min) + " to " + std::to_string(max));
 }
 
-napi_value createProgram(Arguments& a) {
+Napi::Value createProgram(Arguments& a) {
   constexpr int64_t kFields = 16;
   const auto slots = a.copy<double>(a[0], "slots");
   const auto sectionWeights = a.copy<int32_t>(a[1], "sectionWeights");
@@ -56,28 +56,24 @@ napi_value createProgram(Arguments& a) {
     std::copy_n(ops.begin() + first + 8, 8, op.p);
     spec.sections[static_cast<size_t>(section)].ops.push_back(op);
   }
-  Result<std::unique_ptr<Program>> program = Program::create(std::move(spec));
-  if (!program.ok()) throw Refusal{program.status()};
   auto shared = std::make_shared<SharedProgram>();
-  shared->program = std::move(program.value());
+  shared->program = take(Program::create(std::move(spec)));
   shared->bytes = shared->program->bytes();
-  return a.numberValue(static_cast<double>(a.environment().handles.add(std::move(shared))));
+  return a.environment().hold(std::move(shared));
 }
 
-napi_value createCache(Arguments& a) {
+Napi::Value createCache(Arguments& a) {
   const int64_t layers = a.integer(a[0], "layers", 1, kMaxInt32), kvHeads = a.integer(a[1], "kvHeads", 1, kMaxInt32);
   const int64_t headDim = a.integer(a[2], "headDim", 1, kMaxInt32), pages = a.integer(a[3], "pages", 1, kMaxInt32);
   // K and V of every page; V rows are padded to 16 floats. Below this bound no size inside overflows.
   (void)product({layers, kvHeads, headDim + 16, pages, KvCache::kPage, 2}, "cache");
-  Result<std::shared_ptr<KvCache>> cache = KvCache::create(layers, kvHeads, headDim, pages);
-  if (!cache.ok()) throw Refusal{cache.status()};
-  return a.numberValue(static_cast<double>(a.environment().handles.add(std::move(cache.value()))));
+  return a.environment().hold(take(KvCache::create(layers, kvHeads, headDim, pages)));
 }
 
 // Reads a StepRequest into memory of its own: everything that is an index is copied, everything large is a view.
 class RequestReader {
  public:
-  RequestReader(Arguments& a, napi_value object, const ProgramSpec& spec) : a_(a), object_(object), spec_(spec) {}
+  RequestReader(Arguments& a, Napi::Value object, const ProgramSpec& spec) : a_(a), object_(object), spec_(spec) {}
 
   struct Step {
     StepRequest request;
@@ -96,17 +92,17 @@ class RequestReader {
     if (!a_.isNull(field("tokens"))) request.tokens = indices(field("tokens"), "tokens", request.rows, &step_->tokens);
     if (!a_.isNull(field("cache"))) request.cache = a_.object<KvCache>(field("cache"), "cache");
     request.hiddenSlot = static_cast<int32_t>(a_.integer(field("hiddenSlot"), "hiddenSlot", 0, kMaxInt32));
-    const napi_value hidden = field("hidden");
+    const Napi::Value hidden = field("hidden");
     if (!a_.isNull(hidden))
       request.hidden = a_.view<float>(hidden, "hidden", rowsOf(request.hiddenSlot, "hiddenSlot")).data;
     readObservers();
-    const napi_value epilogue = field("epilogue");
+    const Napi::Value epilogue = field("epilogue");
     if (!a_.isNull(epilogue)) readEpilogue(epilogue);
     return std::move(step_);
   }
 
  private:
-  napi_value field(const char* key) const { return a_.property(object_, key, "request"); }
+  Napi::Value field(const char* key) const { return a_.property(object_, key, "request"); }
 
   // Floats of all rows of a slot.
   int64_t rowsOf(int64_t slot, const char* name) const {
@@ -116,7 +112,7 @@ class RequestReader {
     return product({step_->request.rows, spec_.slots[static_cast<size_t>(slot)]}, name);
   }
 
-  const int32_t* indices(napi_value value, const char* name, int64_t count, std::vector<int32_t>* store) const {
+  const int32_t* indices(Napi::Value value, const char* name, int64_t count, std::vector<int32_t>* store) const {
     *store = a_.copy<int32_t>(value, name);
     if (static_cast<int64_t>(store->size()) < count)
       refuse(Code::kShape, std::string("step: ") + name + " has " + std::to_string(store->size()) +
@@ -163,23 +159,17 @@ class RequestReader {
   }
 
   void readObservers() {
-    const napi_value list = field("observers");
-    bool isArray = false;
-    uint32_t count = 0;
-    check(a_.env(), napi_is_array(a_.env(), list, &isArray), "napi_is_array");
-    if (!isArray) refuse(Code::kOption, "step: observers is no array");
-    check(a_.env(), napi_get_array_length(a_.env(), list, &count), "napi_get_array_length");
-    for (uint32_t i = 0; i < count; ++i) {
-      napi_value element = nullptr;
-      check(a_.env(), napi_get_element(a_.env(), list, i, &element), "napi_get_element");
-      readObserver(element);
-    }
+    const Napi::Value list = field("observers");
+    if (!list.IsArray()) refuse(Code::kOption, "step: observers is no array");
+    const auto array = list.As<Napi::Array>();
+    const uint32_t count = array.Length();
+    for (uint32_t i = 0; i < count; ++i) readObserver(array.Get(i));
     auto& accumulators = step_->accumulators;
     std::sort(accumulators.begin(), accumulators.end());
     accumulators.erase(std::unique(accumulators.begin(), accumulators.end()), accumulators.end());
   }
 
-  void readObserver(napi_value object) {
+  void readObserver(Napi::Value object) {
     const auto read = [&](const char* key) { return a_.property(object, key, "observer"); };
     Observer observer{};
     observer.run = static_cast<int32_t>(a_.integer(read("run"), "observer.run", 0, kMaxInt32));
@@ -191,7 +181,7 @@ class RequestReader {
     if (observer.reduction == Reduction::kCopy) {
       observer.copy = a_.view<float>(read("out"), "observer.out", floats).data;
     } else {
-      const napi_value handle = read("accumulator");
+      const Napi::Value handle = read("accumulator");
       auto shared = a_.object<SharedAccumulator>(handle, "observer.accumulator");
       step_->grown.push_back(a_.handle(handle, "observer.accumulator"));
       // Shares ownership with the guarded accumulator.
@@ -203,7 +193,7 @@ class RequestReader {
     step_->request.observers.push_back(std::move(observer));
   }
 
-  void readEpilogue(napi_value object) {
+  void readEpilogue(Napi::Value object) {
     const auto read = [&](const char* key) { return a_.property(object, key, "epilogue"); };
     Epilogue& epilogue = step_->request.epilogue;
     epilogue.mode = static_cast<EpilogueMode>(a_.integer(read("mode"), "epilogue.mode", 1, 4));
@@ -242,7 +232,7 @@ class RequestReader {
     epilogue.targets = indices(read("targets"), "epilogue.targets", epilogue.count, &step_->targets);
   }
 
-  void readSampling(napi_value object) {
+  void readSampling(Napi::Value object) {
     const auto read = [&](const char* key) { return a_.property(object, key, "sampling"); };
     Sampling& sampling = step_->request.epilogue.sampling;
     sampling.temperature = a_.number(read("temperature"), "sampling.temperature", 0, 1e30);
@@ -252,18 +242,18 @@ class RequestReader {
     sampling.repetitionPenalty = a_.number(read("repetitionPenalty"), "sampling.repetitionPenalty", 0, 1e30);
     sampling.seed = static_cast<uint64_t>(a_.integer(read("seed"), "sampling.seed"));
     sampling.position = static_cast<uint64_t>(a_.integer(read("position"), "sampling.position"));
-    const napi_value history = read("history");
+    const Napi::Value history = read("history");
     if (a_.isNull(history)) return;
     sampling.history = indices(history, "sampling.history", 0, &step_->history);
     sampling.historyCount = static_cast<int64_t>(step_->history.size());
   }
 
-  double optionalNumber(napi_value value, const char* name, double min, double max, double otherwise) const {
+  double optionalNumber(Napi::Value value, const char* name, double min, double max, double otherwise) const {
     return a_.isNull(value) ? otherwise : a_.number(value, name, min, max);
   }
 
   Arguments& a_;
-  napi_value object_;
+  Napi::Value object_;
   const ProgramSpec& spec_;
   std::unique_ptr<Step> step_ = std::make_unique<Step>();
 };
@@ -279,23 +269,16 @@ Status runStep(SharedProgram& shared, const RequestReader::Step& step) {
   return status;
 }
 
-napi_value step(Arguments& a) {
+Napi::Value step(Arguments& a) {
   const auto program = a.object<SharedProgram>(a[0], "program");
   std::shared_ptr<RequestReader::Step> step = RequestReader(a, a[1], program->program->spec()).read();
   step->request.abort = a.abortFlag(a[2]);
   step->grown.push_back(a.handle(a[0], "program"));
-  return promise<bool>(
-      a,
-      [program, step]() -> Result<bool> {
-        const Status status = runStep(*program, *step);
-        if (!status.ok()) return status;
-        return true;
-      },
-      [step](napi_env env, bool&) {
+  return promise(
+      a, [program, step] { return runStep(*program, *step); },
+      [step](Napi::Env env) {
         for (const uint64_t handle : step->grown) Environment::of(env).handles.account(handle);
-        napi_value undefined = nullptr;
-        check(env, napi_get_undefined(env, &undefined), "napi_get_undefined");
-        return undefined;
+        return env.Undefined();
       });
 }
 

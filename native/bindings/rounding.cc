@@ -18,7 +18,7 @@
 namespace tsq {
 namespace {
 
-GridSpec readGrid(Arguments& a, napi_value grid, int64_t k) {
+GridSpec readGrid(Arguments& a, Napi::Value grid, int64_t k) {
   GridSpec spec;
   spec.bits = static_cast<int>(a.integer(a.property(grid, "bits", "grid"), "grid.bits", 2, 8));
   spec.symmetric = a.boolean(a.property(grid, "symmetric", "grid"), "grid.symmetric");
@@ -32,7 +32,7 @@ GridSpec readGrid(Arguments& a, napi_value grid, int64_t k) {
   return spec;
 }
 
-SearchSpec readSearch(Arguments& a, napi_value search, int64_t k) {
+SearchSpec readSearch(Arguments& a, Napi::Value search, int64_t k) {
   constexpr int64_t kMaxSteps = 100000;
   SearchSpec spec;
   if (a.isNull(search)) return spec;
@@ -44,22 +44,22 @@ SearchSpec readSearch(Arguments& a, napi_value search, int64_t k) {
   return spec;
 }
 
-RoundedWeight readOutputs(Arguments& a, napi_value out, int64_t n, int64_t k, const GridSpec& grid) {
+RoundedWeight readOutputs(Arguments& a, Napi::Value out, int64_t n, int64_t k, const GridSpec& grid) {
   const int64_t groups = product({n, groupCount(k, grid.groupSize)}, "scales");
   RoundedWeight rounded{};
   rounded.codes = a.view<uint8_t>(a.property(out, "codes", "out"), "out.codes", product({n, k}, "codes")).data;
   rounded.scales = a.view<float>(a.property(out, "scales", "out"), "out.scales", groups).data;
-  const napi_value zeros = a.property(out, "zeros", "out");
+  const Napi::Value zeros = a.property(out, "zeros", "out");
   if (!grid.symmetric) rounded.zeros = a.view<uint8_t>(zeros, "out.zeros", groups).data;
   return rounded;
 }
 
-const float* readClip(Arguments& a, napi_value clip, int64_t n, int64_t k, const GridSpec& grid) {
+const float* readClip(Arguments& a, Napi::Value clip, int64_t n, int64_t k, const GridSpec& grid) {
   return a.optionalView<float>(clip, "clip", product({n, groupCount(k, grid.groupSize)}, "clip")).data;
 }
 
 // The accumulator of kind hessian and width k.
-std::shared_ptr<SharedAccumulator> readHessian(Arguments& a, napi_value value, int64_t k) {
+std::shared_ptr<SharedAccumulator> readHessian(Arguments& a, Napi::Value value, int64_t k) {
   auto shared = a.object<SharedAccumulator>(value, "hessian");
   if (shared->accumulator.kind != Reduction::kHessian)
     refuse(Code::kOption,
@@ -74,7 +74,7 @@ Status noRows() {
   return Status(Code::kNumeric, "the Hessian has seen no rows: feed it calibration activations first");
 }
 
-napi_value roundNearestCodes(Arguments& a) {
+Napi::Value roundNearestCodes(Arguments& a) {
   const int64_t n = a.integer(a[1], "n", 1), k = a.integer(a[2], "k", 1);
   const GridSpec grid = readGrid(a, a[3], k);
   const SearchSpec search = readSearch(a, a[4], k);
@@ -139,16 +139,16 @@ Dequantization readDequantization(Arguments& a) {
   return d;
 }
 
-napi_value dequantize(Arguments& a) {
+Napi::Value dequantize(Arguments& a) {
   return promise(a, [d = readDequantization(a)]() -> Status {
     dequantizeAll(d);
     return {};
   });
 }
 
-napi_value dequantizeSync(Arguments& a) {
+Napi::Value dequantizeSync(Arguments& a) {
   dequantizeAll(readDequantization(a));
-  return a.undefined();
+  return a.env().Undefined();
 }
 
 // What w becomes when its columns are scaled, rounded to the grid and scaled back, as a packed f32 weight (AWQ's
@@ -176,7 +176,7 @@ Result<PackedWeight> roundAndPack(const float* w, int64_t n, int64_t k, const Gr
   return packDense(copy, Dtype::kF32, n, k, layout::WeightKind::kF32);
 }
 
-napi_value packRounded(Arguments& a) {
+Napi::Value packRounded(Arguments& a) {
   const int64_t n = a.integer(a[1], "n", 1), k = a.integer(a[2], "k", 1);
   const GridSpec grid = readGrid(a, a[3], k);
   const float* w = a.view<float>(a[0], "w", product({n, k}, "w")).data;
@@ -193,21 +193,17 @@ napi_value packRounded(Arguments& a) {
                                  numberText(*bad) + ", expected a positive finite number");
   }
   const float* clip = readClip(a, a[5], n, k, grid);
-  return promise<PackedWeight>(
+  return promise(
       a,
       [=, columnScale = std::move(columnScale)]() -> Result<PackedWeight> {
         return roundAndPack(w, n, k, grid, columnScale, clip);
       },
-      [](napi_env env, PackedWeight& weight) {
-        const uint64_t handle =
-            Environment::of(env).handles.add(std::make_shared<const PackedWeight>(std::move(weight)));
-        napi_value value = nullptr;
-        check(env, napi_create_double(env, static_cast<double>(handle), &value), "napi_create_double");
-        return value;
+      [](Napi::Env env, PackedWeight& weight) {
+        return Environment::of(env).hold(std::make_shared<const PackedWeight>(std::move(weight)));
       });
 }
 
-GptqSpec readGptqOptions(Arguments& a, napi_value options, int64_t n, int64_t k) {
+GptqSpec readGptqOptions(Arguments& a, Napi::Value options, int64_t n, int64_t k) {
   const auto read = [&](const char* key) { return a.property(options, key, "options"); };
   GptqSpec spec;
   spec.grid = readGrid(a, read("grid"), k);
@@ -220,24 +216,19 @@ GptqSpec readGptqOptions(Arguments& a, napi_value options, int64_t n, int64_t k)
   return spec;
 }
 
-napi_value reportObject(napi_env env, const GptqReport& report) {
-  napi_value object = nullptr, value = nullptr;
-  check(env, napi_create_object(env, &object), "napi_create_object");
-  const auto set = [&](const char* key, napi_status made) {
-    check(env, made, key);
-    check(env, napi_set_named_property(env, object, key, value), "napi_set_named_property");
-  };
-  set("damp", napi_create_double(env, report.damp, &value));
-  set("degraded", napi_get_boolean(env, report.degraded, &value));
-  set("keptNearest", napi_get_boolean(env, report.keptNearest, &value));
-  set("deadColumns", napi_create_double(env, static_cast<double>(report.deadColumns), &value));
-  set("error", napi_create_double(env, report.error, &value));
-  set("nearestError", napi_create_double(env, report.nearestError, &value));
-  set("note", napi_create_string_utf8(env, report.note.data(), report.note.size(), &value));
+Napi::Value reportObject(Napi::Env env, const GptqReport& report) {
+  auto object = Napi::Object::New(env);
+  object.Set("damp", report.damp);
+  object.Set("degraded", report.degraded);
+  object.Set("keptNearest", report.keptNearest);
+  object.Set("deadColumns", static_cast<double>(report.deadColumns));
+  object.Set("error", report.error);
+  object.Set("nearestError", report.nearestError);
+  object.Set("note", report.note);
   return object;
 }
 
-napi_value gptqCodes(Arguments& a) {
+Napi::Value gptqCodes(Arguments& a) {
   const int64_t n = a.integer(a[1], "n", 1), k = a.integer(a[2], "k", 1);
   const auto hessian = readHessian(a, a[3], k);
   const GptqSpec spec = readGptqOptions(a, a[4], n, k);
@@ -247,36 +238,32 @@ napi_value gptqCodes(Arguments& a) {
   if (spec.order == ActOrder::kDynamic && groupIndex == nullptr)
     refuse(Code::kOption, "gptq: order 3 (dynamic) needs groupIndex, the group of each column");
   const AbortFlag abort = a.abortFlag(a[7]);
-  return promise<GptqReport>(
+  return promise(
       a,
       [=]() -> Result<GptqReport> {
         const auto lock = hessian->lockFinished();
         if (!hessian->accumulator.hessian) return noRows();
         return gptq(w, n, k, *hessian->accumulator.hessian, spec, out, groupIndex, abort);
       },
-      [](napi_env env, GptqReport& report) { return reportObject(env, report); });
+      [](Napi::Env env, GptqReport& report) { return reportObject(env, report); });
 }
 
-napi_value layerErrorOf(Arguments& a) {
+Napi::Value layerErrorOf(Arguments& a) {
   const int64_t n = a.integer(a[2], "n", 1), k = a.integer(a[3], "k", 1), count = product({n, k}, "w");
   const float* w = a.view<float>(a[0], "w", count).data;
   const float* approx = a.view<float>(a[1], "approx", count).data;
   const auto hessian = readHessian(a, a[4], k);
-  return promise<double>(
+  return promise(
       a,
       [=]() -> Result<double> {
         const auto lock = hessian->lockFinished();
         if (!hessian->accumulator.hessian) return noRows();
         return layerError(w, approx, n, k, *hessian->accumulator.hessian);
       },
-      [](napi_env env, double& error) {
-        napi_value value = nullptr;
-        check(env, napi_create_double(env, error, &value), "napi_create_double");
-        return value;
-      });
+      [](Napi::Env env, double& error) { return Napi::Number::New(env, error); });
 }
 
-napi_value searchClipRanges(Arguments& a) {
+Napi::Value searchClipRanges(Arguments& a) {
   const int64_t n = a.integer(a[1], "n", 1), k = a.integer(a[2], "k", 1);
   const auto hessian = readHessian(a, a[3], k);
   const GridSpec grid = readGrid(a, a[4], k);

@@ -10,26 +10,19 @@
 namespace tsq {
 namespace {
 
-napi_value numberOf(napi_env env, uint64_t handle) {
-  napi_value value = nullptr;
-  check(env, napi_create_double(env, static_cast<double>(handle), &value), "napi_create_double");
-  return value;
-}
-
-napi_value addWeight(napi_env env, PackedWeight& weight) {
-  return numberOf(env, Environment::of(env).handles.add(std::make_shared<const PackedWeight>(std::move(weight))));
+Napi::Value holdWeight(Napi::Env env, PackedWeight& weight) {
+  return Environment::of(env).hold(std::make_shared<const PackedWeight>(std::move(weight)));
 }
 
 // `pack` gives a Result<PackedWeight>; at once or in a worker, as the export says.
 template <typename Pack>
-napi_value weightHandle(Arguments& a, Pack pack) {
-  if (a.target().promises) return promise<PackedWeight>(a, std::move(pack), addWeight);
-  Result<PackedWeight> weight = pack();
-  if (!weight.ok()) throw Refusal{weight.status()};
-  return addWeight(a.env(), weight.value());
+Napi::Value weightHandle(Arguments& a, Pack pack) {
+  if (a.target().promises) return promise(a, std::move(pack), holdWeight);
+  PackedWeight weight = take(pack());
+  return holdWeight(a.env(), weight);
 }
 
-napi_value packDenseWeight(Arguments& a) {
+Napi::Value packDenseWeight(Arguments& a) {
   const Dtype dtype = a.dtype(a[1], "dtype", Dtype::kBF16);
   const int64_t n = a.integer(a[2], "n", 1), k = a.integer(a[3], "k", 1);
   const auto kind = static_cast<layout::WeightKind>(a.integer(a[4], "kind", 0, 4));
@@ -37,7 +30,7 @@ napi_value packDenseWeight(Arguments& a) {
   return weightHandle(a, [=]() -> Result<PackedWeight> { return packDense(source.data, dtype, n, k, kind); });
 }
 
-napi_value packCodesWeight(Arguments& a) {
+Napi::Value packCodesWeight(Arguments& a) {
   CodesSource source{};
   source.n = a.integer(a[1], "n", 1);
   source.k = a.integer(a[2], "k", 1);
@@ -63,9 +56,8 @@ napi_value packCodesWeight(Arguments& a) {
   });
 }
 
-napi_value vector(Arguments& a) {
-  auto values = std::make_shared<const Vector>(a.copy<float>(a[0], "values"));
-  return numberOf(a.env(), a.environment().handles.add(std::move(values)));
+Napi::Value vector(Arguments& a) {
+  return a.environment().hold(std::make_shared<const Vector>(a.copy<float>(a[0], "values")));
 }
 
 struct Product {
@@ -89,14 +81,13 @@ Product readProduct(Arguments& a) {
   return p;
 }
 
-napi_value matmulSync(Arguments& a) {
+Napi::Value matmulSync(Arguments& a) {
   const Product p = readProduct(a);
-  const Status status = p.args.m == 0 ? Status() : matmul(p.args);
-  if (!status.ok()) throw Refusal{status};
-  return a.undefined();
+  if (p.args.m > 0) check(matmul(p.args));
+  return a.env().Undefined();
 }
 
-napi_value matmulAsync(Arguments& a) {
+Napi::Value matmulAsync(Arguments& a) {
   return promise(a, [p = readProduct(a)]() -> Status { return p.args.m == 0 ? Status() : matmul(p.args); });
 }
 

@@ -1,8 +1,8 @@
 // Work off the event loop: one promise, one libuv worker. Parallelism inside comes from the thread pool.
 #pragma once
 #include <memory>
+#include <type_traits>
 #include <utility>
-#include <vector>
 
 #include "bindings/arguments.h"
 #include "bindings/environment.h"
@@ -11,79 +11,69 @@
 
 namespace tsq {
 
-// One promise-returning call. run() in a worker, then finish() on the JavaScript thread. Made, finished and destroyed
-// there.
-class Work {
+// One promise-returning call: run() in a worker, then finish() on the JavaScript thread, where it is also made and
+// destroyed. Until it is settled, everything that the arguments read stays alive.
+class Work : public Napi::AsyncWorker {
  public:
-  Work() = default;
-  Work(const Work&) = delete;
-  Work& operator=(const Work&) = delete;
-  virtual ~Work() = default;
-
-  // Queues the work and gives its promise. Until it is settled, everything that `arguments` read stays alive.
-  static napi_value start(Arguments& arguments, std::unique_ptr<Work> work);
+  // Queues the work and gives its promise.
+  static Napi::Value start(std::unique_ptr<Work> work);
 
  protected:
+  explicit Work(Arguments& arguments);
+
   // No JavaScript here. A failed status, or an exception, rejects.
   virtual Status run() = 0;
-  // What the promise resolves to. Refusal and pending JavaScript exceptions reject.
-  virtual napi_value finish(napi_env env) = 0;
+  // What the promise resolves to. An exception rejects.
+  virtual Napi::Value finish(Napi::Env env) = 0;
 
  private:
-  static void execute(napi_env env, void* data);
-  static void complete(napi_env env, napi_status status, void* data);
-  void settle(napi_env env);
+  void Execute() final;
+  void OnOK() final;
 
   Status status_;
-  napi_async_work work_ = nullptr;
-  napi_deferred deferred_ = nullptr;
-  napi_ref views_ = nullptr;
-  std::vector<std::shared_ptr<const void>> objects_;
+  Napi::Promise::Deferred deferred_;
+  Kept kept_;
 };
 
-// run: Result<T>(); finish: napi_value(napi_env, T&).
-template <typename T, typename Run, typename Finish>
-napi_value promise(Arguments& arguments, Run run, Finish finish) {
+// run: Result<T>(), finish: Napi::Value(Napi::Env, T&); or run: Status(), finish: Napi::Value(Napi::Env).
+template <typename Run, typename Finish>
+Napi::Value promise(Arguments& arguments, Run run, Finish finish) {
+  using Outcome = std::invoke_result_t<Run>;
+  constexpr bool kStatusOnly = std::is_same_v<Outcome, Status>;
   class Task final : public Work {
    public:
-    Task(Run run, Finish finish) : run_(std::move(run)), finish_(std::move(finish)) {}
+    Task(Arguments& arguments, Run run, Finish finish)
+        : Work(arguments), run_(std::move(run)), finish_(std::move(finish)) {}
 
    protected:
     Status run() override {
-      Result<T> result = run_();
-      if (!result.ok()) return result.status();
-      value_ = std::move(result.value());
-      return {};
+      outcome_ = run_();
+      if constexpr (kStatusOnly) {
+        return outcome_;
+      } else {
+        return outcome_.status();
+      }
     }
-    napi_value finish(napi_env env) override { return finish_(env, value_); }
+    Napi::Value finish(Napi::Env env) override {
+      if constexpr (kStatusOnly) {
+        return finish_(env);
+      } else {
+        return finish_(env, outcome_.value());
+      }
+    }
 
    private:
     Run run_;
     Finish finish_;
-    T value_{};
+    Outcome outcome_{Status()};
   };
-  return Work::start(arguments, std::make_unique<Task>(std::move(run), std::move(finish)));
+  return Work::start(std::make_unique<Task>(arguments, std::move(run), std::move(finish)));
 }
 
 // run: Status(). Resolves to undefined.
 template <typename Run>
-napi_value promise(Arguments& arguments, Run run) {
-  class Task final : public Work {
-   public:
-    explicit Task(Run run) : run_(std::move(run)) {}
-
-   protected:
-    Status run() override { return run_(); }
-    napi_value finish(napi_env env) override {
-      napi_value undefined = nullptr;
-      check(env, napi_get_undefined(env, &undefined), "napi_get_undefined");
-      return undefined;
-    }
-
-   private:
-    Run run_;
-  };
-  return Work::start(arguments, std::make_unique<Task>(std::move(run)));
+Napi::Value promise(Arguments& arguments, Run run) {
+  return promise(arguments, std::move(run), [](Napi::Env env) { return env.Undefined(); });
 }
 
 }  // namespace tsq

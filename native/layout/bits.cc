@@ -108,19 +108,71 @@ void forRows(const BitStream& stream, F&& fn) {
   ThreadPool::instance().run((stream.rows + rows - 1) / rows, task);
 }
 
-// Tile edge: a tile of 4-byte elements and its transpose fit the first-level cache together.
+// Transposes kWord x kWord elements that lie in kWord little-endian words, one a row: exchanges the off-diagonal
+// halves, then those of every quarter, and so on (Hacker's Delight, 7-3).
+template <int kBits, int kWord = 64 / kBits>
+inline void transposeWords(uint64_t (&words)[kWord]) {
+#pragma GCC unroll 3
+  for (int step = kWord / 2; step > 0; step /= 2) {
+    const int shift = step * kBits;
+    const uint64_t low = ~uint64_t{0} / ((uint64_t{1} << shift) + 1);  // the low half of every 2 * shift bits
+#pragma GCC unroll 8
+    for (int i = 0; i < kWord; ++i) {
+      if ((i & step) != 0) continue;
+      const uint64_t swapped = ((words[i] >> shift) ^ words[i + step]) & low;
+      words[i] ^= swapped << shift;
+      words[i + step] ^= swapped;
+    }
+  }
+}
+
+// Tile edge: a row of a tile of 1-byte elements is a cache line, and a tile of 4-byte elements fits the first-level
+// cache.
 constexpr int64_t kTile = 64;
 
+template <typename T, int kWrite>
+inline void prefetchRow(const T* row) {
+  for (int64_t i = 0; i < kTile; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(row + i, kWrite);
+}
+
+// A full tile. Rows are often a power of two apart, so that those of a tile share few cache sets: source lines are read
+// once, few at a time, and output lines, gathered in a buffer, written once. Rows lie in different pages, which no
+// hardware prefetcher crosses: the lines of the tile `ahead` rows further down are asked for here; 0 where there is
+// none.
 template <typename T>
-void transposeTiles(const T* source, int64_t rows, int64_t cols, T* out) {
+void transposeTile(const T* __restrict source, int64_t cols, T* __restrict out, int64_t rows, int64_t ahead) {
+  constexpr int kWord = 8 / sizeof(T);
+  T tile[kTile * kTile];
+  for (int64_t row = 0; row < kTile; row += kWord) {
+    for (int i = 0; i < kWord; ++i) prefetchRow<T, 0>(source + (row + i + ahead) * cols);
+    for (int64_t col = 0; col < kTile; col += kWord) {
+      uint64_t words[kWord];
+      for (int i = 0; i < kWord; ++i) std::memcpy(&words[i], source + (row + i) * cols + col, 8);
+      transposeWords<8 * sizeof(T)>(words);
+      for (int i = 0; i < kWord; ++i) std::memcpy(tile + (col + i) * kTile + row, &words[i], 8);
+    }
+  }
+  for (int64_t col = 0; col < kTile; ++col) {
+    std::memcpy(out + col * rows, tile + col * kTile, kTile * sizeof(T));
+    prefetchRow<T, 1>(out + col * rows + ahead);
+  }
+}
+
+template <typename T>
+void transposeTiles(const T* __restrict source, int64_t rows, int64_t cols, T* __restrict out) {
   const int64_t tilesAcross = (cols + kTile - 1) / kTile, tilesDown = (rows + kTile - 1) / kTile;
   // One task: a strip of output rows, so that a task writes contiguous memory.
   auto task = [&](int64_t strip, int) {
-    const int64_t colEnd = std::min(cols, (strip + 1) * kTile);
+    const int64_t colBegin = strip * kTile, colEnd = std::min(cols, colBegin + kTile);
     for (int64_t tile = 0; tile < tilesDown; ++tile) {
-      const int64_t rowEnd = std::min(rows, (tile + 1) * kTile);
-      for (int64_t col = strip * kTile; col < colEnd; ++col)
-        for (int64_t row = tile * kTile; row < rowEnd; ++row) out[col * rows + row] = source[row * cols + col];
+      const int64_t rowBegin = tile * kTile, rowEnd = std::min(rows, rowBegin + kTile);
+      if (rowEnd - rowBegin == kTile && colEnd - colBegin == kTile) {
+        const int64_t ahead = rowEnd + kTile <= rows ? kTile : 0;
+        transposeTile(source + rowBegin * cols + colBegin, cols, out + colBegin * rows + rowBegin, rows, ahead);
+      } else {
+        for (int64_t col = colBegin; col < colEnd; ++col)
+          for (int64_t row = rowBegin; row < rowEnd; ++row) out[col * rows + row] = source[row * cols + col];
+      }
     }
   };
   ThreadPool::instance().run(tilesAcross, task);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <new>
 
 #include "kernels/kernels.h"
 #include "program/message.h"
@@ -104,6 +105,22 @@ int64_t valueCount(const Accumulator& a) {
   }
 }
 
+// The parts that the kind needs, zero-filled by the first call.
+Status makeRoom(Accumulator* a) {
+  constexpr int64_t kMaxFloats = int64_t{1} << 38;  // 1 TiB: refused without asking the system, which may promise it
+  const int64_t samples = a->kind == Reduction::kReservoir ? a->capacity * a->width : 0;
+  const Status noMemory(Code::kMemory,
+                        text("no memory for an accumulator of width ", a->width, " and capacity ", a->capacity));
+  if (samples > kMaxFloats) return noMemory;
+  try {
+    a->values.resize(static_cast<size_t>(valueCount(*a)));
+    a->samples.resize(static_cast<size_t>(samples));
+  } catch (const std::bad_alloc&) {
+    return noMemory;
+  }
+  return Status();
+}
+
 }  // namespace
 
 Status checkAccumulator(const Accumulator& a) {
@@ -127,7 +144,10 @@ Status checkAccumulator(const Accumulator& a) {
 }
 
 Status accumulate(Accumulator* a, const float* x, int64_t rows, const float* reference) {
-  a->values.resize(static_cast<size_t>(valueCount(*a)));
+  if (a->kind == Reduction::kSquaredError && reference == nullptr) {
+    return Status(Code::kOption, "the squared error needs reference values to compare with");
+  }
+  TSQ_RETURN_IF_ERROR(makeRoom(a));
   switch (a->kind) {
     case Reduction::kHessian:
       if (a->hessian == nullptr) {
@@ -150,7 +170,6 @@ Status accumulate(Accumulator* a, const float* x, int64_t rows, const float* ref
       addSquaredError(a->values.data(), x, reference, rows * a->width);
       break;
     case Reduction::kReservoir:
-      a->samples.resize(static_cast<size_t>(a->capacity * a->width));
       sampleRows(a, x, rows);
       break;
     case Reduction::kCopy:

@@ -295,6 +295,7 @@ const valid = {
   scan: () => (a => [pick([dtypeArray(a, 64), mapped()]), a, 64])(dtype()),
   scaleMatrix: () => [w(), n, k, maybe(filled(Float32Array, n)), maybe(filled(Float32Array, k)), w()],
   columnMagnitude: () => [w(), n, k, group, filled(Float32Array, k)],
+  squaredDifference: () => [w(), w(), n * k],
   packBits: () => [codes(), n, k, pick([2, 3, 4, 5, 8]), false, below(8), shared(Int32Array, n * 4)],
   unpackBits: () => [filled(Int32Array, n * 4), n, k, pick([2, 3, 4, 5, 8]), false, below(8), codes()],
   transpose: () => [w(), n, k, 4, w()],

@@ -30,7 +30,7 @@ t.test("KL divergence to the unquantized model", async t => {
       ["awq", { preset: "awq" }],
       ["awq-gptq", { preset: "awq-gptq" }],
     ] as const) {
-      const kl = await divergence(name, { ...options, scheme, calibration, samples: 12 })
+      const kl = await divergence(name, { ...options, scheme, calibration, samples: 8 })
       t.ok(kl <= nearest * (name === "mse" || name === "awq" ? 1 : 0.75), `${name} ${scheme}: ${kl.toExponential(3)} against ${nearest.toExponential(3)}`)
     }
   }

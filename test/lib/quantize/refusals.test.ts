@@ -154,7 +154,7 @@ t.test("memory", async t => {
   await refused(
     t,
     { ...smallCalibration, maxMemory: plan.peakMemory - 1 },
-    { code: "ERR_MEMORY", message: /would be needed, maxMemory allows .*second moments/ },
+    { code: "ERR_MEMORY", message: /would be needed, maxMemory allows .*\(runtime 120 MB/ },
   )
   await quantizeModel(source, join(folder(t), "out"), { ...smallCalibration, groupSize: 32, maxMemory: plan.peakMemory })
 })

@@ -200,4 +200,10 @@ TEST(accumulators_that_contradict_themselves_are_refused) {
   a = accumulator(Reduction::kHessian, 4);
   a->hessian = std::move(Hessian::create(5).value());
   CHECK(code(a) == Code::kShape);
+  const std::vector<float> x(4);
+  CHECK(accumulate(accumulator(Reduction::kSquaredError, 4).get(), x.data(), 1, nullptr).code() == Code::kOption);
+  CHECK(accumulate(accumulator(Reduction::kCopy, 4).get(), x.data(), 1, nullptr).code() == Code::kOption);
+  a = accumulator(Reduction::kReservoir, int64_t{1} << 30, int64_t{1} << 30);
+  CHECK(accumulate(a.get(), x.data(), 1, nullptr).code() == Code::kMemory);
+  CHECK(a->rows == 0);
 }

@@ -1,0 +1,126 @@
+// Passes over f32 matrices: scaling, AWQ's column magnitudes, the distance of two.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "bindings/exports.h"
+#include "bindings/work.h"
+#include "program/parallel.h"
+#include "runtime/memory.h"
+
+namespace tsq {
+namespace {
+
+Napi::Value scaleMatrix(Arguments& a) {
+  const int64_t n = a.integer(a[1], "n"), k = a.integer(a[2], "k"), count = product({n, k}, "matrix");
+  const float* source = a.view<float>(a[0], "source", count).data;
+  const float* rowScale = a.optionalView<float>(a[3], "rowScale", n).data;
+  const float* columnScale = a.optionalView<float>(a[4], "columnScale", k).data;
+  float* out = a.view<float>(a[5], "out", count).data;
+  return promise(a, [=]() -> Status {
+    parallelBlocks(n, unitsPerTask(k), AbortFlag(), [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        const float* x = source + row * k;
+        float* y = out + row * k;
+        const float scale = rowScale != nullptr ? rowScale[row] : 1.0f;
+        if (columnScale == nullptr) {
+          for (int64_t j = 0; j < k; ++j) y[j] = x[j] * scale;
+        } else {
+          for (int64_t j = 0; j < k; ++j) y[j] = x[j] * scale * columnScale[j];
+        }
+      }
+    });
+    return {};
+  });
+}
+
+// AWQ (arXiv 2306.00978; AutoAWQ's w_scale): the mean over rows of |w| / (the group's largest |w| + 1e-6).
+// Rows are cut into at most kParts parts, whose sums are added in order: the result depends on n alone, not on the
+// threads.
+Status columnMagnitudes(const float* w, int64_t n, int64_t k, int64_t groupSize, float* out) {
+  constexpr int64_t kParts = 32;
+  const int64_t rows = std::max<int64_t>(1, (n + kParts - 1) / kParts), parts = (n + rows - 1) / rows;
+  Result<AlignedBuffer> memory = AlignedBuffer::allocate(static_cast<size_t>(parts * k) * sizeof(double));
+  if (!memory.ok()) return memory.status();
+  double* sums = memory.value().as<double>();
+  auto part = [&](int64_t index, int) {
+    double* sum = sums + index * k;
+    for (int64_t row = index * rows; row < std::min(n, (index + 1) * rows); ++row) {
+      for (int64_t begin = 0; begin < k; begin += groupSize) {
+        const int64_t end = std::min(k, begin + groupSize);
+        const float* x = w + row * k;
+        float peak = 0;
+        for (int64_t j = begin; j < end; ++j) peak = std::max(peak, std::fabs(x[j]));
+        const float inverse = 1.0f / (peak + 1e-6f);
+        for (int64_t j = begin; j < end; ++j) sum[j] += std::fabs(x[j]) * inverse;
+      }
+    }
+  };
+  ThreadPool::instance().run(parts, part);
+  parallelBlocks(k, unitsPerTask(parts), AbortFlag(), [&](int64_t begin, int64_t end) {
+    for (int64_t j = begin; j < end; ++j) {
+      double total = 0;
+      for (int64_t index = 0; index < parts; ++index) total += sums[index * k + j];
+      out[j] = static_cast<float>(total / static_cast<double>(n));
+    }
+  });
+  return {};
+}
+
+Napi::Value columnMagnitude(Arguments& a) {
+  const int64_t n = a.integer(a[1], "n", 1), k = a.integer(a[2], "k", 1), groupSize = a.integer(a[3], "groupSize", 1);
+  (void)groupCount(k, groupSize);
+  const float* w = a.view<float>(a[0], "w", product({n, k}, "w")).data;
+  float* out = a.view<float>(a[4], "out", k).data;
+  return promise(a, [=]() -> Status { return columnMagnitudes(w, n, k, groupSize, out); });
+}
+
+// Sum of (a - b)^2. Blocks have a fixed size and each its own sum, in fixed lanes: the result depends on count alone.
+double squaredDistance(const float* a, const float* b, int64_t count) {
+  constexpr int64_t kBlock = int64_t{1} << 16, kLanes = 8;
+  std::vector<double> sums(static_cast<size_t>((count + kBlock - 1) / kBlock));
+  auto task = [&](int64_t block, int) {
+    double lanes[kLanes] = {};
+    const int64_t end = std::min(count, (block + 1) * kBlock);
+    int64_t i = block * kBlock;
+    for (; i + kLanes <= end; i += kLanes)
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        const double difference = static_cast<double>(a[i + lane]) - static_cast<double>(b[i + lane]);
+        lanes[lane] += difference * difference;
+      }
+    double sum = 0;
+    for (const double lane : lanes) sum += lane;
+    for (; i < end; ++i) {
+      const double difference = static_cast<double>(a[i]) - static_cast<double>(b[i]);
+      sum += difference * difference;
+    }
+    sums[static_cast<size_t>(block)] = sum;
+  };
+  ThreadPool::instance().run(static_cast<int64_t>(sums.size()), task);
+  double total = 0;
+  for (const double sum : sums) total += sum;
+  return total;
+}
+
+Napi::Value squaredDifference(Arguments& a) {
+  const int64_t count = a.integer(a[2], "count");
+  const float* x = a.view<float>(a[0], "a", count).data;
+  const float* y = a.view<float>(a[1], "b", count).data;
+  return promise(
+      a, [=]() -> Result<double> { return squaredDistance(x, y, count); },
+      [](Napi::Env env, double& sum) { return Napi::Number::New(env, sum); });
+}
+
+constexpr Export kExports[] = {
+    {"scaleMatrix", scaleMatrix, true},
+    {"columnMagnitude", columnMagnitude, true},
+    {"squaredDifference", squaredDifference, true},
+};
+
+}  // namespace
+
+std::span<const Export> matrixExports() {
+  return kExports;
+}
+
+}  // namespace tsq
