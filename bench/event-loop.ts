@@ -48,7 +48,8 @@ async function main(): Promise<void> {
   const text = readFileSync(path("text/fable-calib.txt"), "utf8")
   const directory = await mkdtemp(join(tmpdir(), "tsq-loop-"))
   const calibrated = { calibration: text, samples: Number(values.samples), force: true }
-  const quantize = (options: QuantizeModelOptions) => () => quantizeModel(source, join(directory, "out"), { force: true, ...options })
+  const quantize = (options: QuantizeModelOptions) => () =>
+    quantizeModel(source, join(directory, "out"), { force: true, ...options })
   const works: Record<string, () => Promise<unknown>> = {
     "quantize, nearest": quantize({ preset: "rtn" }),
     "quantize, gptq": quantize({ preset: "gptq", ...calibrated }),

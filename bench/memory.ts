@@ -118,7 +118,10 @@ function runs(): Run[] {
   const calibration = Int32Array.from({ length: 8 * 512 }, () => (next() >>> 0) % 128256)
   return [
     { name: "nearest", options: { preset: "rtn" } },
-    { name: "gptq", options: { preset: "gptq", calibration: Array.from(calibration), samples: 8, sequenceLength: 512, force: true } },
+    {
+      name: "gptq",
+      options: { preset: "gptq", calibration: Array.from(calibration), samples: 8, sequenceLength: 512, force: true },
+    },
   ]
 }
 
@@ -145,9 +148,13 @@ interface Measured {
 async function measure(run: Run, index: number, source: string, out: string): Promise<Measured> {
   const { plan } = await planQuantization(source, run.options)
   const started = performance.now()
-  const child = spawn(process.execPath, ["--import", "tsx", fileURLToPath(import.meta.url), "--child", String(index), source, out], {
-    stdio: ["ignore", "pipe", "inherit"],
-  })
+  const child = spawn(
+    process.execPath,
+    ["--import", "tsx", fileURLToPath(import.meta.url), "--child", String(index), source, out],
+    {
+      stdio: ["ignore", "pipe", "inherit"],
+    },
+  )
   let peak = 0
   let stage = "start"
   let text = ""
@@ -167,7 +174,9 @@ async function measure(run: Run, index: number, source: string, out: string): Pr
   }, 10)
   const code = await new Promise<number | null>(resolve => child.on("close", resolve))
   clearInterval(poll)
-  const stages = [...peaks].map(([name, { peak, begin, end }]) => `${name} ${(peak / 1e6).toFixed(0)} MB ${((end - begin) / 1000).toFixed(1)} s`)
+  const stages = [...peaks].map(
+    ([name, { peak, begin, end }]) => `${name} ${(peak / 1e6).toFixed(0)} MB ${((end - begin) / 1000).toFixed(1)} s`,
+  )
   console.error(`${run.name}: estimate ${describe(plan.memoryParts)}`)
   return {
     name: run.name,
@@ -195,7 +204,12 @@ async function child(index: number, source: string, out: string): Promise<void> 
 
 async function main(): Promise<void> {
   const { values, positionals } = parseArgs({
-    options: { layers: { type: "string", default: "16" }, keep: { type: "string" }, child: { type: "boolean" }, only: { type: "string" } },
+    options: {
+      layers: { type: "string", default: "16" },
+      keep: { type: "string" },
+      child: { type: "boolean" },
+      only: { type: "string" },
+    },
     allowPositionals: true,
   })
   if (values.child) return child(Number(positionals[0]), positionals[1]!, positionals[2]!)
@@ -205,13 +219,20 @@ async function main(): Promise<void> {
     if (!existsSync(join(source, "config.json"))) await writeModel(source, Number(values.layers))
     const measured: Measured[] = []
     for (const [index, run] of runs().entries())
-      if (values.only === undefined || values.only === run.name) measured.push(await measure(run, index, source, join(directory, run.name)))
+      if (values.only === undefined || values.only === run.name)
+        measured.push(await measure(run, index, source, join(directory, run.name)))
     const mb = (bytes: number) => `${(bytes / 1e6).toFixed(0)} MB`
     console.log(
       table(
         ["run", "peak anonymous", "limit", "seconds", "by stage"],
         ["left", "right", "right", "right", "left"],
-        measured.map(({ name, peak, limit, seconds, stages }) => [name, mb(peak), mb(limit), seconds.toFixed(1), stages]),
+        measured.map(({ name, peak, limit, seconds, stages }) => [
+          name,
+          mb(peak),
+          mb(limit),
+          seconds.toFixed(1),
+          stages,
+        ]),
       ),
     )
     if (measured.some(({ peak, limit, failed }) => failed || peak > limit)) process.exitCode = 1

@@ -26,7 +26,9 @@ async function main() {
 
   const text = readFileSync(join(models, "text/fable-eval.txt"), "utf8").slice(0, 20_000)
   const { perplexity, against } = await evaluateModel(model, { text, window: 256, against: join(models, "fable-5m") })
-  console.log(`perplexity ${perplexity.toFixed(4)}, unquantized ${against?.perplexity.toFixed(4)}, KL ${against?.klMean.toFixed(5)}`)
+  console.log(
+    `perplexity ${perplexity.toFixed(4)}, unquantized ${against?.perplexity.toFixed(4)}, KL ${against?.klMean.toFixed(5)}`,
+  )
 }
 
 main().finally(() => rmSync(work, { recursive: true, force: true }))

@@ -62,7 +62,8 @@ export class NativeHandle {
 
   /** The handle; ERR_OPTION once disposed. */
   get value(): number {
-    if (this.#handle === null) throw new TsqError("ERR_OPTION", `${this.#what} was disposed and cannot be used any more`)
+    if (this.#handle === null)
+      throw new TsqError("ERR_OPTION", `${this.#what} was disposed and cannot be used any more`)
     return this.#handle
   }
 

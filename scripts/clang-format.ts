@@ -3,7 +3,14 @@ import { execFileSync, spawnSync } from "node:child_process"
 import { createRequire } from "node:module"
 
 const list = (args: string[]) => execFileSync("git", ["ls-files", ...args], { encoding: "utf8" }).split("\n")
-const patterns = ["native/**/*.h", "native/**/*.cc", "cuda/**/*.cu", "cuda/**/*.cuh", "test/native/**/*.h", "test/native/**/*.cc"]
+const patterns = [
+  "native/**/*.h",
+  "native/**/*.cc",
+  "cuda/**/*.cu",
+  "cuda/**/*.cuh",
+  "test/native/**/*.h",
+  "test/native/**/*.cc",
+]
 const files = list(["--cached", "--others", "--exclude-standard", "--", ...patterns]).filter(Boolean)
 
 const clangFormat = createRequire(import.meta.url).resolve("clang-format")

@@ -3,8 +3,8 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
-import { evaluateModel, inspectModel, loadModel, quantizeModel } from "../lib/index.ts"
 import { showProgress } from "../lib/cli/progress.ts"
+import { evaluateModel, inspectModel, loadModel, quantizeModel } from "../lib/index.ts"
 import { htmlPage } from "../lib/report/html.ts"
 import { scatterPlot } from "../lib/report/plot.ts"
 import { table } from "../lib/report/tables.ts"
@@ -50,7 +50,11 @@ try {
           scheme: `w${bits}a16`,
           groupSize: 128,
           format: "compressed-tensors",
-          ...((options.rounding === "gptq" || options.transforms.length > 0) && { calibration, samples: 48, sequenceLength: 256 }),
+          ...((options.rounding === "gptq" || options.transforms.length > 0) && {
+            calibration,
+            samples: 48,
+            sequenceLength: 256,
+          }),
           onProgress: step => progress.onProgress({ ...step, stage: `${name} ${bits} bit` }),
         })
         rows.push(await measure(out, name, bits))
@@ -65,7 +69,11 @@ try {
     const model = await loadModel(path)
     try {
       const isReference = path === source
-      const result = await evaluateModel(model, { text: evaluation, window: 256, ...(!isReference && { against: reference }) })
+      const result = await evaluateModel(model, {
+        text: evaluation,
+        window: 256,
+        ...(!isReference && { against: reference }),
+      })
       // The first run warms caches; the median of three after it is the figure.
       const rates: number[] = []
       let sample = ""
@@ -119,9 +127,18 @@ const plot = scatterPlot(
     name,
     points: rows
       .filter(row => row.method === name && row.kl !== null)
-      .map(row => ({ x: row.megabytes, y: Math.max(row.kl!, 1e-7), label: `${row.bits} bit: KL ${row.kl!.toPrecision(3)}` })),
+      .map(row => ({
+        x: row.megabytes,
+        y: Math.max(row.kl!, 1e-7),
+        label: `${row.bits} bit: KL ${row.kl!.toPrecision(3)}`,
+      })),
   })),
-  { title: "Quality against size, fable-5m", xLabel: "size of all tensors, MB", yLabel: "KL to the unquantized model, nats per token", logY: true },
+  {
+    title: "Quality against size, fable-5m",
+    xLabel: "size of all tensors, MB",
+    yLabel: "KL to the unquantized model, nats per token",
+    logY: true,
+  },
 )
 const page = htmlPage("tsq-native demo: fable-5m", [
   {
@@ -132,7 +149,11 @@ const page = htmlPage("tsq-native demo: fable-5m", [
   { kind: "svg", svg: plot },
   { kind: "heading", text: "Samples (greedy)" },
   { kind: "text", text: prompt },
-  ...rows.map(({ method, bits, sample }) => ({ kind: "sample" as const, title: `${method}, ${bits} bits`, text: sample })),
+  ...rows.map(({ method, bits, sample }) => ({
+    kind: "sample" as const,
+    title: `${method}, ${bits} bits`,
+    text: sample,
+  })),
 ])
 writeFileSync(join(root, "demo-report.html"), page)
 console.log(`\ndemo-report.html written; ${((performance.now() - started) / 1000).toFixed(0)} s in all`)

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { showProgress } from "../lib/cli/progress.ts"
-import { evaluateModel, inspectModel, loadModel, quantizeModel, type QuantizeModelOptions } from "../lib/index.ts"
+import { evaluateModel, inspectModel, loadModel, type QuantizeModelOptions, quantizeModel } from "../lib/index.ts"
 
 const root = fileURLToPath(new URL("..", import.meta.url))
 const [modelFolder, textFolder] = process.argv.slice(2)

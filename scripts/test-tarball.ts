@@ -20,7 +20,10 @@ try {
     if (!skip.has(name) && !name.startsWith("build-")) cpSync(join(root, name), join(copy, name), { recursive: true })
   symlinkSync(join(root, "node_modules"), join(copy, "node_modules"))
   exec("npm", ["run", "prebuilds"], copy)
-  const packed = JSON.parse(exec("npm", ["pack", "--json", "--pack-destination", work], copy)) as { filename: string; size: number }[]
+  const packed = JSON.parse(exec("npm", ["pack", "--json", "--pack-destination", work], copy)) as {
+    filename: string
+    size: number
+  }[]
   const tarball = join(work, packed[0]!.filename)
   console.log(`${packed[0]!.filename}: ${(packed[0]!.size / 1024).toFixed(0)} kB`)
 
@@ -48,7 +51,10 @@ quantize(w, { scheme: "w4a16", groupSize: 8 }).then(q => {
 })
 `
   writeFileSync(join(user, "import.mjs"), `import { quantize, matmulW4A16, Tensor } from "tsq-native"\n${product}`)
-  writeFileSync(join(user, "require.cjs"), `const { quantize, matmulW4A16, Tensor } = require("tsq-native")\n${product}`)
+  writeFileSync(
+    join(user, "require.cjs"),
+    `const { quantize, matmulW4A16, Tensor } = require("tsq-native")\n${product}`,
+  )
   for (const [command, args] of [
     ["npx", ["tsq", "devices"]],
     ["node", ["import.mjs"]],

@@ -3,7 +3,8 @@ import { type Command, InvalidArgumentError, Option } from "commander"
 import { TsqError } from "../core/errors.ts"
 
 export function integer(text: string): number {
-  if (!/^\d+$/.test(text) || !Number.isSafeInteger(Number(text))) throw new InvalidArgumentError("expected a non-negative integer")
+  if (!/^\d+$/.test(text) || !Number.isSafeInteger(Number(text)))
+    throw new InvalidArgumentError("expected a non-negative integer")
   return Number(text)
 }
 
@@ -19,13 +20,24 @@ export function real(text: string): number {
   return value
 }
 
-const sizeUnits: Record<string, number> = { "": 1, k: 1e3, m: 1e6, g: 1e9, t: 1e12, ki: 2 ** 10, mi: 2 ** 20, gi: 2 ** 30, ti: 2 ** 40 }
+const sizeUnits: Record<string, number> = {
+  "": 1,
+  k: 1e3,
+  m: 1e6,
+  g: 1e9,
+  t: 1e12,
+  ki: 2 ** 10,
+  mi: 2 ** 20,
+  gi: 2 ** 30,
+  ti: 2 ** 40,
+}
 
 /** "4GB", "1.5g", "512MiB" or bytes. */
 export function byteSize(text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?$/i.exec(text.trim())
   const unit = match ? sizeUnits[match[2]!.toLowerCase()] : undefined
-  if (!match || unit === undefined) throw new InvalidArgumentError("expected a size such as 4GB, 512MiB or a number of bytes")
+  if (!match || unit === undefined)
+    throw new InvalidArgumentError("expected a size such as 4GB, 512MiB or a number of bytes")
   return Math.round(Number(match[1]) * unit)
 }
 
@@ -34,7 +46,10 @@ export function groupSize(text: string): number | "channel" | "tensor" {
 }
 
 /** Collects a flag that may be given several times. */
-export const collect = (text: string, before: readonly string[] | undefined): readonly string[] => [...(before ?? []), text]
+export const collect = (text: string, before: readonly string[] | undefined): readonly string[] => [
+  ...(before ?? []),
+  text,
+]
 
 export interface SharedFlags {
   device?: string
@@ -55,19 +70,31 @@ export function addComputeFlags(command: Command): Command {
 export function addRunFlags(command: Command): Command {
   return addComputeFlags(command)
     .addOption(new Option("--activations <kind>", "exact or int8").choices(["exact", "int8"]).default("exact"))
-    .addOption(new Option("--kv-cache <type>", "type of cached keys and values").choices(["f32", "int8", "fp8", "int4"]))
+    .addOption(
+      new Option("--kv-cache <type>", "type of cached keys and values").choices(["f32", "int8", "fp8", "int4"]),
+    )
 }
 
 /** What belongs to the surface and is not built yet is refused by name. */
 export function refuseLater(flags: SharedFlags): void {
   if (flags.device !== undefined && flags.device !== "cpu") {
-    if (flags.device !== "cuda") throw new TsqError("ERR_OPTION", `--device is ${JSON.stringify(flags.device)}, expected "cpu" or "cuda"`)
-    throw new TsqError("ERR_UNSUPPORTED", '--device "cuda" is not available in this version; leave the flag out to use the CPU')
+    if (flags.device !== "cuda")
+      throw new TsqError("ERR_OPTION", `--device is ${JSON.stringify(flags.device)}, expected "cpu" or "cuda"`)
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      '--device "cuda" is not available in this version; leave the flag out to use the CPU',
+    )
   }
   if (flags.activations === "int8")
-    throw new TsqError("ERR_UNSUPPORTED", '--activations "int8" is not available in this version; leave the flag out for exact activations')
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      '--activations "int8" is not available in this version; leave the flag out for exact activations',
+    )
   if (flags.kvCache !== undefined && flags.kvCache !== "f32")
-    throw new TsqError("ERR_UNSUPPORTED", `--kv-cache "${flags.kvCache}" is not available in this version; leave the flag out for f32`)
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      `--kv-cache "${flags.kvCache}" is not available in this version; leave the flag out for f32`,
+    )
 }
 
 /** An AbortSignal that Ctrl-C raises; a second Ctrl-C ends the process at once. */

@@ -12,7 +12,9 @@ export function addDevices(program: Command): void {
       if (json) return printJson(report)
       for (const device of report.devices) {
         print(`${device.id}  ${device.name}, ${device.threads} threads, ${bytesText(device.memoryBytes)}`)
-        print(`     kernels ${device.kernels} (of ${device.supported.join(", ")}); features ${device.features.join(" ")}`)
+        print(
+          `     kernels ${device.kernels} (of ${device.supported.join(", ")}); features ${device.features.join(" ")}`,
+        )
       }
       print(`cuda ${report.cuda.available ? "available" : `not available: ${report.cuda.reason}`}`)
     })

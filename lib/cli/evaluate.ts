@@ -21,7 +21,11 @@ export function addEvaluate(program: Command): void {
       .requiredOption("--text <file>", "UTF-8 text")
       .option("--window <n>", "tokens of a window", positive)
       .option("--stride <n>", "score only each window's last n positions", positive)
-      .addOption(new Option("--protocol <name>", "how windows are cut and scored").choices(["gptq", "llama.cpp", "whole"]).default("gptq"))
+      .addOption(
+        new Option("--protocol <name>", "how windows are cut and scored")
+          .choices(["gptq", "llama.cpp", "whole"])
+          .default("gptq"),
+      )
       .option("--against <model>", "reference model: adds KL divergence and top-token agreement")
       .option("--json", "one JSON object on stdout"),
   ).action(async (model: string, flags: Flags) => {
@@ -44,11 +48,15 @@ export function addEvaluate(program: Command): void {
       })
       progress.stop()
       if (flags.json) return printJson(result)
-      print(`perplexity ${result.perplexity.toFixed(4)} over ${result.tokenCount} tokens (${result.protocol}, window ${result.window})`)
+      print(
+        `perplexity ${result.perplexity.toFixed(4)} over ${result.tokenCount} tokens (${result.protocol}, window ${result.window})`,
+      )
       if (result.against) {
         const { perplexity, klMean, klP99, klMax, topAgreement } = result.against
         print(`reference  ${perplexity.toFixed(4)}`)
-        print(`KL ${klMean.toExponential(3)} nats per token (99 % ${klP99.toExponential(2)}, max ${klMax.toExponential(2)}), same top token ${(topAgreement * 100).toFixed(2)} %`)
+        print(
+          `KL ${klMean.toExponential(3)} nats per token (99 % ${klP99.toExponential(2)}, max ${klMax.toExponential(2)}), same top token ${(topAgreement * 100).toFixed(2)} %`,
+        )
       }
     } finally {
       progress.stop()

@@ -50,10 +50,13 @@ export function addGenerate(program: Command): void {
           const next = await stream.next()
           if (next.done) {
             const { text, tokens, promptTokens, newTokens, prefillTokensPerSecond, decodeTokensPerSecond } = next.value
-            if (flags.json) printJson({ text, tokens, promptTokens, newTokens, prefillTokensPerSecond, decodeTokensPerSecond })
+            if (flags.json)
+              printJson({ text, tokens, promptTokens, newTokens, prefillTokensPerSecond, decodeTokensPerSecond })
             else {
               print("")
-              note(`${promptTokens} prompt tokens at ${prefillTokensPerSecond.toFixed(1)}/s, ${newTokens} new at ${decodeTokensPerSecond.toFixed(1)}/s`)
+              note(
+                `${promptTokens} prompt tokens at ${prefillTokensPerSecond.toFixed(1)}/s, ${newTokens} new at ${decodeTokensPerSecond.toFixed(1)}/s`,
+              )
             }
             break
           }

@@ -20,7 +20,8 @@ export function addInspect(program: Command): void {
     .option("--for <engines>", "what an engine would refuse (not available in this version)")
     .option("--json", "one JSON object on stdout")
     .action(async (model: string, flags: Flags) => {
-      if (flags.for !== undefined) throw new TsqError("ERR_UNSUPPORTED", "inspect --for is not available in this version")
+      if (flags.for !== undefined)
+        throw new TsqError("ERR_UNSUPPORTED", "inspect --for is not available in this version")
       const { inspectModel } = await import("../quantize/inspect-model.ts")
       const found = await inspectModel(model, {
         ...(flags.context !== undefined && { context: flags.context }),
@@ -29,9 +30,13 @@ export function addInspect(program: Command): void {
       })
       if (flags.json) return printJson(found)
       const { tensorTable } = await import("../report/tables.ts")
-      print(`${found.architecture}, ${(found.parameters / 1e6).toFixed(1)} million parameters, ${bytesText(found.weightBytes)}`)
+      print(
+        `${found.architecture}, ${(found.parameters / 1e6).toFixed(1)} million parameters, ${bytesText(found.weightBytes)}`,
+      )
       print(`format ${found.format}${found.scheme ? `, ${found.scheme}` : ""}`)
-      print(`${found.bitsPerWeight.toFixed(3)} bits per weight${found.scheme ? " in quantized linears" : ""}, ${found.fileBitsPerWeight.toFixed(3)} over the file`)
+      print(
+        `${found.bitsPerWeight.toFixed(3)} bits per weight${found.scheme ? " in quantized linears" : ""}, ${found.fileBitsPerWeight.toFixed(3)} over the file`,
+      )
       print(`KV cache ${bytesText(found.kvCacheBytes)} (f32, context ${found.context}, batch ${found.batch})`)
       print(tensorTable(found.tensors))
     })

@@ -16,7 +16,10 @@ export const warn = (text: string): void => note(`warning: ${text}`)
 
 /** One line: code, what, what to do. Details for developers with TSQ_DEBUG. */
 export function printError(error: unknown): void {
-  const { code, message, stack } = error instanceof Error ? (error as Error & { code?: string }) : { code: undefined, message: String(error), stack: undefined }
+  const { code, message, stack } =
+    error instanceof Error
+      ? (error as Error & { code?: string })
+      : { code: undefined, message: String(error), stack: undefined }
   note(`${code ?? "error"}: ${message.replaceAll(/\s*\n\s*/g, " ")}`)
   if (process.env.TSQ_DEBUG && stack) note(stack)
 }

@@ -1,6 +1,16 @@
 import { type Command, Option } from "commander"
 import { TsqError } from "../core/errors.ts"
-import { addComputeFlags, byteSize, collect, groupSize, integer, interruptible, positive, refuseLater, type SharedFlags } from "./arguments.ts"
+import {
+  addComputeFlags,
+  byteSize,
+  collect,
+  groupSize,
+  integer,
+  interruptible,
+  positive,
+  refuseLater,
+  type SharedFlags,
+} from "./arguments.ts"
 import { bytesText, durationText, note, print, printJson, warn } from "./output.ts"
 import { showProgress } from "./progress.ts"
 import { readText } from "./text-file.ts"
@@ -45,8 +55,16 @@ export function addQuantize(program: Command): void {
       .option("--calibration <file>", "UTF-8 text of the kind the model will see")
       .option("--samples <n>", "windows of calibration (default: up to 128)", positive)
       .option("--sequence-length <n>", "tokens of a window (default 512)", positive)
-      .option("--ignore <pattern>", "leave modules alone, by name or pattern with *; may be given several times", collect)
-      .option("--override <pattern=scheme>", "another scheme, or none, for some modules; may be given several times", collect)
+      .option(
+        "--ignore <pattern>",
+        "leave modules alone, by name or pattern with *; may be given several times",
+        collect,
+      )
+      .option(
+        "--override <pattern=scheme>",
+        "another scheme, or none, for some modules; may be given several times",
+        collect,
+      )
       .addOption(new Option("--kv-cache <type>", "type of cached keys and values").choices(["int8", "fp8", "int4"]))
       .option("--seed <n>", "same seed, same bytes", integer)
       .option("--max-memory <size>", "refuse when more would be needed, e.g. 4GB", byteSize)
@@ -57,7 +75,8 @@ export function addQuantize(program: Command): void {
       .option("--json", "one JSON object on stdout"),
   ).action(async (source: string, out: string, flags: Flags) => {
     refuseLater(flags)
-    if (out.endsWith(".gguf")) throw new TsqError("ERR_UNSUPPORTED", "GGUF output is not available in this version; give a folder name")
+    if (out.endsWith(".gguf"))
+      throw new TsqError("ERR_UNSUPPORTED", "GGUF output is not available in this version; give a folder name")
     const options = await toOptions(flags)
     const { planQuantization, quantizeModel } = await import("../quantize/quantize-model.ts")
     const { setThreads } = await import("../core/machine.ts")
@@ -81,12 +100,21 @@ export function addQuantize(program: Command): void {
         onWarning: text => progress.note(`warning: ${text}`),
       })
       progress.stop()
-      if (flags.json) return printJson({ out, elapsedMs: performance.now() - started, estimatedPeakMemory: planned.plan.peakMemory, ...report })
-      print(`${out}: ${report.tensors.length} linears at ${report.bitsPerWeight.toFixed(3)} bits per weight, ${bytesText(report.sourceBytes)} to ${bytesText(report.outputBytes)}, in ${durationText(performance.now() - started)}`)
+      if (flags.json)
+        return printJson({
+          out,
+          elapsedMs: performance.now() - started,
+          estimatedPeakMemory: planned.plan.peakMemory,
+          ...report,
+        })
+      print(
+        `${out}: ${report.tensors.length} linears at ${report.bitsPerWeight.toFixed(3)} bits per weight, ${bytesText(report.sourceBytes)} to ${bytesText(report.outputBytes)}, in ${durationText(performance.now() - started)}`,
+      )
       for (const text of report.warnings.slice(0, 10)) warn(text)
     } catch (error) {
       progress.stop()
-      if (interrupt.signal.aborted) note(`interrupted; --resume continues with the finished blocks in ${out}.tsq-resume`)
+      if (interrupt.signal.aborted)
+        note(`interrupted; --resume continues with the finished blocks in ${out}.tsq-resume`)
       throw error
     } finally {
       progress.stop()
@@ -124,12 +152,25 @@ async function toOptions(flags: Flags): Promise<Record<string, unknown>> {
   return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined))
 }
 
-function describePlan({ recipe, plan, calibration }: Awaited<ReturnType<typeof import("../quantize/quantize-model.ts").planQuantization>>): void {
+function describePlan({
+  recipe,
+  plan,
+  calibration,
+}: Awaited<ReturnType<typeof import("../quantize/quantize-model.ts").planQuantization>>): void {
   const quantized = plan.modules.filter(entry => entry.scheme).length
   const steps = [...recipe.transforms, recipe.rounding].join(" + ")
-  note(`${recipe.scheme}, group ${recipe.groupSize}, ${recipe.symmetric ? "symmetric" : "asymmetric"}, ${steps}, format ${recipe.format}`)
-  note(`${quantized} of ${plan.modules.length} matrices at ${plan.bitsPerWeight.toFixed(3)} bits per weight: ${bytesText(plan.sourceBytes)} to about ${bytesText(plan.outputBytes)}`)
-  if (calibration) note(`calibration: ${calibration.windows} windows of ${calibration.sequenceLength} tokens${calibration.asked === null ? "" : ` (asked for ${calibration.asked})`}`)
+  note(
+    `${recipe.scheme}, group ${recipe.groupSize}, ${recipe.symmetric ? "symmetric" : "asymmetric"}, ${steps}, format ${recipe.format}`,
+  )
+  note(
+    `${quantized} of ${plan.modules.length} matrices at ${plan.bitsPerWeight.toFixed(3)} bits per weight: ${bytesText(plan.sourceBytes)} to about ${bytesText(plan.outputBytes)}`,
+  )
+  if (calibration)
+    note(
+      `calibration: ${calibration.windows} windows of ${calibration.sequenceLength} tokens${calibration.asked === null ? "" : ` (asked for ${calibration.asked})`}`,
+    )
   const parts = Object.entries(plan.memoryParts).map(([name, bytes]) => `${name} ${bytesText(bytes)}`)
-  note(`memory: up to about ${bytesText(plan.peakMemory)} (${parts.join(", ")}); time: very roughly ${durationText(plan.estimatedSeconds * 1000)}`)
+  note(
+    `memory: up to about ${bytesText(plan.peakMemory)} (${parts.join(", ")}); time: very roughly ${durationText(plan.estimatedSeconds * 1000)}`,
+  )
 }

@@ -104,7 +104,9 @@ async function removeAbandoned(target: string): Promise<void> {
   const prefix = `${basename(target)}.tsq-partial-`
   const processStart = Date.now() - process.uptime() * 1000
   for (const name of await readdir(dirname(target))) {
-    const pid = name.startsWith(prefix) ? Number(/^(\d+)-[0-9a-f]{8}$/.exec(name.slice(prefix.length))?.[1]) : Number.NaN
+    const pid = name.startsWith(prefix)
+      ? Number(/^(\d+)-[0-9a-f]{8}$/.exec(name.slice(prefix.length))?.[1])
+      : Number.NaN
     if (Number.isNaN(pid)) continue
     const path = join(dirname(target), name)
     // This process's own number may have been another's before: in containers they are few.

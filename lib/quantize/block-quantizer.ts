@@ -17,11 +17,9 @@ import type { InputStatistics, Rounding, RoundingInput, RoundingReport } from ".
 import { transformByName } from "../transforms/registry.ts"
 import type { TransformReport } from "../transforms/transform.ts"
 import type { CalibrationRun } from "./calibration-run.ts"
+import { transformRows } from "./estimate.ts"
 import type { PlannedModule } from "./plan.ts"
 import type { Recipe } from "./recipe.ts"
-
-/** Rows that a transform tries its candidates on. */
-export const transformRows = 1024
 
 export interface BlockResult {
   /** By full module name. */
@@ -70,7 +68,10 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
       options: recipe.roundingOptions,
       signal: input.signal,
     }
-    const { tensor, report } = statistics && usesClip(recipe, module, scheme) ? await roundClipped(what, statistics) : await roundingByName(recipe.rounding).round(what)
+    const { tensor, report } =
+      statistics && usesClip(recipe, module, scheme)
+        ? await roundClipped(what, statistics)
+        : await roundingByName(recipe.rounding).round(what)
     weights.forget(module)
     tensors.set(prefix + module, tensor)
     reports.set(prefix + module, report)
@@ -116,7 +117,11 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
       const hessian = new Accumulator("hessian", program.slots[stage.slot]!)
       try {
         await run.observe(bound, stage.op, stage.slot, hessian, input.signal)
-        const statistics: InputStatistics = { hessian: hessian.handle, meanSquare: hessian.meanSquare(), rows: hessian.rows }
+        const statistics: InputStatistics = {
+          hessian: hessian.handle,
+          meanSquare: hessian.meanSquare(),
+          rows: hessian.rows,
+        }
         for (const module of modules) {
           bound = run.own(bound.set(module, run.own(await prepack(await round(module, statistics)))))
         }
@@ -163,7 +168,10 @@ const clipSteps = 20
 const clipShrink = 0.5
 
 /** Rounds with and without clipped ranges and keeps what is closer: the search looks at each group by itself. */
-async function roundClipped(input: RoundingInput, statistics: InputStatistics): Promise<Awaited<ReturnType<Rounding["round"]>>> {
+async function roundClipped(
+  input: RoundingInput,
+  statistics: InputStatistics,
+): Promise<Awaited<ReturnType<Rounding["round"]>>> {
   const { weight, n, k, scheme, signal } = input
   const clip = sharedFloats(n * Math.ceil(k / scheme.groupSize))
   const grid = gridOf(scheme, input.minZero)

@@ -111,7 +111,12 @@ export class BlockStore {
   /** Writes a block beside its name and renames it: it is there whole or not at all. */
   async write(name: string, block: BlockResult): Promise<void> {
     const parts: { name: string; dtype: string; shape: number[]; data: ArrayBufferView }[] = []
-    const metadata: BlockMetadata = { sha256: "", schemes: {}, reports: Object.fromEntries(block.reports), transforms: [...block.transforms] }
+    const metadata: BlockMetadata = {
+      sha256: "",
+      schemes: {},
+      reports: Object.fromEntries(block.reports),
+      transforms: [...block.transforms],
+    }
     for (const [module, tensor] of block.tensors) {
       const [n, k] = tensor.shape
       const words = Math.ceil((k * tensor.scheme.bits) / 32)
@@ -120,8 +125,10 @@ export class BlockStore {
       metadata.schemes[module] = { scheme: tensor.scheme, shape: [n, k] }
       parts.push({ name: `${module}.codes`, dtype: "I32", shape: [n, words], data: packed })
       parts.push({ name: `${module}.scales`, dtype: "F32", shape: [n, tensor.groups], data: tensor.scales })
-      if (tensor.zeros) parts.push({ name: `${module}.zeros`, dtype: "U8", shape: [n, tensor.groups], data: tensor.zeros })
-      if (tensor.groupIndex) parts.push({ name: `${module}.group_index`, dtype: "I32", shape: [k], data: tensor.groupIndex })
+      if (tensor.zeros)
+        parts.push({ name: `${module}.zeros`, dtype: "U8", shape: [n, tensor.groups], data: tensor.zeros })
+      if (tensor.groupIndex)
+        parts.push({ name: `${module}.group_index`, dtype: "I32", shape: [k], data: tensor.groupIndex })
     }
     for (const [tensor, values] of block.changed)
       parts.push({ name: tensor, dtype: "F32", shape: [values.length], data: values })
@@ -194,7 +201,9 @@ export class StoredBlock {
 
   /** Names of dense tensors that a transform changed. */
   get changed(): string[] {
-    const parts = new Set(this.modules.flatMap(module => ["codes", "scales", "zeros", "group_index"].map(part => `${module}.${part}`)))
+    const parts = new Set(
+      this.modules.flatMap(module => ["codes", "scales", "zeros", "group_index"].map(part => `${module}.${part}`)),
+    )
     return [...this.#file.entries.keys()].filter(name => !parts.has(name))
   }
 
@@ -225,7 +234,10 @@ export class StoredBlock {
   async #read(name: string, out: Float32Array | Int32Array | Uint8Array): Promise<void> {
     const entry = this.#file.entries.get(name)
     if (entry?.bytes !== out.byteLength)
-      throw new TsqError("ERR_CORRUPT", `${this.#file.path}: ${name} is missing or of another size; start over without resume`)
+      throw new TsqError(
+        "ERR_CORRUPT",
+        `${this.#file.path}: ${name} is missing or of another size; start over without resume`,
+      )
     const bytes = new Uint8Array(out.buffer, out.byteOffset, out.byteLength)
     await native.readMappingAsync(this.#file.mapping.value, entry.offset, bytes)
   }

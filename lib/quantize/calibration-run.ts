@@ -5,11 +5,17 @@ import { prepackDense } from "../kernels/packed-weight.ts"
 import type { Accumulator } from "../models/accumulator.ts"
 import type { BlockWeights } from "../models/block-weights.ts"
 import type { ModelProgram } from "../models/program.ts"
-import { type BoundSection, type KvCacheHandle, ModelRunner, type StepSequence, type WeightSource } from "../models/runner.ts"
+import {
+  type BoundSection,
+  type KvCacheHandle,
+  ModelRunner,
+  type StepSequence,
+  type WeightSource,
+} from "../models/runner.ts"
 import { pagesFor } from "../models/sequence.ts"
 import type { BlockSample } from "../transforms/transform.ts"
 import type { CalibrationSet } from "./calibration.ts"
-import { stepRows } from "./plan.ts"
+import { stepRows } from "./estimate.ts"
 
 interface Batch {
   begin: number
@@ -52,7 +58,12 @@ export class CalibrationRun {
   }
 
   /** Embeds the calibration windows. */
-  static async start(program: ModelProgram, source: WeightSource, set: CalibrationSet, signal?: AbortSignal): Promise<CalibrationRun> {
+  static async start(
+    program: ModelProgram,
+    source: WeightSource,
+    set: CalibrationSet,
+    signal?: AbortSignal,
+  ): Promise<CalibrationRun> {
     const run = new CalibrationRun(program, source, set)
     const prologue = await run.runner.bindSection(0, "", source)
     try {
@@ -127,7 +138,13 @@ export class CalibrationRun {
   }
 
   /** Runs the block up to op `op` over the whole set and reduces the slot that op reads. */
-  async observe(bound: BoundSection, op: number, slot: number, accumulator: Accumulator, signal?: AbortSignal): Promise<void> {
+  async observe(
+    bound: BoundSection,
+    op: number,
+    slot: number,
+    accumulator: Accumulator,
+    signal?: AbortSignal,
+  ): Promise<void> {
     for (const batch of this.#batches) {
       throwIfAborted(signal)
       await this.runner.step({

@@ -35,11 +35,17 @@ export async function makeCalibration(
   const ids = typeof calibration === "string" ? await encode(calibration, tokenizer!) : calibration
   ids.forEach((id, i) => {
     if (!Number.isInteger(id) || id < 0 || id >= config.vocabularySize)
-      throw new TsqError("ERR_OPTION", `calibration: token ${i} is ${describe(id)}, expected ids from 0 to ${config.vocabularySize - 1}`)
+      throw new TsqError(
+        "ERR_OPTION",
+        `calibration: token ${i} is ${describe(id)}, expected ids from 0 to ${config.vocabularySize - 1}`,
+      )
   })
   const sequenceLength = recipe.sequenceLength ?? Math.min(defaultLength, config.maxContext)
   if (sequenceLength > config.maxContext)
-    throw new TsqError("ERR_OPTION", `sequenceLength is ${sequenceLength}, longer than the model's context of ${config.maxContext}`)
+    throw new TsqError(
+      "ERR_OPTION",
+      `sequenceLength is ${sequenceLength}, longer than the model's context of ${config.maxContext}`,
+    )
   const bos = config.bosTokenIds[0]
   const body = bos === undefined ? sequenceLength : sequenceLength - 1
   const available = Math.floor(ids.length / body)
@@ -67,6 +73,9 @@ export async function makeCalibration(
 async function encode(text: string, tokenizer: Tokenizer): Promise<number[]> {
   if (text.trim() === "") throw new TsqError("ERR_OPTION", "calibration: the text is empty")
   if (text.includes("\0") || text.includes("\uFFFD"))
-    throw new TsqError("ERR_OPTION", "calibration: this is not text (it holds NUL bytes or is not valid UTF-8); give plain UTF-8 text")
+    throw new TsqError(
+      "ERR_OPTION",
+      "calibration: this is not text (it holds NUL bytes or is not valid UTF-8); give plain UTF-8 text",
+    )
   return tokenizer.encodeAsync(text, { addSpecial: false })
 }

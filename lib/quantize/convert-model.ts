@@ -12,7 +12,8 @@ import type { FormatName, FormatSummary } from "../formats/format.ts"
 import { detectFormat, formatByName } from "../formats/registry.ts"
 import { describeModel } from "../models/registry.ts"
 import { native } from "../native.ts"
-import { linearsOf, scaleTypeOf } from "./plan.ts"
+import { linearsOf } from "./linears.ts"
+import { scaleTypeOf } from "./plan.ts"
 import { readFormat } from "./recipe.ts"
 import { verifyModules } from "./verify.ts"
 import { writeCheckpoint } from "./write-checkpoint.ts"
@@ -37,8 +38,19 @@ export interface ConversionReport {
  * back gives the same bytes. ERR_UNSUPPORTED listing every module that the target cannot hold, with the reason; ERR_FORMAT when the
  * source is not quantized.
  */
-export async function convertModel(source: string, out: string, options: ConvertModelOptions): Promise<ConversionReport> {
-  const checked = new Options("convertModel", options, ["format", "gptqVersion", "force", "signal", "onProgress", "onWarning"])
+export async function convertModel(
+  source: string,
+  out: string,
+  options: ConvertModelOptions,
+): Promise<ConversionReport> {
+  const checked = new Options("convertModel", options, [
+    "format",
+    "gptqVersion",
+    "force",
+    "signal",
+    "onProgress",
+    "onWarning",
+  ])
   const name = readFormat(checked) ?? checked.fail("format", '"gptq", "awq" or "compressed-tensors"')
   const gptqVersion = checked.oneOf("gptqVersion", ["v1", "v2"], "v1")
   const signal = checked.signal()
@@ -46,7 +58,11 @@ export async function convertModel(source: string, out: string, options: Convert
   const checkpoint = await Checkpoint.open(source)
   try {
     const config = checkpoint.quantizationConfig
-    if (!config) throw new TsqError("ERR_FORMAT", `${source}: is not quantized, there is nothing to convert; quantizeModel makes a quantized checkpoint of it`)
+    if (!config)
+      throw new TsqError(
+        "ERR_FORMAT",
+        `${source}: is not quantized, there is nothing to convert; quantizeModel makes a quantized checkpoint of it`,
+      )
     const from = detectFormat(config)!
     const program = describeModel(checkpoint.config)
     const reader = from.reader(checkpoint, config, options.onWarning ?? (() => {}))
@@ -58,18 +74,26 @@ export async function convertModel(source: string, out: string, options: Convert
       places.set(names[0]!, module)
       for (const tensor of names) omitted.add(tensor)
     }
-    const schemes = await refuseWhatDoesNotFit(reader.modules, module => reader.read(module), format, gptqVersion, done =>
-      report({ stage: "check", done, total: reader.modules.length }),
+    const schemes = await refuseWhatDoesNotFit(
+      reader.modules,
+      module => reader.read(module),
+      format,
+      gptqVersion,
+      done => report({ stage: "check", done, total: reader.modules.length }),
     )
     const output = await OutputDirectory.create(out, { source, force: checked.boolean("force", false) })
     try {
-      const linears = program.blocks.flatMap((_, layer) => linearsOf(program, layer).map(slot => program.blockPrefix(layer) + slot.module))
+      const linears = program.blocks.flatMap((_, layer) =>
+        linearsOf(program, layer).map(slot => program.blockPrefix(layer) + slot.module),
+      )
       const { totalBytes } = await writeCheckpoint(output.path, {
         source: checkpoint,
         format,
         summary: {
           modules: schemes,
-          unquantized: [...new Set([...linears, program.head])].filter(module => !schemes.has(module) && module !== program.embedding),
+          unquantized: [...new Set([...linears, program.head])].filter(
+            module => !schemes.has(module) && module !== program.embedding,
+          ),
           damp: null,
           version: packageVersion,
         },

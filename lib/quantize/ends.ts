@@ -18,12 +18,16 @@ export interface EndsInput extends LongWork {
  * An untied head is rounded like any linear, with statistics of the final norm's output. An embedding (tied or not) is a table of rows
  * without a common input: it is rounded without statistics, by scale search where the recipe's rounding needs them.
  */
-export async function quantizeEnds(input: EndsInput): Promise<{ tensors: Map<string, QuantizedTensor>; reports: Map<string, RoundingReport> }> {
+export async function quantizeEnds(
+  input: EndsInput,
+): Promise<{ tensors: Map<string, QuantizedTensor>; reports: Map<string, RoundingReport> }> {
   const { job, run } = input
   const { recipe, program, checkpoint } = job
   const tensors = new Map<string, QuantizedTensor>()
   const reports = new Map<string, RoundingReport>()
-  for (const { module, shape, scheme } of job.plan.modules.filter(entry => entry.layer === null && entry.scheme !== null)) {
+  for (const { module, shape, scheme } of job.plan.modules.filter(
+    entry => entry.layer === null && entry.scheme !== null,
+  )) {
     const hasInput = module === program.head && module !== program.embedding
     const hessian = hasInput && run ? new Accumulator("hessian", shape[1]) : null
     try {
@@ -31,7 +35,9 @@ export async function quantizeEnds(input: EndsInput): Promise<{ tensors: Map<str
       const statistics: InputStatistics | undefined = hessian
         ? { hessian: hessian.handle, meanSquare: hessian.meanSquare(), rows: hessian.rows }
         : undefined
-      const { tensor, report } = await roundingByName(recipe.rounding === "gptq" && !statistics ? "mse" : recipe.rounding).round({
+      const { tensor, report } = await roundingByName(
+        recipe.rounding === "gptq" && !statistics ? "mse" : recipe.rounding,
+      ).round({
         name: module,
         weight: await checkpoint.floats(`${module}.weight`),
         n: shape[0],

@@ -6,7 +6,7 @@ import { Options } from "../core/options.ts"
 import type { IntegerScheme } from "../core/quantized-tensor.ts"
 import { detectFormat } from "../formats/registry.ts"
 import { describeModel } from "../models/registry.ts"
-import { bitsPerWeight } from "./plan.ts"
+import { bitsPerWeight } from "./estimate.ts"
 
 export interface InspectModelOptions {
   /** Tokens of context that the KV cache is sized for. Default: the model's. */
@@ -45,7 +45,10 @@ export const schemeText = ({ bits, symmetric, granularity, groupSize }: IntegerS
 export async function inspectModel(path: string, options: InspectModelOptions = {}): Promise<ModelInspection> {
   const checked = new Options("inspectModel", options, ["context", "batch", "onWarning"])
   if (path.endsWith(".gguf"))
-    throw new TsqError("ERR_UNSUPPORTED", `${path}: GGUF files are not available in this version; inspect a Hugging Face folder or a .safetensors file`)
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      `${path}: GGUF files are not available in this version; inspect a Hugging Face folder or a .safetensors file`,
+    )
   if (path.endsWith(".safetensors")) return inspectFile(path)
   const checkpoint = await Checkpoint.open(path)
   try {
@@ -93,7 +96,8 @@ export async function inspectModel(path: string, options: InspectModelOptions = 
       bitsPerWeight: weights > 0 ? bits / weights : (weightBytes * 8) / parameters,
       fileBitsPerWeight: (weightBytes * 8) / parameters,
       weightBytes,
-      kvCacheBytes: layers * kvHeads * (headDim + Math.ceil(headDim / 16) * 16) * 4 * Math.ceil(context / 16) * 16 * batch,
+      kvCacheBytes:
+        layers * kvHeads * (headDim + Math.ceil(headDim / 16) * 16) * 4 * Math.ceil(context / 16) * 16 * batch,
       context,
       batch,
       tensors,
@@ -108,11 +112,24 @@ const countOf = (shape: readonly number[]) => shape.reduce((product, size) => pr
 async function inspectFile(path: string): Promise<ModelInspection> {
   const file = await SafetensorsFile.open(path)
   try {
-    const tensors = [...file.entries.values()].map(({ name, shape, dtype, bytes }) => ({ name, shape, dtype, scheme: null, bytes }))
+    const tensors = [...file.entries.values()].map(({ name, shape, dtype, bytes }) => ({
+      name,
+      shape,
+      dtype,
+      scheme: null,
+      bytes,
+    }))
     const parameters = tensors.reduce((sum, { shape }) => sum + countOf(shape), 0)
     const weightBytes = tensors.reduce((sum, { bytes }) => sum + bytes, 0)
     const bits = parameters > 0 ? (weightBytes * 8) / parameters : 0
-    const model = { architecture: "unknown", format: "safetensors", scheme: null, kvCacheBytes: 0, context: 0, batch: 0 }
+    const model = {
+      architecture: "unknown",
+      format: "safetensors",
+      scheme: null,
+      kvCacheBytes: 0,
+      context: 0,
+      batch: 0,
+    }
     return { ...model, parameters, bitsPerWeight: bits, fileBitsPerWeight: bits, weightBytes, tensors }
   } finally {
     file.dispose()

@@ -6,8 +6,15 @@ import { describeModel } from "../models/registry.ts"
 import { loadTokenizer } from "../models/tokenizer.ts"
 import { type CalibrationSet, makeCalibration } from "./calibration.ts"
 import { checkFinite } from "./finite.ts"
-import { makePlan, needsCalibrationRun, type Plan } from "./plan.ts"
-import { closeRecipe, makeRecipe, needsCalibration, type QuantizeModelOptions, type Recipe } from "./recipe.ts"
+import { makePlan, type Plan } from "./plan.ts"
+import {
+  closeRecipe,
+  makeRecipe,
+  needsCalibration,
+  needsCalibrationRun,
+  type QuantizeModelOptions,
+  type Recipe,
+} from "./recipe.ts"
 
 export class QuantizationJob {
   readonly checkpoint: Checkpoint
@@ -16,7 +23,13 @@ export class QuantizationJob {
   readonly calibration: CalibrationSet | null
   readonly plan: Plan
 
-  private constructor(checkpoint: Checkpoint, program: ModelProgram, recipe: Recipe, calibration: CalibrationSet | null, plan: Plan) {
+  private constructor(
+    checkpoint: Checkpoint,
+    program: ModelProgram,
+    recipe: Recipe,
+    calibration: CalibrationSet | null,
+    plan: Plan,
+  ) {
     this.checkpoint = checkpoint
     this.program = program
     this.recipe = recipe
@@ -66,7 +79,10 @@ async function readCalibration(
   if (calibration === undefined) {
     if (!needsCalibration(recipe)) return null
     const what = recipe.rounding === "gptq" ? "rounding gptq" : `transform ${recipe.transforms[0]}`
-    throw new TsqError("ERR_OPTION", `quantizeModel: ${what} needs calibration (text or token ids of the kind the model will see)`)
+    throw new TsqError(
+      "ERR_OPTION",
+      `quantizeModel: ${what} needs calibration (text or token ids of the kind the model will see)`,
+    )
   }
   if (typeof calibration !== "string" && !Array.isArray(calibration) && !(calibration instanceof Int32Array))
     throw new TsqError("ERR_OPTION", "quantizeModel: calibration is neither a text nor an array of token ids")

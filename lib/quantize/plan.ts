@@ -4,9 +4,10 @@ import { TsqError } from "../core/errors.ts"
 import type { IntegerScheme } from "../core/quantized-tensor.ts"
 import type { FormatName } from "../formats/format.ts"
 import { formatByName } from "../formats/registry.ts"
-import type { ModelProgram, WeightSlot } from "../models/program.ts"
-import { native } from "../native.ts"
-import { bitsOf, needsCalibration, type QuantizeModelOptions, type Recipe } from "./recipe.ts"
+import type { ModelProgram } from "../models/program.ts"
+import { estimateMemory, estimateSeconds, nominalBits, sizeUp } from "./estimate.ts"
+import { linearsOf } from "./linears.ts"
+import { bitsOf, type QuantizeModelOptions, type Recipe } from "./recipe.ts"
 
 export interface PlannedModule {
   /** Full module name. */
@@ -35,11 +36,6 @@ export interface Plan {
   warnings: readonly string[]
 }
 
-export type LinearSlot = Extract<WeightSlot, { kind: "linear" }>
-
-export const linearsOf = (program: ModelProgram, layer: number): LinearSlot[] =>
-  program.sections[program.blocks[layer]!]!.weights.filter((slot): slot is LinearSlot => slot.kind === "linear")
-
 /** Scales are stored in f16 by GPTQ and AWQ, in the model's own type by compressed-tensors. */
 export function scaleTypeOf(format: FormatName, program: ModelProgram): IntegerScheme["scaleType"] {
   if (format !== "compressed-tensors") return "f16"
@@ -67,7 +63,9 @@ export function makePlan(
   checkPatterns(modules, recipe, program, warnings)
   const refused = modules.filter(entry => entry.refused)
   if (refused.length > 0) {
-    const reasons = [...new Map(refused.toReversed().map(({ module, reason }) => [reason, `${module}: ${reason}`])).values()].reverse()
+    const reasons = [
+      ...new Map(refused.toReversed().map(({ module, reason }) => [reason, `${module}: ${reason}`])).values(),
+    ].reverse()
     const found = `${refused.length} of ${modules.length} linears stay unquantized: ${firstOf(reasons)}`
     if (options.strict) throw new TsqError("ERR_UNSUPPORTED", `${found} (strict: nothing may be left unquantized)`)
     warnings.push(found)
@@ -76,7 +74,7 @@ export function makePlan(
     throw new TsqError("ERR_UNSUPPORTED", `nothing would be quantized: ${modules[0]?.module}: ${modules[0]?.reason}`)
 
   const sizes = sizeUp(checkpoint, modules)
-  const nominal = nominalBits(recipe)
+  const nominal = nominalBits(recipe, scaleTypeOf(recipe.format, program))
   const linearBits = sizes.linearBits / sizes.linearWeights
   if (Math.abs(linearBits / nominal - 1) > 0.03 && recipe.overrides.length === 0)
     warnings.push(`block linears take ${linearBits.toFixed(2)} bits per weight, not the nominal ${nominal.toFixed(2)}`)
@@ -95,7 +93,7 @@ export function makePlan(
     outputBytes: sizes.outputBytes,
     peakMemory,
     memoryParts,
-    estimatedSeconds: estimateSeconds(program, recipe, calibrationTokens?.rows ?? 0),
+    estimatedSeconds: estimateSeconds(program, recipe, calibrationTokens?.rows ?? 0, sizes.sourceBytes),
     warnings,
   }
 }
@@ -112,8 +110,21 @@ const describeParts = (parts: Record<string, number>) =>
     .map(([name, bytes]) => `${name} ${mb(bytes)}`)
     .join(", ")
 
-function planModule(module: string, layer: number | null, shape: readonly [number, number], recipe: Recipe, program: ModelProgram): PlannedModule {
-  const leave = (reason: string, refused = false): PlannedModule => ({ module, layer, shape, scheme: null, reason, refused })
+function planModule(
+  module: string,
+  layer: number | null,
+  shape: readonly [number, number],
+  recipe: Recipe,
+  program: ModelProgram,
+): PlannedModule {
+  const leave = (reason: string, refused = false): PlannedModule => ({
+    module,
+    layer,
+    shape,
+    scheme: null,
+    reason,
+    refused,
+  })
   if (recipe.ignore.some(pattern => matches(pattern, module))) return leave("ignored by option")
   const override = recipe.overrides.find(({ pattern }) => matches(pattern, module))
   if (override?.scheme === "none") return leave("ignored by override")
@@ -167,124 +178,26 @@ function keepFusedTogether(modules: PlannedModule[], program: ModelProgram, warn
           }
       const bits = new Set(siblings.map(entry => entry.scheme?.bits ?? 0))
       if (bits.size > 1)
-        warnings.push(`${siblings.map(entry => entry.module).join(", ")} differ in bits; engines that fuse them will refuse the file`)
+        warnings.push(
+          `${siblings.map(entry => entry.module).join(", ")} differ in bits; engines that fuse them will refuse the file`,
+        )
     }
   }
 }
 
 /** An override that matches nothing is a mistake; an ignored name that matches nothing does no harm. */
-function checkPatterns(modules: readonly PlannedModule[], recipe: Recipe, program: ModelProgram, warnings: string[]): void {
+function checkPatterns(
+  modules: readonly PlannedModule[],
+  recipe: Recipe,
+  program: ModelProgram,
+  warnings: string[],
+): void {
   const unmatched = (pattern: string) => !modules.some(({ module }) => matches(pattern, module))
   const names = `modules are named like ${modules[0]?.module} and ${program.head}${program.head === program.embedding ? " (embedding and tied head)" : ""}`
   for (const { pattern } of recipe.overrides)
-    if (unmatched(pattern)) throw new TsqError("ERR_OPTION", `quantizeModel: override ${JSON.stringify(pattern)} matches no matrix; ${names}`)
+    if (unmatched(pattern))
+      throw new TsqError("ERR_OPTION", `quantizeModel: override ${JSON.stringify(pattern)} matches no matrix; ${names}`)
   for (const pattern of recipe.ignore)
-    if (unmatched(pattern) && pattern !== "lm_head") warnings.push(`ignore ${JSON.stringify(pattern)} matches no matrix; ${names}`)
-}
-
-function nominalBits(recipe: Recipe): number {
-  const perGroup = typeof recipe.groupSize === "number" ? (16 + (recipe.symmetric ? 0 : recipe.bits)) / recipe.groupSize : 0
-  return recipe.bits + perGroup
-}
-
-function sizeUp(checkpoint: Checkpoint, modules: readonly PlannedModule[]) {
-  let sourceBytes = 0
-  for (const name of checkpoint.names) sourceBytes += checkpoint.entry(name).bytes
-  let outputBytes = sourceBytes
-  let quantizedBits = 0
-  let quantizedWeights = 0
-  let linearBits = 0
-  let linearWeights = 0
-  for (const { module, layer, shape, scheme } of modules) {
-    const weights = shape[0] * shape[1]
-    const name = `${module}.weight`
-    const before = checkpoint.has(name) ? checkpoint.entry(name).bytes : 0
-    const bits = scheme ? bitsPerWeight(scheme, shape) * weights : before * 8
-    if (scheme) {
-      quantizedBits += bits
-      quantizedWeights += weights
-      outputBytes += bits / 8 - before
-    }
-    if (layer !== null) {
-      linearBits += bits
-      linearWeights += weights
-    }
-  }
-  return { sourceBytes, outputBytes: Math.round(outputBytes), quantizedBits, quantizedWeights, linearBits, linearWeights }
-}
-
-/** As QuantizedTensor.bitsPerWeight, before there is a tensor. */
-export function bitsPerWeight(scheme: IntegerScheme, [n, k]: readonly [number, number]): number {
-  const scales = scheme.granularity === "tensor" ? 1 : n * Math.ceil(k / scheme.groupSize)
-  return scheme.bits + (scales * ((scheme.scaleType === "f32" ? 32 : 16) + (scheme.symmetric ? 0 : scheme.bits))) / (n * k)
-}
-
-/** Rows that one step of calibration runs at most. */
-export const stepRows = 2048
-
-/** Node and the addon. */
-const runtimeBytes = 120e6
-/** Arrays that are no longer needed may wait for the garbage collector up to about this much. */
-const garbageBytes = 320e6
-/** Largest k whose Hessian is factored in f64 (native/rounding/inverse_factor.cc). */
-const doubleLimit = 4096
-
-/** Anonymous memory at its peak in bytes, by what takes it. Mapped weights are not in it. */
-function estimateMemory(
-  program: ModelProgram,
-  recipe: Recipe,
-  modules: readonly PlannedModule[],
-  calibration: { rows: number; windows: number; length: number } | null,
-): Record<string, number> {
-  const { hiddenSize, vocabularySize, kvHeads, headDim } = program.config
-  const linears = linearsOf(program, 0)
-  const block = linears.reduce((sum, { n, k }) => sum + n * k, 0)
-  const planned = modules.filter(entry => entry.scheme)
-  const largest = Math.max(...planned.map(({ shape }) => shape[0] * shape[1]))
-  const runtime = { runtime: runtimeBytes, "uncollected arrays": Math.min(garbageBytes, 20 * block) }
-  // The written checkpoint is read back and run a section at a time; embedding and head stay in 16 bit or f32.
-  const verifying: Record<string, number> = {
-    ...runtime,
-    "embedding or head": vocabularySize * hiddenSize * (program.config.torchDtype === "float32" ? 4 : 2),
-  }
-  // f32 working copy, codes, and what they stand for as f32; the codes of the whole block until it is stored.
-  const rounding: Record<string, number> = { ...runtime, "largest matrix": largest * (4 + 1 + 4), "codes of a block": block }
-  if (calibration && needsCalibrationRun(recipe)) {
-    const rows = Math.min(stepRows, Math.max(calibration.rows, 1))
-    const bucket = 2 ** Math.ceil(Math.log2(rows))
-    const hidden = calibration.rows * hiddenSize * 4
-    verifying["hidden states"] = hidden
-    rounding["hidden states"] = hidden
-    // As they are stored and, bit by bit, quantized; f32 copies, changed weights and candidates of a transform.
-    rounding["block weights"] = block * (program.config.torchDtype === "float32" ? 4 : 2) + block + (recipe.transforms.length > 0 ? block * 12 : 0)
-    rounding.activations = bucket * program.slots.reduce((sum, width) => sum + width, 0) * 4
-    rounding["keys and values"] = rows * kvHeads * (headDim + Math.ceil(headDim / 16) * 16) * 4
-    rounding["second moments"] = Math.max(...linears.map(({ k }) => secondMomentBytes(k, recipe)))
-  }
-  const total = (parts: Record<string, number>) => Object.values(parts).reduce((sum, bytes) => sum + bytes, 0)
-  return total(verifying) > total(rounding) ? verifying : rounding
-}
-
-/** The Hessian in f32 and rows of a chunk; GPTQ's triangular factor (f64 up to a certain width) and its inverse in f32. */
-const secondMomentBytes = (k: number, { rounding }: Recipe): number =>
-  k * k * (4 + (rounding === "gptq" ? (k <= doubleLimit ? 4 : 2) + 2 : 0)) + 512 * k * 4
-
-export const needsCalibrationRun = (recipe: Recipe): boolean => needsCalibration(recipe) || recipe.rounding === "mse"
-
-/** Very rough: forward passes, second moments, factorisations and column loops at a rate typical of the kernels in use. */
-function estimateSeconds(program: ModelProgram, recipe: Recipe, rows: number): number {
-  const rate = (native.cpu().kernels === "avx512" ? 40e9 : native.cpu().kernels === "reference" ? 1e9 : 20e9) * native.threads()
-  let flops = 0
-  for (let layer = 0; layer < program.blocks.length; layer++) {
-    const linears = linearsOf(program, layer)
-    const weights = linears.reduce((sum, { n, k }) => sum + n * k, 0)
-    flops += weights * (recipe.rounding === "mse" || recipe.rounding === "gptq" ? 600 : 20)
-    if (rows === 0) continue
-    flops += 3 * 2 * weights * rows
-    if (recipe.transforms.length > 0) flops += 80 * weights * Math.min(rows, stepRows)
-    const inputs = new Set(linears.map(({ k }) => k))
-    for (const k of inputs) flops += 2 * k * k * rows + (recipe.rounding === "gptq" ? 4 * k ** 3 : 0)
-    if (recipe.rounding === "gptq") for (const { n, k } of linears) flops += 4 * n * k * k
-  }
-  return flops / rate
+    if (unmatched(pattern) && pattern !== "lm_head")
+      warnings.push(`ignore ${JSON.stringify(pattern)} matches no matrix; ${names}`)
 }

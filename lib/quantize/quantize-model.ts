@@ -3,8 +3,8 @@ import { OutputDirectory } from "../containers/output.ts"
 import { throwIfAborted } from "../core/errors.ts"
 import { type ProgressStep, progressReporter } from "../core/progress.ts"
 import { packageVersion } from "../core/version.ts"
-import { formatByName } from "../formats/registry.ts"
 import { CheckpointSource } from "../engine/checkpoint-source.ts"
+import { formatByName } from "../formats/registry.ts"
 import { quantizeBlock } from "./block-quantizer.ts"
 import { BlockStore, fingerprint, type StoredBlock } from "./block-store.ts"
 import { CalibrationRun } from "./calibration-run.ts"
@@ -30,11 +30,18 @@ export interface PlannedQuantization {
 }
 
 /** What quantizeModel would do, without doing it: every check of options, architecture and calibration, sizes and estimates. */
-export async function planQuantization(source: string, options: QuantizeModelOptions = {}): Promise<PlannedQuantization> {
+export async function planQuantization(
+  source: string,
+  options: QuantizeModelOptions = {},
+): Promise<PlannedQuantization> {
   const job = await QuantizationJob.prepare(source, options)
   try {
     const { recipe, plan, calibration } = job
-    const windows = calibration && { windows: calibration.windows.length, asked: calibration.asked, sequenceLength: calibration.sequenceLength }
+    const windows = calibration && {
+      windows: calibration.windows.length,
+      asked: calibration.asked,
+      sequenceLength: calibration.sequenceLength,
+    }
     return { recipe, plan, calibration: windows }
   } finally {
     job.dispose()
@@ -50,7 +57,11 @@ export async function planQuantization(source: string, options: QuantizeModelOpt
  * Throws ERR_OPTION (options, too little calibration, existing output), ERR_UNSUPPORTED (architecture, format, a source that is
  * quantized already), ERR_NUMERIC (NaN or Inf in the weights or in the result), ERR_MEMORY (maxMemory), ERR_IO, ERR_CORRUPT, ERR_ABORTED.
  */
-export async function quantizeModel(source: string, out: string, options: QuantizeModelOptions = {}): Promise<QuantizationReport> {
+export async function quantizeModel(
+  source: string,
+  out: string,
+  options: QuantizeModelOptions = {},
+): Promise<QuantizationReport> {
   const job = await QuantizationJob.prepare(source, options)
   const report = progressReporter(options.onProgress)
   try {
@@ -78,7 +89,12 @@ const blockName = (layer: number) => `block-${String(layer).padStart(5, "0")}`
 const endsName = "ends"
 
 /** Quantizes what the store does not hold yet. */
-async function quantizeBlocks(job: QuantizationJob, store: BlockStore, options: QuantizeModelOptions, report: Report): Promise<void> {
+async function quantizeBlocks(
+  job: QuantizationJob,
+  store: BlockStore,
+  options: QuantizeModelOptions,
+  report: Report,
+): Promise<void> {
   const { checkpoint, program, recipe, plan, calibration } = job
   const { signal } = options
   const dense = new CheckpointSource(checkpoint, options.onWarning ?? (() => {}))
@@ -176,9 +192,14 @@ async function writeOutput(
       format: formatByName(recipe.format),
       summary: {
         modules: new Map(
-          result.tensors.map(({ name, scheme }) => [name, { ...scheme, hasGroupIndex: recipe.rounding === "gptq" && recipe.roundingOptions.order === "dynamic" }]),
+          result.tensors.map(({ name, scheme }) => [
+            name,
+            { ...scheme, hasGroupIndex: recipe.rounding === "gptq" && recipe.roundingOptions.order === "dynamic" },
+          ]),
         ),
-        unquantized: plan.modules.filter(entry => !entry.scheme && entry.module !== program.embedding).map(entry => entry.module),
+        unquantized: plan.modules
+          .filter(entry => !entry.scheme && entry.module !== program.embedding)
+          .map(entry => entry.module),
         damp: damps.length > 0 ? Math.max(...damps) : null,
         version: packageVersion,
       },

@@ -81,9 +81,31 @@ const laterTransforms = ["smooth", "hadamard"]
 const laterFormats = ["bitsandbytes", "fp8", "gguf", "onnx", "marlin"]
 
 const known = [
-  "preset", "scheme", "groupSize", "symmetric", "rounding", "transforms", "format", "gptqVersion", "calibration", "samples",
-  "sequenceLength", "ignore", "overrides", "seed", "maxMemory", "strict", "force", "resume", "damp", "order", "scaleSearch",
-  "block", "signal", "onProgress", "onWarning",
+  "preset",
+  "scheme",
+  "groupSize",
+  "symmetric",
+  "rounding",
+  "transforms",
+  "format",
+  "gptqVersion",
+  "calibration",
+  "samples",
+  "sequenceLength",
+  "ignore",
+  "overrides",
+  "seed",
+  "maxMemory",
+  "strict",
+  "force",
+  "resume",
+  "damp",
+  "order",
+  "scaleSearch",
+  "block",
+  "signal",
+  "onProgress",
+  "onWarning",
 ]
 
 /** A recipe before the model is known: a group size that was not asked for is null. */
@@ -102,7 +124,10 @@ export function closeRecipe(recipe: OpenRecipe, program: ModelProgram): Recipe {
     program.sections[block]!.weights.flatMap(slot => (slot.kind === "linear" ? [slot.k] : [])),
   )
   const divides = groupSizes.find(size => columns.every(k => k % size === 0))
-  return { ...recipe, groupSize: divides ?? Math.min(defaultGroupSize, 2 ** Math.floor(Math.log2(Math.min(...columns)))) }
+  return {
+    ...recipe,
+    groupSize: divides ?? Math.min(defaultGroupSize, 2 ** Math.floor(Math.log2(Math.min(...columns)))),
+  }
 }
 
 /** Validates options and writes out every default. ERR_OPTION, or ERR_UNSUPPORTED for what is not built yet. */
@@ -111,7 +136,8 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
   const preset = choose(options, "preset", Object.keys(presets) as PresetName[], laterPresets) ?? defaultPreset(values)
   const defaults = presets[preset]
   const scheme = choose(options, "scheme", schemeNames, laterSchemes) ?? "w4a16"
-  const rounding = choose(options, "rounding", ["nearest", "mse", "gptq"], laterRoundings) ?? defaults.rounding ?? "nearest"
+  const rounding =
+    choose(options, "rounding", ["nearest", "mse", "gptq"], laterRoundings) ?? defaults.rounding ?? "nearest"
   const transforms = options.strings("transforms", defaults.transforms ?? []) as readonly TransformName[]
   for (const transform of transforms) oneOf(options, "transforms", transform, ["awq"], laterTransforms)
   const symmetric = options.boolean("symmetric", defaults.symmetric ?? true)
@@ -121,13 +147,13 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
       : options.integer("groupSize", { min: 1 }, null)
   const overrides = checkOverrides(options)
   const format =
-    readFormat(options) ??
-    defaultFormat(defaults.format, { bits: bitsOf(scheme), symmetric, groupSize, overrides })
+    readFormat(options) ?? defaultFormat(defaults.format, { bits: bitsOf(scheme), symmetric, groupSize, overrides })
   for (const name of ["strict", "force", "resume", "scaleSearch"] as const) options.boolean(name, false)
   options.number("maxMemory", { min: 0, aboveMin: true }, 0)
   options.signal()
   options.onProgress()
-  if (options.has("onWarning") && typeof options.raw("onWarning") !== "function") options.fail("onWarning", "a function")
+  if (options.has("onWarning") && typeof options.raw("onWarning") !== "function")
+    options.fail("onWarning", "a function")
   return {
     scheme,
     bits: bitsOf(scheme),
@@ -171,6 +197,9 @@ export const bitsOf = (scheme: SchemeName): IntegerScheme["bits"] => Number(sche
 /** Whether a recipe looks at activations. */
 export const needsCalibration = (recipe: Recipe): boolean => recipe.rounding === "gptq" || recipe.transforms.length > 0
 
+/** Whether the calibration set is sent through the model: weighted scale search uses it too where it is there. */
+export const needsCalibrationRun = (recipe: Recipe): boolean => needsCalibration(recipe) || recipe.rounding === "mse"
+
 /** The format of the widest reach that holds the scheme. */
 function defaultFormat(
   preset: FormatName | undefined,
@@ -188,15 +217,32 @@ export const readFormat = (options: Options): FormatName | undefined =>
   choose(options, "format", ["gptq", "awq", "compressed-tensors"], laterFormats)
 
 /** An option out of a set; undefined when it was not given. What later versions will know is refused by name. */
-function choose<T extends string>(options: Options, name: string, allowed: readonly T[], later: readonly string[]): T | undefined {
+function choose<T extends string>(
+  options: Options,
+  name: string,
+  allowed: readonly T[],
+  later: readonly string[],
+): T | undefined {
   const value = options.raw(name)
   if (value !== undefined) oneOf(options, name, value, allowed, later)
   return value as T | undefined
 }
 
-function oneOf(options: Options, option: string, value: unknown, allowed: readonly string[], later: readonly string[]): void {
+function oneOf(
+  options: Options,
+  option: string,
+  value: unknown,
+  allowed: readonly string[],
+  later: readonly string[],
+): void {
   if (allowed.includes(value as string)) return
   if (later.includes(value as string))
-    throw new TsqError("ERR_UNSUPPORTED", `${options.caller}: ${option} ${describe(value)} is not available in this version; available: ${listChoices(allowed)}`)
-  throw new TsqError("ERR_OPTION", `${options.caller}: ${option} is ${describe(value)}, expected ${listChoices(allowed)}`)
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      `${options.caller}: ${option} ${describe(value)} is not available in this version; available: ${listChoices(allowed)}`,
+    )
+  throw new TsqError(
+    "ERR_OPTION",
+    `${options.caller}: ${option} is ${describe(value)}, expected ${listChoices(allowed)}`,
+  )
 }

@@ -55,11 +55,15 @@ export function makeReport(job: QuantizationJob, blocks: Iterable<StoredBlock>):
     sourceBytes: plan.sourceBytes,
     outputBytes: plan.outputBytes,
     tensors,
-    unquantized: plan.modules.filter(entry => entry.scheme === null).map(({ module, reason }) => ({ name: module, reason: reason ?? "" })),
+    unquantized: plan.modules
+      .filter(entry => entry.scheme === null)
+      .map(({ module, reason }) => ({ name: module, reason: reason ?? "" })),
     transforms,
     warnings: [
       ...plan.warnings,
-      ...tensors.filter(tensor => tensor.degraded).map(tensor => `${tensor.name}: degraded: ${tensor.note ?? "see damp"}`),
+      ...tensors
+        .filter(tensor => tensor.degraded)
+        .map(tensor => `${tensor.name}: degraded: ${tensor.note ?? "see damp"}`),
     ],
   }
 }

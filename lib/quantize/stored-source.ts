@@ -16,7 +16,8 @@ export function storedSource(block: StoredBlock, base: WeightSource): WeightSour
   return {
     async linear(module, n, k) {
       if (modules.has(module)) return keep(await prepack(await block.tensor(module)))
-      if (changed.has(`${module}.weight`)) return keep(await prepackDense(Tensor.from(await block.dense(`${module}.weight`), [n, k])))
+      if (changed.has(`${module}.weight`))
+        return keep(await prepackDense(Tensor.from(await block.dense(`${module}.weight`), [n, k])))
       return base.linear(module, n, k)
     },
     vector: (tensor, size) => (changed.has(tensor) ? block.dense(tensor) : base.vector(tensor, size)),

@@ -4,9 +4,9 @@ import { Checkpoint } from "../containers/checkpoint.ts"
 import { TsqError, throwIfAborted } from "../core/errors.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
 import { sharedFloats, sharedInts } from "../core/tensor.ts"
-import { formatByName } from "../formats/registry.ts"
-import type { FormatName } from "../formats/format.ts"
 import { CheckpointSource } from "../engine/checkpoint-source.ts"
+import type { FormatName } from "../formats/format.ts"
+import { formatByName } from "../formats/registry.ts"
 import { describeModel } from "../models/registry.ts"
 import { ModelRunner } from "../models/runner.ts"
 
@@ -19,7 +19,10 @@ async function sameBytes(a: ArrayBufferView | null, b: ArrayBufferView | null): 
   for (let begin = 0; begin < a.byteLength; begin += sliceBytes) {
     if (begin > 0) await turn()
     const size = Math.min(sliceBytes, a.byteLength - begin)
-    const [x, y] = [Buffer.from(a.buffer, a.byteOffset + begin, size), Buffer.from(b.buffer, b.byteOffset + begin, size)]
+    const [x, y] = [
+      Buffer.from(a.buffer, a.byteOffset + begin, size),
+      Buffer.from(b.buffer, b.byteOffset + begin, size),
+    ]
     if (!x.equals(y)) return false
   }
   return true
@@ -36,7 +39,10 @@ export async function verifyModules(
   const checkpoint = await Checkpoint.open(directory)
   try {
     const reader = formatByName(format).reader(checkpoint, checkpoint.quantizationConfig ?? {}, warning => {
-      throw new TsqError("ERR_CORRUPT", `${directory}: the checkpoint just written reads back with a warning: ${warning}`)
+      throw new TsqError(
+        "ERR_CORRUPT",
+        `${directory}: the checkpoint just written reads back with a warning: ${warning}`,
+      )
     })
     for (const module of modules) {
       throwIfAborted(signal)
@@ -44,7 +50,10 @@ export async function verifyModules(
       const wanted = await expected(module)
       for (const part of ["codes", "scales", "zeros", "groupIndex"] as const)
         if (!(await sameBytes(found[part], wanted[part])))
-          throw new TsqError("ERR_CORRUPT", `${directory}: ${module} reads back with other ${part} than were written; is the disk damaged?`)
+          throw new TsqError(
+            "ERR_CORRUPT",
+            `${directory}: ${module} reads back with other ${part} than were written; is the disk damaged?`,
+          )
     }
   } finally {
     checkpoint.dispose()
@@ -64,7 +73,11 @@ export async function smokeTest(directory: string, tokens: readonly number[], si
   }
 }
 
-async function runTokens(checkpoint: Checkpoint, tokens: readonly number[], signal: AbortSignal | undefined): Promise<void> {
+async function runTokens(
+  checkpoint: Checkpoint,
+  tokens: readonly number[],
+  signal: AbortSignal | undefined,
+): Promise<void> {
   const program = describeModel(checkpoint.config)
   const runner = new ModelRunner(program)
   const rows = tokens.length

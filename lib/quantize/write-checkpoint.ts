@@ -32,7 +32,10 @@ export interface CheckpointContents {
 }
 
 /** Fills `directory`, which exists and is empty. Memory: one tensor. */
-export async function writeCheckpoint(directory: string, contents: CheckpointContents): Promise<{ totalBytes: number; files: string[] }> {
+export async function writeCheckpoint(
+  directory: string,
+  contents: CheckpointContents,
+): Promise<{ totalBytes: number; files: string[] }> {
   const { source, format, options, signal } = contents
   // First: a format refuses what its configuration cannot describe before gigabytes are written.
   const { quantizationConfig, files } = format.configuration(contents.summary, options)
@@ -43,7 +46,8 @@ export async function writeCheckpoint(directory: string, contents: CheckpointCon
     const module = contents.moduleAt(name)
     if (module !== null)
       for (const tensor of await format.write(module, await contents.tensor(module), options)) await writer.add(tensor)
-    else if (!contents.omitted.has(name)) await writer.add(await denseTensor(source, name, await contents.changed(name)))
+    else if (!contents.omitted.has(name))
+      await writer.add(await denseTensor(source, name, await contents.changed(name)))
     contents.onTensor?.(name, ++done, source.names.length)
   }
   const written = await writer.finish()

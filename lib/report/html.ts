@@ -32,7 +32,8 @@ export function htmlPage(title: string, parts: readonly Part[]): string {
 }
 
 function render(part: Part): string {
-  const cells = (tag: string, row: readonly string[]) => row.map(cell => `<${tag}>${escapeText(cell)}</${tag}>`).join("")
+  const cells = (tag: string, row: readonly string[]) =>
+    row.map(cell => `<${tag}>${escapeText(cell)}</${tag}>`).join("")
   switch (part.kind) {
     case "text":
       return `<p>${escapeText(part.text)}</p>`

@@ -34,12 +34,14 @@ export const escapeText = (text: string): string =>
 export function scatterPlot(series: readonly Series[], options: PlotOptions): string {
   const { width = 760, height = 440, logY = false } = options
   const points = series.flatMap(({ points }) => points)
-  const x = scaleLinear().domain(padded(points.map(point => point.x))).nice().range([margin.left, width - margin.right])
+  const x = scaleLinear()
+    .domain(padded(points.map(point => point.x)))
+    .nice()
+    .range([margin.left, width - margin.right])
   const ys = points.map(point => point.y)
-  const y = (logY ? scaleLog().domain([Math.min(...ys) / 1.6, Math.max(...ys) * 1.6]) : scaleLinear().domain(padded(ys)).nice()).range([
-    height - margin.bottom,
-    margin.top,
-  ])
+  const y = (
+    logY ? scaleLog().domain([Math.min(...ys) / 1.6, Math.max(...ys) * 1.6]) : scaleLinear().domain(padded(ys)).nice()
+  ).range([height - margin.bottom, margin.top])
   const xTicks = x.ticks(8)
   const yTicks = logY ? logTicks(Math.min(...ys) / 1.6, Math.max(...ys) * 1.6) : y.ticks(7)
   const parts = [
@@ -67,10 +69,15 @@ export function scatterPlot(series: readonly Series[], options: PlotOptions): st
     const color = colors[index % colors.length]!
     const placed = own.map(point => ({ ...point, px: x(point.x), py: y(point.y) }))
     if (placed.length > 1)
-      parts.push(`<polyline points="${placed.map(({ px, py }) => `${px.toFixed(1)},${py.toFixed(1)}`).join(" ")}" fill="none" stroke="${color}" stroke-width="1.5" opacity="0.7"/>`)
+      parts.push(
+        `<polyline points="${placed.map(({ px, py }) => `${px.toFixed(1)},${py.toFixed(1)}`).join(" ")}" fill="none" stroke="${color}" stroke-width="1.5" opacity="0.7"/>`,
+      )
     for (const { px, py, label } of placed) parts.push(marker(index, px, py, color, `${name}, ${label}`))
     const legendY = margin.top + 10 + index * 22
-    parts.push(marker(index, width - margin.right + 22, legendY, color, name), `<text x="${width - margin.right + 36}" y="${legendY + 4}">${escapeText(name)}</text>`)
+    parts.push(
+      marker(index, width - margin.right + 22, legendY, color, name),
+      `<text x="${width - margin.right + 36}" y="${legendY + 4}">${escapeText(name)}</text>`,
+    )
   })
   parts.push("</svg>")
   return parts.join("\n")
@@ -96,7 +103,9 @@ function logTicks(low: number, high: number): number[] {
 }
 
 const tickText = (value: number): string =>
-  value !== 0 && (Math.abs(value) < 0.001 || Math.abs(value) >= 1e5) ? value.toExponential(0) : String(Number(value.toPrecision(3)))
+  value !== 0 && (Math.abs(value) < 0.001 || Math.abs(value) >= 1e5)
+    ? value.toExponential(0)
+    : String(Number(value.toPrecision(3)))
 
 function marker(index: number, px: number, py: number, color: string, title: string): string {
   const [cx, cy] = [px.toFixed(1), py.toFixed(1)]

@@ -2,7 +2,23 @@
 import Table from "cli-table3"
 
 const plain = {
-  chars: { top: "", "top-mid": "", "top-left": "", "top-right": "", bottom: "", "bottom-mid": "", "bottom-left": "", "bottom-right": "", left: "", "left-mid": "", mid: "", "mid-mid": "", right: "", "right-mid": "", middle: "  " },
+  chars: {
+    top: "",
+    "top-mid": "",
+    "top-left": "",
+    "top-right": "",
+    bottom: "",
+    "bottom-mid": "",
+    "bottom-left": "",
+    "bottom-right": "",
+    left: "",
+    "left-mid": "",
+    mid: "",
+    "mid-mid": "",
+    right: "",
+    "right-mid": "",
+    middle: "  ",
+  },
   style: { head: [], border: [], "padding-left": 0, "padding-right": 0 },
 }
 
@@ -19,20 +35,42 @@ export function table(head: readonly string[], aligns: readonly Align[], rows: r
     .join("\n")
 }
 
-export const tensorTable = (tensors: readonly { name: string; shape: readonly number[]; dtype: string | null; scheme: string | null; bytes: number }[]): string =>
+export const tensorTable = (
+  tensors: readonly {
+    name: string
+    shape: readonly number[]
+    dtype: string | null
+    scheme: string | null
+    bytes: number
+  }[],
+): string =>
   table(
     ["tensor", "shape", "type", "bytes"],
     ["left", "left", "left", "right"],
-    tensors.map(({ name, shape, dtype, scheme, bytes }) => [name, shape.join("×"), scheme ?? dtype ?? "", bytes.toLocaleString("en")]),
+    tensors.map(({ name, shape, dtype, scheme, bytes }) => [
+      name,
+      shape.join("×"),
+      scheme ?? dtype ?? "",
+      bytes.toLocaleString("en"),
+    ]),
   )
 
-export const planTable = (modules: readonly { module: string; shape: readonly number[]; scheme: { bits: number; groupSize: number; symmetric: boolean } | null; reason: string | null }[]): string =>
+export const planTable = (
+  modules: readonly {
+    module: string
+    shape: readonly number[]
+    scheme: { bits: number; groupSize: number; symmetric: boolean } | null
+    reason: string | null
+  }[],
+): string =>
   table(
     ["matrix", "shape", "scheme"],
     ["left", "left", "left"],
     modules.map(({ module, shape, scheme, reason }) => [
       module,
       shape.join("×"),
-      scheme ? `${scheme.bits} bit, group ${scheme.groupSize}, ${scheme.symmetric ? "symmetric" : "asymmetric"}` : `left alone: ${reason}`,
+      scheme
+        ? `${scheme.bits} bit, group ${scheme.groupSize}, ${scheme.symmetric ? "symmetric" : "asymmetric"}`
+        : `left alone: ${reason}`,
     ]),
   )

@@ -9,8 +9,8 @@
 import { throwIfAborted } from "../core/errors.ts"
 import { sharedFloats } from "../core/tensor.ts"
 import { PackedWeight } from "../kernels/packed-weight.ts"
-import type { ScaleGroup, Section } from "../models/program.ts"
 import { Accumulator } from "../models/accumulator.ts"
+import type { ScaleGroup, Section } from "../models/program.ts"
 import { type Grid, native } from "../native.ts"
 import type { Transform, TransformInput, TransformReport } from "./transform.ts"
 
@@ -33,7 +33,8 @@ export const awq: Transform = {
     try {
       const reference = await runBlock(input, statistics)
       const found: Found[] = []
-      for (const entry of statistics) found.push(await searchGroup(input, entry.group, entry.op, entry.squares, reference))
+      for (const entry of statistics)
+        found.push(await searchGroup(input, entry.group, entry.op, entry.squares, reference))
       // Scales are found with the original weights in place everywhere; folding them all afterwards keeps the function.
       for (const { group, scale } of found) if (scale) await fold(input, group, scale)
       return { transform: "awq", groups: found.map(entry => entry.report).reverse() }
@@ -139,7 +140,14 @@ async function candidateError(
       cache,
       hidden: sample.hidden,
       observers: [
-        { run: 0, op: section.ops.length - 1, slot: 0, reduction: "squaredError", accumulator: error.handle, reference },
+        {
+          run: 0,
+          op: section.ops.length - 1,
+          slot: 0,
+          reduction: "squaredError",
+          accumulator: error.handle,
+          reference,
+        },
       ],
       signal: input.signal,
     })
@@ -179,7 +187,12 @@ async function columnMagnitude(input: TransformInput, group: ScaleGroup, width: 
   return result.map(value => value / rows)
 }
 
-function candidateScale(activations: Float64Array, magnitudes: Float64Array, ratio: number, duo: boolean): Float32Array {
+function candidateScale(
+  activations: Float64Array,
+  magnitudes: Float64Array,
+  ratio: number,
+  duo: boolean,
+): Float32Array {
   const raw = activations.map((x, i) => Math.max(x ** ratio / (duo ? magnitudes[i]! ** (1 - ratio) + 1e-4 : 1), 1e-4))
   let low = Number.POSITIVE_INFINITY
   let high = 0

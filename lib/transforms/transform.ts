@@ -2,8 +2,8 @@
 import type { LongWork } from "../core/progress.ts"
 import type { BlockWeights } from "../models/block-weights.ts"
 import type { ModelProgram } from "../models/program.ts"
-import type { Grid } from "../native.ts"
 import type { BoundSection, KvCacheHandle, ModelRunner, StepSequence } from "../models/runner.ts"
+import type { Grid } from "../native.ts"
 
 /** A sample of the calibration set that a transform may run a block on: rows of hidden states entering the block. */
 export interface BlockSample {

@@ -16,9 +16,15 @@ constexpr int64_t kGroupAlign = 8;  // packed k of a group is a multiple of this
 
 enum class WeightKind : uint8_t { kF32 = 0, kF16 = 1, kBF16 = 2, kU4 = 3, kU8 = 4 };
 
-TSQ_INLINE constexpr int64_t roundUp(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
-TSQ_INLINE constexpr int64_t divideUp(int64_t value, int64_t step) { return (value + step - 1) / step; }
-TSQ_INLINE constexpr bool isInteger(WeightKind kind) { return kind == WeightKind::kU4 || kind == WeightKind::kU8; }
+TSQ_INLINE constexpr int64_t roundUp(int64_t value, int64_t step) {
+  return (value + step - 1) / step * step;
+}
+TSQ_INLINE constexpr int64_t divideUp(int64_t value, int64_t step) {
+  return (value + step - 1) / step;
+}
+TSQ_INLINE constexpr bool isInteger(WeightKind kind) {
+  return kind == WeightKind::kU4 || kind == WeightKind::kU8;
+}
 
 // Geometry of a packed weight. For float kinds groupSize = k (one group).
 struct Shape {
@@ -27,25 +33,35 @@ struct Shape {
   int64_t groupSize;  // 1 … k
 };
 
-TSQ_INLINE constexpr int64_t groups(const Shape& s) { return s.k == 0 ? 0 : divideUp(s.k, s.groupSize); }
-TSQ_INLINE constexpr int64_t groupStride(const Shape& s) { return roundUp(s.groupSize, kGroupAlign); }  // packed k of a full group
+TSQ_INLINE constexpr int64_t groups(const Shape& s) {
+  return s.k == 0 ? 0 : divideUp(s.k, s.groupSize);
+}
+TSQ_INLINE constexpr int64_t groupStride(const Shape& s) {
+  return roundUp(s.groupSize, kGroupAlign);
+}  // packed k of a full group
 TSQ_INLINE constexpr int64_t packedK(const Shape& s) {
   if (s.k == 0) return 0;
   const int64_t full = groups(s) - 1;
   return full * groupStride(s) + roundUp(s.k - full * s.groupSize, kGroupAlign);
 }
-TSQ_INLINE constexpr int64_t panels(const Shape& s) { return divideUp(s.n, kPanel); }
+TSQ_INLINE constexpr int64_t panels(const Shape& s) {
+  return divideUp(s.n, kPanel);
+}
 // Position along packed k of (ordered) column k.
 TSQ_INLINE constexpr int64_t packedColumn(const Shape& s, int64_t k) {
   return k / s.groupSize * groupStride(s) + k % s.groupSize;
 }
 TSQ_INLINE constexpr int64_t panelBytes(const Shape& s) {
   switch (s.kind) {
-    case WeightKind::kF32: return packedK(s) * kPanel * 4;
+    case WeightKind::kF32:
+      return packedK(s) * kPanel * 4;
     case WeightKind::kF16:
-    case WeightKind::kBF16: return packedK(s) * kPanel * 2;
-    case WeightKind::kU8: return packedK(s) * kPanel;
-    default: return packedK(s) * kPanel / 2;
+    case WeightKind::kBF16:
+      return packedK(s) * kPanel * 2;
+    case WeightKind::kU8:
+      return packedK(s) * kPanel;
+    default:
+      return packedK(s) * kPanel / 2;
   }
 }
 // Integer codes: 32-bit word (index into the whole weight) and bit shift of the code of output n at packed column p.

@@ -9,8 +9,9 @@
 
 namespace tsq {
 
-// f32, in pages of kPage positions. A page of one layer and KV head holds K as [headDim][kPage] (transposed: 16 positions are one
-// vector) and V as [kPage][vStride], vStride = headDim rounded up to 16. Which page belongs to which sequence is the caller's business.
+// f32, in pages of kPage positions. A page of one layer and KV head holds K as [headDim][kPage] (transposed: 16
+// positions are one vector) and V as [kPage][vStride], vStride = headDim rounded up to 16. Which page belongs to which
+// sequence is the caller's business.
 class KvCache {
  public:
   static constexpr int64_t kPage = 16;

@@ -20,11 +20,14 @@ enum class OpKind : int32_t {
   kEmbed = 0,      // out <- rows of weight w0 by token id                                p: [scale]
   kRmsNorm = 1,    // in0, w0 vector -> out                                               p: [eps, segments, offset]
   kLinear = 2,     // in0, w0 packed, w1 bias vector or -1 -> out                         p: []
-  kRope = 3,       // in0, w0 vector of inverse frequencies -> out                        p: [heads, headDim, rotaryDim, attentionFactor]
-  kAttention = 4,  // in0 q, in1 k, in2 v -> out; appends k, v to the cache               p: [heads, kvHeads, headDim, scale, window, softcap]
-  kGated = 5,      // in0 gate, in1 up -> out                                             p: [activation: 0 silu, 1 gelu_tanh]
-  kAdd = 6,        // in0, in1 -> out                                                     p: []
-  kLogits = 7,     // in0, w0 packed head: last op of an epilogue; runs per the request   p: [softcap]
+  kRope = 3,       // in0, w0 vector of inverse frequencies -> out                        p: [heads, headDim, rotaryDim,
+                   // attentionFactor]
+  kAttention = 4,  // in0 q, in1 k, in2 v -> out; appends k, v to the cache               p: [heads, kvHeads, headDim,
+                   // scale, window, softcap]
+  kGated =
+      5,     // in0 gate, in1 up -> out                                             p: [activation: 0 silu, 1 gelu_tanh]
+  kAdd = 6,  // in0, in1 -> out                                                     p: []
+  kLogits = 7,  // in0, w0 packed head: last op of an epilogue; runs per the request   p: [softcap]
 };
 
 struct Op {
@@ -56,13 +59,22 @@ struct SectionRun {
   int32_t section, opBegin, opEnd, weightBase, layer;
 };
 
-// Rows rowBegin … rowBegin + rows are the next `rows` tokens of a sequence that has `context` tokens in the cache already.
+// Rows rowBegin … rowBegin + rows are the next `rows` tokens of a sequence that has `context` tokens in the cache
+// already.
 struct Sequence {
   int64_t rowBegin, rows, context;
   int64_t pageBegin, pages;  // its page table: StepRequest::pageTable[pageBegin … + pages)
 };
 
-enum class Reduction : int32_t { kHessian = 0, kSumSquares = 1, kAbsMax = 2, kCopy = 3, kSquaredError = 4, kMean = 5, kReservoir = 6 };
+enum class Reduction : int32_t {
+  kHessian = 0,
+  kSumSquares = 1,
+  kAbsMax = 2,
+  kCopy = 3,
+  kSquaredError = 4,
+  kMean = 5,
+  kReservoir = 6
+};
 
 // Accumulators that observers write to; they live across steps.
 struct Accumulator {
@@ -70,8 +82,9 @@ struct Accumulator {
   int64_t width = 0;
   double rows = 0;                   // rows seen
   std::unique_ptr<Hessian> hessian;  // kHessian
-  std::vector<double> values;        // kSumSquares, kAbsMax, kMean: [width]; kSquaredError: [2] sum of squared differences, of squared references
-  std::vector<float> samples;        // kReservoir: [capacity, width], uniform sample of the rows by seed
+  std::vector<double> values;  // kSumSquares, kAbsMax, kMean: [width]; kSquaredError: [2] sum of squared differences,
+                               // of squared references
+  std::vector<float> samples;  // kReservoir: [capacity, width], uniform sample of the rows by seed
   int64_t capacity = 0;
   uint64_t seed = 0;
 };
@@ -89,7 +102,7 @@ struct Sampling {
   double temperature = 0;  // 0: greedy
   int32_t topK = 0;        // 0: off
   double topP = 1, minP = 0, repetitionPenalty = 1;
-  uint64_t seed = 0, position = 0;  // the random number depends on both only
+  uint64_t seed = 0, position = 0;   // the random number depends on both only
   const int32_t* history = nullptr;  // token ids that the repetition penalty applies to
   int64_t historyCount = 0;
 };
@@ -103,8 +116,9 @@ struct Epilogue {
   int64_t count = 0;
   float* logits = nullptr;           // kLogits: [count, vocabulary]
   const int32_t* targets = nullptr;  // kNll, kDivergence: [count] token ids
-  double* values = nullptr;          // kNll: [count] -log p(target) in nats; kDivergence: [count, 4] = KL(ref || this), nll, ref nll, top token agrees (0/1)
-  int32_t* tokens = nullptr;         // kSample: [count]
+  double* values = nullptr;   // kNll: [count] -log p(target) in nats; kDivergence: [count, 4] = KL(ref || this), nll,
+                              // ref nll, top token agrees (0/1)
+  int32_t* tokens = nullptr;  // kSample: [count]
   Sampling sampling;
   // kDivergence: the reference model's epilogue input (rows [count, refWidth], after its final norm) and head.
   const float* referenceHidden = nullptr;
@@ -120,16 +134,17 @@ struct StepRequest {
   const int32_t* tokens = nullptr;  // [rows], needed by kEmbed
   std::vector<Sequence> sequences;
   std::vector<int32_t> pageTable;
-  std::shared_ptr<KvCache> cache;   // needed by kAttention
-  const float* hidden = nullptr;    // [rows, slots[hiddenSlot]] copied into hiddenSlot before the first run; null: keep what is there
+  std::shared_ptr<KvCache> cache;  // needed by kAttention
+  const float* hidden =
+      nullptr;  // [rows, slots[hiddenSlot]] copied into hiddenSlot before the first run; null: keep what is there
   int32_t hiddenSlot = 0;
   std::vector<Observer> observers;
   Epilogue epilogue;
   AbortFlag abort;
 };
 
-// A program and its slots. Steps are serialised; slots keep their contents from step to step while `rows` stays in the same size
-// bucket (powers of two), so a suffix of a section can run again with other weights.
+// A program and its slots. Steps are serialised; slots keep their contents from step to step while `rows` stays in the
+// same size bucket (powers of two), so a suffix of a section can run again with other weights.
 class Program {
  public:
   // Validates every index, width and parameter: kFormat with the op's position otherwise.

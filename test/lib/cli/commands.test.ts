@@ -12,10 +12,26 @@ writeFileSync(text, readFileSync(fableEvaluation, "utf8").slice(0, 9000))
 const quantized = join(directory, "quantized")
 
 t.test("quantize", async t => {
-  const result = await tsq("quantize", fable, quantized, "--preset", "gptq", "--calibration", fableCalibration, "--samples", "4", "--json")
+  const result = await tsq(
+    "quantize",
+    fable,
+    quantized,
+    "--preset",
+    "gptq",
+    "--calibration",
+    fableCalibration,
+    "--samples",
+    "4",
+    "--json",
+  )
   t.equal(result.code, 0, result.stderr)
   const report = onlyJson(result)
-  t.match(report, { out: quantized, architecture: "llama", bitsPerWeight: 4.125, calibration: { windows: 4, asked: 4, sequenceLength: 512 } })
+  t.match(report, {
+    out: quantized,
+    architecture: "llama",
+    bitsPerWeight: 4.125,
+    calibration: { windows: 4, asked: 4, sequenceLength: 512 },
+  })
   t.equal((report.tensors as unknown[]).length, 42)
   t.match(result.stderr, /w4a16, group 128, symmetric, gptq, format gptq/)
   t.match(result.stderr, /42 of 43 matrices at 4\.125 bits per weight: 10\.5 MB to about 3\.49 MB/)
@@ -31,14 +47,39 @@ t.test("quantize", async t => {
 t.test("quantize: every flag, and a plan in words", async t => {
   const flags = [
     ...["--scheme", "w8a16", "--group-size", "channel", "--asymmetric", "--rounding", "mse", "--transform", "awq"],
-    ...["--format", "compressed-tensors", "--calibration", fableCalibration, "--samples", "3", "--sequence-length", "100"],
-    ...["--ignore", "q_proj", "--ignore", "*.o_proj", "--override", "v_proj=w6a16", "--override", "model.layers.0.*=none"],
+    ...[
+      "--format",
+      "compressed-tensors",
+      "--calibration",
+      fableCalibration,
+      "--samples",
+      "3",
+      "--sequence-length",
+      "100",
+    ],
+    ...[
+      "--ignore",
+      "q_proj",
+      "--ignore",
+      "*.o_proj",
+      "--override",
+      "v_proj=w6a16",
+      "--override",
+      "model.layers.0.*=none",
+    ],
     ...["--seed", "7", "--device", "cpu", "--threads", "1", "--max-memory", "2GB", "--strict", "--force", "--resume"],
   ]
   const out = join(directory, "planned")
   const planned = onlyJson(await tsq("quantize", fable, out, ...flags, "--plan", "--json"))
   t.match(planned.recipe, {
-    ...{ scheme: "w8a16", groupSize: "channel", symmetric: false, rounding: "mse", transforms: ["awq"], format: "compressed-tensors" },
+    ...{
+      scheme: "w8a16",
+      groupSize: "channel",
+      symmetric: false,
+      rounding: "mse",
+      transforms: ["awq"],
+      format: "compressed-tensors",
+    },
     ...{ samples: 3, sequenceLength: 100, seed: 7, ignore: ["q_proj", "*.o_proj"] },
     overrides: [
       { pattern: "v_proj", scheme: "w6a16" },
@@ -55,7 +96,14 @@ t.test("quantize: every flag, and a plan in words", async t => {
 t.test("evaluate", async t => {
   const args = ["evaluate", quantized, "--text", text, "--window", "128", "--stride", "64", "--against", fable]
   const found = onlyJson(await tsq(...args, "--json"))
-  t.match(found, { model: quantized, protocol: "gptq", window: 128, stride: 64, bitsPerWeight: 4.125, against: { model: fable } })
+  t.match(found, {
+    model: quantized,
+    protocol: "gptq",
+    window: 128,
+    stride: 64,
+    bitsPerWeight: 4.125,
+    against: { model: fable },
+  })
   for (const name of ["tokenCount", "nll", "perplexity"]) t.type(found[name], "number", name)
   for (const name of ["perplexity", "klMean", "klMedian", "klP99", "klMax", "topAgreement"])
     t.type((found.against as Record<string, unknown>)[name], "number", name)
@@ -66,12 +114,34 @@ t.test("evaluate", async t => {
 t.test("generate", async t => {
   const args = ["generate", quantized, "--prompt", "Once upon a time", "--max-tokens", "8", "--temperature", "0"]
   const result = onlyJson(await tsq(...args, "--json"))
-  t.strictSame(Object.keys(result), ["text", "tokens", "promptTokens", "newTokens", "prefillTokensPerSecond", "decodeTokensPerSecond"])
+  t.strictSame(Object.keys(result), [
+    "text",
+    "tokens",
+    "promptTokens",
+    "newTokens",
+    "prefillTokensPerSecond",
+    "decodeTokensPerSecond",
+  ])
   t.equal((result.tokens as number[]).length, result.newTokens)
   const words = await tsq(...args)
   t.equal(words.stdout, `${result.text}\n`)
   t.match(words.stderr, /8 new at [\d.]+\/s/)
-  const seeded = ["generate", fable, "--prompt", "The fox", "--max-tokens", "6", "--temperature", "1", "--top-k", "40", "--top-p", "0.9", "--seed", "5"]
+  const seeded = [
+    "generate",
+    fable,
+    "--prompt",
+    "The fox",
+    "--max-tokens",
+    "6",
+    "--temperature",
+    "1",
+    "--top-k",
+    "40",
+    "--top-p",
+    "0.9",
+    "--seed",
+    "5",
+  ]
   t.equal((await tsq(...seeded)).stdout, (await tsq(...seeded, "--threads", "1")).stdout)
 })
 
@@ -82,9 +152,20 @@ t.test("convert and inspect", async t => {
     totalBytes: Number,
   })
   const found = onlyJson(await tsq("inspect", out, "--context", "100", "--batch", "2", "--json"))
-  const fields = ["architecture", "parameters", "format", "scheme", "bitsPerWeight", "fileBitsPerWeight", "weightBytes", "kvCacheBytes", "tensors"]
+  const fields = [
+    "architecture",
+    "parameters",
+    "format",
+    "scheme",
+    "bitsPerWeight",
+    "fileBitsPerWeight",
+    "weightBytes",
+    "kvCacheBytes",
+    "tensors",
+  ]
   for (const name of fields) t.ok(name in found, name)
-  for (const tensor of found.tensors as object[]) t.strictSame(Object.keys(tensor).sort(), ["bytes", "dtype", "name", "scheme", "shape"])
+  for (const tensor of found.tensors as object[])
+    t.strictSame(Object.keys(tensor).sort(), ["bytes", "dtype", "name", "scheme", "shape"])
   const words = await tsq("inspect", out)
   t.match(words.stdout, /llama, 5\.2 million parameters/)
   t.match(words.stdout, /format compressed-tensors, w4a16 g128 symmetric/)
@@ -93,7 +174,10 @@ t.test("convert and inspect", async t => {
 
 t.test("devices", async t => {
   const report = onlyJson(await tsq("devices", "--json"))
-  t.match(report, { devices: [{ id: "cpu", kernels: String, threads: Number }], cuda: { available: false, reason: String } })
+  t.match(report, {
+    devices: [{ id: "cpu", kernels: String, threads: Number }],
+    cuda: { available: false, reason: String },
+  })
   t.match((await tsq("devices")).stdout, /^cpu {2}.*\n {5}kernels .*\ncuda not available: /)
 })
 
@@ -101,6 +185,7 @@ t.test("help and version", async t => {
   t.match(await tsq("--version"), { code: 0, stdout: `${packageVersion}\n`, stderr: "" })
   const help = await tsq("--help")
   t.equal(help.code, 0)
-  for (const name of ["quantize", "evaluate", "generate", "convert", "inspect", "devices", "bench", "serve"]) t.match(help.stdout, name)
+  for (const name of ["quantize", "evaluate", "generate", "convert", "inspect", "devices", "bench", "serve"])
+    t.match(help.stdout, name)
   t.match((await tsq("quantize", "--help")).stdout, "--max-memory")
 })

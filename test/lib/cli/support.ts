@@ -13,7 +13,10 @@ export interface Finished {
 }
 
 /** Starts the command line; `finished` holds everything that it wrote. */
-export function start(args: readonly string[], prefix: readonly string[] = []): { child: ChildProcess; finished: Promise<Finished> } {
+export function start(
+  args: readonly string[],
+  prefix: readonly string[] = [],
+): { child: ChildProcess; finished: Promise<Finished> } {
   const [program, ...rest] = [...prefix, process.execPath, "--import", "tsx", main, ...args] as [string, ...string[]]
   const child = spawn(program, rest, { stdio: ["ignore", "pipe", "pipe"] })
   let [stdout, stderr] = ["", ""]

@@ -16,7 +16,9 @@ async function tensors(directory: string): Promise<Record<string, string>> {
     const found: Record<string, string> = {}
     for (const name of checkpoint.names) {
       const { dtype, shape } = checkpoint.entry(name)
-      const digest = createHash("sha256").update(await checkpoint.readBytes(name)).digest("hex")
+      const digest = createHash("sha256")
+        .update(await checkpoint.readBytes(name))
+        .digest("hex")
       found[name] = `${dtype} [${shape}] ${digest}`
     }
     return found
@@ -66,7 +68,10 @@ t.test("there and back: the same tensors, the same logits on the way", async t =
 t.test("GPTQ v1 and v2", async t => {
   const first = await quantized(t, { ...asymmetric, format: "gptq" })
   await convertModel(first, `${first}-v2`, { format: "gptq", gptqVersion: "v2" })
-  t.equal(JSON.parse(readFileSync(join(`${first}-v2`, "config.json"), "utf8")).quantization_config.checkpoint_format, "gptq_v2")
+  t.equal(
+    JSON.parse(readFileSync(join(`${first}-v2`, "config.json"), "utf8")).quantization_config.checkpoint_format,
+    "gptq_v2",
+  )
   t.strictSame(await logits(`${first}-v2`, [1, 2, 3]), await logits(first, [1, 2, 3]))
   await convertModel(`${first}-v2`, `${first}-v1`, { format: "gptq" })
   t.strictSame(await tensors(`${first}-v1`), await tensors(first))
@@ -78,10 +83,15 @@ t.test("what does not fit is refused, and nothing is written", async t => {
     await t.rejects(convertModel(source, out, options), { code, message }, String(message))
     t.strictSame(beside(out), [])
   }
-  const unsupported = (source: string, format: FormatName, message: RegExp) => refused(source, { format }, "ERR_UNSUPPORTED", message)
+  const unsupported = (source: string, format: FormatName, message: RegExp) =>
+    refused(source, { format }, "ERR_UNSUPPORTED", message)
   const eight = await quantized(t, { ...symmetric, scheme: "w8a16", format: "gptq" })
   await unsupported(eight, "awq", /awq cannot hold 21 of 21 modules: .*awq stores 4 bits, not 8/)
-  const six = await quantized(t, { ...symmetric, scheme: "w6a16", format: "compressed-tensors" }, smallCheckpoint(t, {}, "F32"))
+  const six = await quantized(
+    t,
+    { ...symmetric, scheme: "w6a16", format: "compressed-tensors" },
+    smallCheckpoint(t, {}, "F32"),
+  )
   await unsupported(six, "gptq", /not 6/)
   const exact = await quantized(t, { ...symmetric, format: "compressed-tensors" }, smallCheckpoint(t, {}, "F32"))
   await unsupported(exact, "gptq", /f32 scales are not all f16 values/)
@@ -91,7 +101,11 @@ t.test("what does not fit is refused, and nothing is written", async t => {
   await unsupported(ordered, "awq", /reordered columns/)
   // Rows of positive weights have zero points of 0.
   const positive = smallCheckpoint(t, {}, "BF16", weights => {
-    for (const [name, { values }] of Object.entries(weights)) if (name.includes("_proj")) values.forEach((x, i) => { values[i] = Math.abs(x) })
+    for (const [name, { values }] of Object.entries(weights))
+      if (name.includes("_proj"))
+        values.forEach((x, i) => {
+          values[i] = Math.abs(x)
+        })
   })
   const zero = await quantized(t, { ...asymmetric, format: "awq" }, positive)
   await unsupported(zero, "gptq", /zero point is 0.*v2/)
@@ -104,11 +118,19 @@ t.test("what does not fit is refused, and nothing is written", async t => {
   await refused(eight, { format: "gtpq" as never }, "ERR_OPTION", /format is "gtpq"/)
   await refused(eight, { format: "gptq", gptqversion: "v2" } as never, "ERR_OPTION", /did you mean "gptqVersion"/)
   await refused(join(eight, "absent"), { format: "gptq" }, "ERR_IO", /no such folder/)
-  await t.rejects(convertModel(eight, eight, { format: "compressed-tensors", force: true }), { code: "ERR_OPTION", message: /same folder/ })
+  await t.rejects(convertModel(eight, eight, { format: "compressed-tensors", force: true }), {
+    code: "ERR_OPTION",
+    message: /same folder/,
+  })
   await refused(eight, { format: "compressed-tensors", signal: AbortSignal.abort(1) }, "ERR_ABORTED", /aborted/)
   const controller = new AbortController()
   const onProgress = ({ stage, done }: { stage: string; done: number }) => {
     if (stage === "write" && done === 9) controller.abort()
   }
-  await refused(eight, { format: "compressed-tensors", signal: controller.signal, onProgress }, "ERR_ABORTED", /aborted/)
+  await refused(
+    eight,
+    { format: "compressed-tensors", signal: controller.signal, onProgress },
+    "ERR_ABORTED",
+    /aborted/,
+  )
 })

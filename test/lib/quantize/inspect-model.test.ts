@@ -8,12 +8,23 @@ import { fable, folder, smallCheckpoint } from "./support.ts"
 
 t.test("a dense checkpoint", async t => {
   const found = await inspectModel(fable)
-  t.match(found, { architecture: "llama", format: "safetensors", scheme: null, bitsPerWeight: 16, fileBitsPerWeight: 16, context: 512, batch: 1 })
+  t.match(found, {
+    architecture: "llama",
+    format: "safetensors",
+    scheme: null,
+    bitsPerWeight: 16,
+    fileBitsPerWeight: 16,
+    context: 512,
+    batch: 1,
+  })
   t.equal(found.parameters, 2048 * 256 + 256 + 6 * (2 * 256 + 256 * 256 * 2 + 2 * 128 * 256 + 3 * 768 * 256))
   t.equal(found.weightBytes, 2 * found.parameters)
   t.ok(Math.abs(statSync(join(fable, "model.safetensors")).size - found.weightBytes) < 20_000)
   t.equal(found.tensors.length, 6 * 9 + 2)
-  t.match(found.tensors.find(({ name }) => name === "model.norm.weight"), { shape: [256], dtype: "BF16", scheme: null, bytes: 512 })
+  t.match(
+    found.tensors.find(({ name }) => name === "model.norm.weight"),
+    { shape: [256], dtype: "BF16", scheme: null, bytes: 512 },
+  )
   // Keys and values of 6 layers, 4 heads of 32, in f32.
   t.equal(found.kvCacheBytes, 2 * 6 * 4 * 32 * 4 * 512)
   const more = await inspectModel(fable, { context: 1000, batch: 3 })
@@ -26,7 +37,9 @@ t.test("a quantized checkpoint", async t => {
   await quantizeModel(fable, out, { groupSize: 64, format: "compressed-tensors", overrides })
   const found = await inspectModel(out)
   t.match(found, { format: "compressed-tensors", scheme: "mixed", parameters: (await inspectModel(fable)).parameters })
-  const [up, v] = ["mlp.up_proj", "self_attn.v_proj"].map(name => found.tensors.find(tensor => tensor.name === `model.layers.0.${name}`))
+  const [up, v] = ["mlp.up_proj", "self_attn.v_proj"].map(name =>
+    found.tensors.find(tensor => tensor.name === `model.layers.0.${name}`),
+  )
   t.match(up, { shape: [768, 256], dtype: null, scheme: "w4a16 g64 symmetric" })
   t.match(v, { shape: [128, 256], dtype: null, scheme: "w8a16 g64 symmetric" })
   // 4-bit codes, bf16 scales, and the shape that the format stores.
@@ -44,7 +57,10 @@ t.test("bad input", async t => {
   await t.rejects(inspectModel(join(fable, "absent")), { code: "ERR_IO" })
   await t.rejects(inspectModel(fable, { context: 0 }), { code: "ERR_OPTION", message: /context/ })
   await t.rejects(inspectModel(fable, { batch: 1.5 }), { code: "ERR_OPTION", message: /batch/ })
-  await t.rejects(inspectModel(fable, { contxt: 5 } as never), { code: "ERR_OPTION", message: /did you mean "context"/ })
+  await t.rejects(inspectModel(fable, { contxt: 5 } as never), {
+    code: "ERR_OPTION",
+    message: /did you mean "context"/,
+  })
   const gguf = join(folder(t), "model.gguf")
   writeFileSync(gguf, "GGUF")
   await t.rejects(inspectModel(gguf), { code: "ERR_UNSUPPORTED", message: /GGUF/ })

@@ -24,16 +24,43 @@ const cases: Case[] = [
   { name: "awq-gptq", options: { preset: "awq-gptq", groupSize: 32, ...smallCalibration }, method: "gptq", bits: 4.5 },
   { name: "default with calibration", options: { ...smallCalibration }, method: "gptq", bits: 4.5 },
   { name: "mse", options: { rounding: "mse", groupSize: 32, ...smallCalibration }, method: "gptq", bits: 4.5 },
-  { name: "awq and mse", options: { preset: "awq", rounding: "mse", groupSize: 32, ...smallCalibration }, method: "awq", bits: 4.625 },
+  {
+    name: "awq and mse",
+    options: { preset: "awq", rounding: "mse", groupSize: 32, ...smallCalibration },
+    method: "awq",
+    bits: 4.625,
+  },
   {
     name: "gptq as compressed-tensors",
     options: { preset: "gptq", format: "compressed-tensors", groupSize: 32, ...smallCalibration },
     method: "compressed-tensors",
     bits: 4.5,
   },
-  { name: "gptq v2", options: { preset: "gptq", gptqVersion: "v2", symmetric: false, format: "gptq", groupSize: 32, ...smallCalibration }, method: "gptq", bits: 4.625 },
-  { name: "symmetric awq", options: { preset: "awq", symmetric: true, format: "awq", groupSize: 32, ...smallCalibration }, method: "awq", bits: 4.5 },
-  { name: "dynamic order", options: { preset: "gptq", order: "dynamic", groupSize: 32, ...smallCalibration }, method: "gptq", bits: 4.5 },
+  {
+    name: "gptq v2",
+    options: {
+      preset: "gptq",
+      gptqVersion: "v2",
+      symmetric: false,
+      format: "gptq",
+      groupSize: 32,
+      ...smallCalibration,
+    },
+    method: "gptq",
+    bits: 4.625,
+  },
+  {
+    name: "symmetric awq",
+    options: { preset: "awq", symmetric: true, format: "awq", groupSize: 32, ...smallCalibration },
+    method: "awq",
+    bits: 4.5,
+  },
+  {
+    name: "dynamic order",
+    options: { preset: "gptq", order: "dynamic", groupSize: 32, ...smallCalibration },
+    method: "gptq",
+    bits: 4.5,
+  },
 ]
 
 t.test("presets and formats", async t => {
@@ -56,7 +83,9 @@ t.test("presets and formats", async t => {
       t.strictSame(beside(out), ["out"], "nothing but the output is left")
       t.strictSame([...stages], ["check", "quantize", "write", "verify"])
       t.equal(finished.length, 21)
-      t.ok(finished.every(({ loss, done, total }) => Number.isFinite(loss) && loss! >= 0 && done <= total && total === 21))
+      t.ok(
+        finished.every(({ loss, done, total }) => Number.isFinite(loss) && loss! >= 0 && done <= total && total === 21),
+      )
       t.equal(report.tensors.length, 21)
       t.ok(Math.abs(report.bitsPerWeight - bits) < 1e-9, `${report.bitsPerWeight} bits per weight`)
       t.strictSame(json(join(out, "quantization-report.json")), JSON.parse(JSON.stringify(report)))
@@ -93,7 +122,11 @@ t.test("architectures with biases, norms of q and k, and an untied head", async 
 t.test("what is not quantized stays byte for byte, number lexemes in config.json too", async t => {
   const source = smallCheckpoint(t, { rope_theta: 10000, custom: 30 })
   const out = join(folder(t), "out")
-  await quantizeModel(source, out, { groupSize: 32, ignore: ["model.layers.1.*"], overrides: [{ pattern: "o_proj", scheme: "none" }] })
+  await quantizeModel(source, out, {
+    groupSize: 32,
+    ignore: ["model.layers.1.*"],
+    overrides: [{ pattern: "o_proj", scheme: "none" }],
+  })
   const found = await inspectModel(out)
   const dense = found.tensors.filter(tensor => tensor.dtype !== null).map(tensor => tensor.name)
   t.ok(dense.includes("model.layers.1.mlp.up_proj.weight"))

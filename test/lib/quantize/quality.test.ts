@@ -18,7 +18,9 @@ t.test("KL divergence to the unquantized model", async t => {
     const out = join(directory, `${name}-${options.scheme}`)
     await quantizeModel(fable, out, { format: "compressed-tensors", symmetric: true, ...options })
     const { against } = await evaluateModel(out, { text, protocol: "whole", window: 512, against: reference })
-    t.comment(`${name} ${options.scheme}: KL ${against!.klMean.toExponential(3)} ± ${against!.klStdError.toExponential(1)}, top ${(against!.topAgreement * 100).toFixed(2)} %`)
+    t.comment(
+      `${name} ${options.scheme}: KL ${against!.klMean.toExponential(3)} ± ${against!.klStdError.toExponential(1)}, top ${(against!.topAgreement * 100).toFixed(2)} %`,
+    )
     return against!.klMean
   }
   for (const scheme of ["w4a16", "w3a16"] as const) {
@@ -31,7 +33,10 @@ t.test("KL divergence to the unquantized model", async t => {
       ["awq-gptq", { preset: "awq-gptq" }],
     ] as const) {
       const kl = await divergence(name, { ...options, scheme, calibration, samples: 8 })
-      t.ok(kl <= nearest * (name === "mse" || name === "awq" ? 1 : 0.75), `${name} ${scheme}: ${kl.toExponential(3)} against ${nearest.toExponential(3)}`)
+      t.ok(
+        kl <= nearest * (name === "mse" || name === "awq" ? 1 : 0.75),
+        `${name} ${scheme}: ${kl.toExponential(3)} against ${nearest.toExponential(3)}`,
+      )
     }
   }
 })

@@ -89,7 +89,10 @@ t.test("more effort never does worse on the layer's output", async t => {
         t.ok(both.error <= gptq.error * 1.0001, `${what}: both ${both.error}, gptq ${gptq.error}`)
         const mse = await run({ rounding: "mse" })
         const clipped = await run({ rounding: "mse", transform: "awq" })
-        t.ok(clipped.error <= nearest.error * 1.0001, `${what}: mse with awq ${clipped.error}, nearest ${nearest.error}`)
+        t.ok(
+          clipped.error <= nearest.error * 1.0001,
+          `${what}: mse with awq ${clipped.error}, nearest ${nearest.error}`,
+        )
         const importance = new Float32Array(k)
         for (const [i, value] of x.entries()) importance[i % k]! += value * value
         t.ok(

@@ -7,7 +7,12 @@ import { beside, fable, folder, hashes, smallCalibration, smallCheckpoint, token
 
 const source = smallCheckpoint(t)
 const rtn = { preset: "rtn", groupSize: 32 } as const
-async function refused(t: Test, options: object, wanted: { code: string; message: RegExp }, from = source): Promise<void> {
+async function refused(
+  t: Test,
+  options: object,
+  wanted: { code: string; message: RegExp },
+  from = source,
+): Promise<void> {
   const out = join(folder(t), "out")
   await t.rejects(quantizeModel(from, out, options as QuantizeModelOptions), wanted, String(wanted.message))
   t.strictSame(beside(out), [], "nothing was written")
@@ -23,7 +28,10 @@ t.test("options", async t => {
   await option({ transforms: "awq" }, /transforms/)
   await option({ format: "safetensors" }, /format is "safetensors"/)
   for (const groupSize of [0, -1, 1.5, Number.NaN, "row", null]) await option({ ...rtn, groupSize }, /groupSize/)
-  await option({ ...rtn, groupSize: 128 }, /groupSize is 128, larger than k = 64 of model\.layers\.0\.self_attn\.q_proj \[64, 64\]; use at most 64 or "channel"/)
+  await option(
+    { ...rtn, groupSize: 128 },
+    /groupSize is 128, larger than k = 64 of model\.layers\.0\.self_attn\.q_proj \[64, 64\]; use at most 64 or "channel"/,
+  )
   for (const seed of [-1, 0.5, "1"]) await option({ ...rtn, seed }, /seed/)
   await option({ ...rtn, symmetric: "yes" }, /symmetric/)
   await option({ ...rtn, maxMemory: 0 }, /maxMemory/)
@@ -40,7 +48,8 @@ t.test("options", async t => {
 })
 
 t.test("what later versions will know is unsupported, not unknown", async t => {
-  const later = (options: object) => refused(t, options, { code: "ERR_UNSUPPORTED", message: /not available in this version; available: / })
+  const later = (options: object) =>
+    refused(t, options, { code: "ERR_UNSUPPORTED", message: /not available in this version; available: / })
   for (const preset of ["smoothquant", "fp8", "nf4", "llm.int8", "best"]) await later({ preset })
   for (const scheme of ["w8a8", "fp8", "nf4", "fp4"]) await later({ scheme })
   for (const format of ["bitsandbytes", "fp8", "gguf", "onnx"]) await later({ format })
@@ -48,18 +57,25 @@ t.test("what later versions will know is unsupported, not unknown", async t => {
 })
 
 t.test("calibration", async t => {
-  const option = (options: object, message: RegExp, from?: string) => refused(t, options, { code: "ERR_OPTION", message }, from)
+  const option = (options: object, message: RegExp, from?: string) =>
+    refused(t, options, { code: "ERR_OPTION", message }, from)
   await option({ preset: "gptq" }, /rounding gptq needs calibration/)
   await option({ preset: "awq" }, /transform awq needs calibration/)
   await option({ ...smallCalibration, samples: 17 }, /512 tokens give 16 windows of 32, asked for 17; give more text/)
-  await option({ calibration: tokens(200), sequenceLength: 32 }, /200 tokens give 6 windows of 32, expected at least 256 tokens/)
+  await option(
+    { calibration: tokens(200), sequenceLength: 32 },
+    /200 tokens give 6 windows of 32, expected at least 256 tokens/,
+  )
   await option({ calibration: tokens(20), sequenceLength: 32, force: true }, /20 tokens give 0 windows/)
   await option({ calibration: [] }, /0 tokens/)
   await option({ calibration: [...tokens(600), 64] }, /token 600 is 64, expected ids from 0 to 63/)
   await option({ calibration: [1, -1] }, /token 1 is -1/)
   await option({ calibration: [1, "a"] }, /token 1 is "a"/)
   await option({ calibration: 5 }, /neither a text nor an array of token ids/)
-  await option({ ...smallCalibration, sequenceLength: 65 }, /sequenceLength is 65, longer than the model's context of 64/)
+  await option(
+    { ...smallCalibration, sequenceLength: 65 },
+    /sequenceLength is 65, longer than the model's context of 64/,
+  )
   for (const samples of [0, -2, 1.5]) await option({ ...smallCalibration, samples }, /samples/)
   await option({ calibration: " \n " }, /the text is empty/, fable)
   await option({ calibration: "\0\0\x01binary" }, /not text/, fable)
@@ -74,7 +90,11 @@ t.test("less calibration than asked for goes on with force", async t => {
 
 t.test("calibration that is not looked at is said to be so", async t => {
   const warnings: string[] = []
-  await quantizeModel(source, join(folder(t), "out"), { ...rtn, ...smallCalibration, onWarning: text => warnings.push(text) })
+  await quantizeModel(source, join(folder(t), "out"), {
+    ...rtn,
+    ...smallCalibration,
+    onWarning: text => warnings.push(text),
+  })
   t.strictSame(warnings, ["rounding nearest does not look at activations: calibration is not used"])
 })
 
@@ -84,8 +104,18 @@ t.test("sources", async t => {
       weights["model.layers.1.mlp.up_proj.weight"]!.values[70] = value
     })
   for (const value of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY])
-    await refused(t, rtn, { code: "ERR_NUMERIC", message: /model\.layers\.1\.mlp\.up_proj\.weight.*\[1, 6\]/ }, broken(value))
-  await refused(t, rtn, { code: "ERR_UNSUPPORTED", message: /MambaForCausalLM|mamba/ }, smallCheckpoint(t, { model_type: "mamba", architectures: ["MambaForCausalLM"] }))
+    await refused(
+      t,
+      rtn,
+      { code: "ERR_NUMERIC", message: /model\.layers\.1\.mlp\.up_proj\.weight.*\[1, 6\]/ },
+      broken(value),
+    )
+  await refused(
+    t,
+    rtn,
+    { code: "ERR_UNSUPPORTED", message: /MambaForCausalLM|mamba/ },
+    smallCheckpoint(t, { model_type: "mamba", architectures: ["MambaForCausalLM"] }),
+  )
   await refused(t, rtn, { code: "ERR_IO", message: /no such folder/ }, join(folder(t), "absent"))
   await refused(t, rtn, { code: "ERR_FORMAT", message: /has no config\.json/ }, folder(t))
   await refused(t, rtn, { code: "ERR_OPTION", message: /source/ }, "")
@@ -93,7 +123,12 @@ t.test("sources", async t => {
     const tensor = weights["model.layers.2.mlp.down_proj.weight"]!
     tensor.shape = [96, 64]
   })
-  await refused(t, rtn, { code: "ERR_SHAPE", message: /layers\.2\.mlp\.down_proj\.weight is \[96, 64\], expected \[64, 96\]/ }, wrong)
+  await refused(
+    t,
+    rtn,
+    { code: "ERR_SHAPE", message: /layers\.2\.mlp\.down_proj\.weight is \[96, 64\], expected \[64, 96\]/ },
+    wrong,
+  )
   const lacking = smallCheckpoint(t, {}, "BF16", weights => delete weights["model.layers.2.self_attn.v_proj.weight"])
   await refused(t, rtn, { code: "ERR_FORMAT", message: /layers\.2\.self_attn\.v_proj\.weight/ }, lacking)
   const quantized = join(folder(t), "out")
@@ -106,7 +141,10 @@ t.test("outputs", async t => {
   const option = { code: "ERR_OPTION" }
   await t.rejects(quantizeModel(source, source, rtn), { ...option, message: /same folder/ })
   await t.rejects(quantizeModel(source, source, { ...rtn, force: true }), { ...option, message: /same folder/ })
-  await t.rejects(quantizeModel(source, join(source, ".."), { ...rtn, force: true }), { ...option, message: /contains the source/ })
+  await t.rejects(quantizeModel(source, join(source, ".."), { ...rtn, force: true }), {
+    ...option,
+    message: /contains the source/,
+  })
   const link = join(folder(t), "link")
   symlinkSync(source, link)
   await t.rejects(quantizeModel(link, source, { ...rtn, force: true }), { ...option, message: /same folder/ })
@@ -121,7 +159,11 @@ t.test("outputs", async t => {
     weights["model.norm.weight"]!.values[0] = Number.NaN
   })
   await t.rejects(quantizeModel(bad, out, { ...rtn, force: true }), { code: "ERR_NUMERIC" })
-  t.equal(readFileSync(join(out, "precious"), "utf8"), "text", "a failed run with force leaves the earlier output alone")
+  t.equal(
+    readFileSync(join(out, "precious"), "utf8"),
+    "text",
+    "a failed run with force leaves the earlier output alone",
+  )
   await quantizeModel(source, out, { ...rtn, force: true })
   t.notOk(Object.hasOwn(hashes(out), "precious"))
   t.strictSame(beside(out), ["out"])
@@ -133,15 +175,25 @@ t.test("outputs", async t => {
   t.strictSame(hashes(source), before)
 })
 
-t.test("an output in a read-only folder", { skip: process.getuid?.() === 0 ? "root may write anywhere" : false }, async t => {
-  const parent = folder(t)
-  chmodSync(parent, 0o555)
-  t.teardown(() => chmodSync(parent, 0o755))
-  await t.rejects(quantizeModel(source, join(parent, "out"), rtn), { code: "ERR_IO", message: /permission denied: choose/ })
-})
+t.test(
+  "an output in a read-only folder",
+  { skip: process.getuid?.() === 0 ? "root may write anywhere" : false },
+  async t => {
+    const parent = folder(t)
+    chmodSync(parent, 0o555)
+    t.teardown(() => chmodSync(parent, 0o755))
+    await t.rejects(quantizeModel(source, join(parent, "out"), rtn), {
+      code: "ERR_IO",
+      message: /permission denied: choose/,
+    })
+  },
+)
 
 t.test("an output on a file system that takes no folders", async t => {
-  await t.rejects(quantizeModel(source, "/proc/self/out", rtn), { code: "ERR_IO", message: /cannot create the output folder/ })
+  await t.rejects(quantizeModel(source, "/proc/self/out", rtn), {
+    code: "ERR_IO",
+    message: /cannot create the output folder/,
+  })
 })
 
 t.test("memory", async t => {
@@ -156,7 +208,11 @@ t.test("memory", async t => {
     { ...smallCalibration, maxMemory: plan.peakMemory - 1 },
     { code: "ERR_MEMORY", message: /would be needed, maxMemory allows .*\(runtime 120 MB/ },
   )
-  await quantizeModel(source, join(folder(t), "out"), { ...smallCalibration, groupSize: 32, maxMemory: plan.peakMemory })
+  await quantizeModel(source, join(folder(t), "out"), {
+    ...smallCalibration,
+    groupSize: 32,
+    maxMemory: plan.peakMemory,
+  })
 })
 
 t.test("the plan names every matrix, and touches nothing", async t => {

@@ -61,7 +61,11 @@ t.test("abort at every stage, then resume", async t => {
       `abort at ${point}`,
     )
     const left = readdirSync(directory).filter(name => name.startsWith(`out-${point}`))
-    t.strictSame(left.filter(name => name !== `out-${point}.tsq-resume`), [], "nothing but finished blocks is left")
+    t.strictSame(
+      left.filter(name => name !== `out-${point}.tsq-resume`),
+      [],
+      "nothing but finished blocks is left",
+    )
     const resumed = new Set<string>()
     await quantizeModel(source, out, { ...recipe, resume: true, onProgress: ({ stage }) => resumed.add(stage) })
     t.strictSame(hashes(out), whole, `resumed after ${point}`)
@@ -86,7 +90,9 @@ async function interrupted(t: Test): Promise<{ source: string; out: string }> {
   const onProgress: QuantizeModelOptions["onProgress"] = ({ stage, done }) => {
     if (stage === "quantize" && done === 15) controller.abort()
   }
-  await t.rejects(quantizeModel(source, out, { ...recipe, signal: controller.signal, onProgress }), { code: "ERR_ABORTED" })
+  await t.rejects(quantizeModel(source, out, { ...recipe, signal: controller.signal, onProgress }), {
+    code: "ERR_ABORTED",
+  })
   return { source, out }
 }
 t.test("a wrong resume is refused, a damaged block noticed", async t => {
@@ -112,10 +118,16 @@ t.test("a wrong resume is refused, a damaged block noticed", async t => {
   const flipped = Buffer.from(bytes)
   flipped[flipped.length - 5]! ^= 1
   writeFileSync(block, flipped)
-  await t.rejects(quantizeModel(source, out, { ...recipe, resume: true }), { code: "ERR_CORRUPT", message: /block-00001/ })
+  await t.rejects(quantizeModel(source, out, { ...recipe, resume: true }), {
+    code: "ERR_CORRUPT",
+    message: /block-00001/,
+  })
   writeFileSync(block, bytes)
   truncateSync(block, bytes.length - 10)
-  await t.rejects(quantizeModel(source, out, { ...recipe, resume: true }), { code: "ERR_CORRUPT", message: /block-00001/ })
+  await t.rejects(quantizeModel(source, out, { ...recipe, resume: true }), {
+    code: "ERR_CORRUPT",
+    message: /block-00001/,
+  })
   writeFileSync(block, bytes)
   await quantizeModel(source, out, { ...recipe, resume: true })
   t.strictSame(beside(out), ["out"])
@@ -164,7 +176,9 @@ t.test("kill -9 and resume", async t => {
 /** Starts a run in a process of its own and kills it `delay` milliseconds after its n-th report. */
 function killAfter(job: object, lines: number, delay: number): Promise<void> {
   const script = fileURLToPath(new URL("quantize-child.ts", import.meta.url))
-  const child = spawn(process.execPath, ["--import", "tsx", script, JSON.stringify(job)], { stdio: ["ignore", "pipe", "inherit"] })
+  const child = spawn(process.execPath, ["--import", "tsx", script, JSON.stringify(job)], {
+    stdio: ["ignore", "pipe", "inherit"],
+  })
   let seen = 0
   child.stdout.setEncoding("utf8").on("data", (text: string) => {
     const before = seen

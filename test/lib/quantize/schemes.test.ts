@@ -24,7 +24,14 @@ t.test("error falls with every bit, symmetric and asymmetric, with every roundin
     for (const rounding of ["nearest", "gptq"] as const) {
       let last = 0
       for (const scheme of ["w8a16", "w6a16", "w5a16", "w4a16", "w3a16", "w2a16"] as const) {
-        const options = { scheme, symmetric, rounding, groupSize: 32, format: "compressed-tensors", ...(rounding === "gptq" && smallCalibration) } as const
+        const options = {
+          scheme,
+          symmetric,
+          rounding,
+          groupSize: 32,
+          format: "compressed-tensors",
+          ...(rounding === "gptq" && smallCalibration),
+        } as const
         const out = await quantized(t, source, options)
         const distance = relativeDistance(await logits(out, ids), original)
         t.ok(distance > last, `${scheme} ${rounding} ${symmetric ? "" : "a"}symmetric: ${distance.toFixed(4)}`)
@@ -47,9 +54,18 @@ t.test("per channel, per tensor, and groups that do not divide k", async t => {
   ] as const)
     for (const format of formats)
       for (const preset of ["rtn", "gptq", "awq"] as const) {
-        const out = await quantized(t, source, { preset, scheme: "w4a16", groupSize, format, ...(preset !== "rtn" && smallCalibration) })
+        const out = await quantized(t, source, {
+          preset,
+          scheme: "w4a16",
+          groupSize,
+          format,
+          ...(preset !== "rtn" && smallCalibration),
+        })
         const distance = relativeDistance(await logits(out, ids), original)
-        t.ok(distance < (groupSize === "tensor" ? 0.6 : 0.4), `${preset} ${groupSize} ${format}: ${distance.toFixed(3)}`)
+        t.ok(
+          distance < (groupSize === "tensor" ? 0.6 : 0.4),
+          `${preset} ${groupSize} ${format}: ${distance.toFixed(3)}`,
+        )
       }
   const { recipe } = await planQuantization(source, { groupSize: "tensor" })
   t.equal(recipe.format, "compressed-tensors", "the default format is one that holds the scheme")
@@ -58,10 +74,21 @@ t.test("per channel, per tensor, and groups that do not divide k", async t => {
 t.test("asymmetric GPTQ v1 has no zero point of 0, v2 may", async t => {
   // Rows of positive weights want a zero point of 0.
   const source = smallCheckpoint(t, {}, "BF16", weights => {
-    for (const [name, { values }] of Object.entries(weights)) if (name.includes("_proj")) values.forEach((x, i) => { values[i] = Math.abs(x) })
+    for (const [name, { values }] of Object.entries(weights))
+      if (name.includes("_proj"))
+        values.forEach((x, i) => {
+          values[i] = Math.abs(x)
+        })
   })
   const least = async (gptqVersion: "v1" | "v2", rounding: "nearest" | "mse" | "gptq") => {
-    const options = { symmetric: false, format: "gptq", groupSize: 32, gptqVersion, rounding, ...(rounding === "gptq" && smallCalibration) } as const
+    const options = {
+      symmetric: false,
+      format: "gptq",
+      groupSize: 32,
+      gptqVersion,
+      rounding,
+      ...(rounding === "gptq" && smallCalibration),
+    } as const
     const out = await quantized(t, source, options)
     const checkpoint = await Checkpoint.open(out)
     try {
@@ -87,14 +114,32 @@ t.test("embedding and head where asked for", async t => {
       { pattern: "model.embed_tokens", scheme: "w8a16" },
       ...(tie_word_embeddings ? [] : [{ pattern: "lm_head", scheme: "w8a16" } as const]),
     ] as const
-    const out = await quantized(t, source, { scheme: "w8a16", format: "compressed-tensors", groupSize: 32, overrides, ...smallCalibration })
+    const out = await quantized(t, source, {
+      scheme: "w8a16",
+      format: "compressed-tensors",
+      groupSize: 32,
+      overrides,
+      ...smallCalibration,
+    })
     const found = await inspectModel(out)
-    t.notOk(found.tensors.some(tensor => tensor.dtype !== null && tensor.shape.length === 2), "no dense matrix is left")
+    t.notOk(
+      found.tensors.some(tensor => tensor.dtype !== null && tensor.shape.length === 2),
+      "no dense matrix is left",
+    )
     t.ok(relativeDistance(await logits(out, ids), original) < 0.02)
   }
   const source = smallCheckpoint(t, { tie_word_embeddings: false })
-  const out = await quantized(t, source, { format: "gptq", groupSize: 32, overrides: [{ pattern: "lm_head", scheme: "w4a16" }], ...smallCalibration })
-  t.ok((await inspectModel(out)).tensors.some(({ name, scheme }) => name === "lm_head" && scheme === "w4a16 g32 symmetric"))
+  const out = await quantized(t, source, {
+    format: "gptq",
+    groupSize: 32,
+    overrides: [{ pattern: "lm_head", scheme: "w4a16" }],
+    ...smallCalibration,
+  })
+  t.ok(
+    (await inspectModel(out)).tensors.some(
+      ({ name, scheme }) => name === "lm_head" && scheme === "w4a16 g32 symmetric",
+    ),
+  )
 })
 
 t.test("a linear that the format cannot hold takes those that engines fuse with it along", async t => {
@@ -102,7 +147,11 @@ t.test("a linear that the format cannot hold takes those that engines fuse with 
   const source = smallCheckpoint(t, { num_key_value_heads: 1 })
   const warnings: string[] = []
   const out = join(folder(t), "out")
-  const report = await quantizeModel(source, out, { groupSize: 32, format: "gptq", onWarning: text => warnings.push(text) })
+  const report = await quantizeModel(source, out, {
+    groupSize: 32,
+    format: "gptq",
+    onWarning: text => warnings.push(text),
+  })
   const left = new Map(report.unquantized.map(({ name, reason }) => [name, reason]))
   t.match(left.get("model.layers.0.self_attn.k_proj"), /n = 16 is not a multiple of 32/)
   t.match(left.get("model.layers.0.self_attn.q_proj"), /engines fuse it with model\.layers\.0\.self_attn\.k_proj/)

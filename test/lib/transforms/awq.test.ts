@@ -6,8 +6,8 @@ import { CheckpointSource } from "../../../lib/engine/checkpoint-source.ts"
 import { BlockWeights } from "../../../lib/models/block-weights.ts"
 import { describeModel } from "../../../lib/models/registry.ts"
 import type { BoundSection } from "../../../lib/models/runner.ts"
-import { CalibrationRun } from "../../../lib/quantize/calibration-run.ts"
 import type { Grid } from "../../../lib/native.ts"
+import { CalibrationRun } from "../../../lib/quantize/calibration-run.ts"
 import { awq } from "../../../lib/transforms/awq.ts"
 import { relativeDistance, smallCheckpoint, tokens } from "../quantize/support.ts"
 
@@ -59,7 +59,8 @@ for (const [name, change, dtype] of [
       report.groups.map(group => group.source),
       ["input_layernorm.weight", "self_attn.v_proj", "post_attention_layernorm.weight", "mlp.up_proj"],
     )
-    for (const { ratio, error, errorBefore } of report.groups) t.ok(ratio >= 0 && ratio < 1 && error > 0 && error <= errorBefore)
+    for (const { ratio, error, errorBefore } of report.groups)
+      t.ok(ratio >= 0 && ratio < 1 && error > 0 && error <= errorBefore)
     t.ok(report.groups.filter(({ error, errorBefore }) => error < errorBefore).length >= 2, "scales were found")
     t.ok(weights.changedVectors.length + weights.changedLinears.length >= 4, "and folded")
     const distance = relativeDistance(after, before)
@@ -69,5 +70,8 @@ for (const [name, change, dtype] of [
     await awq.apply({ ...input, weights: untouched, gridOf: () => null })
     t.strictSame(untouched.changedLinears, [], "without anything to round nothing is scaled")
 
-    await t.rejects(awq.apply({ ...input, gridOf: () => grid, signal: AbortSignal.abort("stop") }), { code: "ERR_ABORTED", cause: "stop" })
+    await t.rejects(awq.apply({ ...input, gridOf: () => grid, signal: AbortSignal.abort("stop") }), {
+      code: "ERR_ABORTED",
+      cause: "stop",
+    })
   })

@@ -1,0 +1,147 @@
+// What a recipe takes on a model: sizes, the peak of memory and a rough time.
+import type { Checkpoint } from "../containers/checkpoint.ts"
+import type { IntegerScheme } from "../core/quantized-tensor.ts"
+import type { ModelProgram } from "../models/program.ts"
+import { native } from "../native.ts"
+import { linearsOf } from "./linears.ts"
+import type { PlannedModule } from "./plan.ts"
+import { needsCalibrationRun, type Recipe } from "./recipe.ts"
+
+/** Bits of a weight whose groups are all whole. */
+export function nominalBits({ bits, symmetric, groupSize }: Recipe, scaleType: IntegerScheme["scaleType"]): number {
+  if (typeof groupSize !== "number") return bits
+  return bits + ((scaleType === "f32" ? 32 : 16) + (symmetric ? 0 : bits)) / groupSize
+}
+
+export function sizeUp(checkpoint: Checkpoint, modules: readonly PlannedModule[]) {
+  let sourceBytes = 0
+  for (const name of checkpoint.names) sourceBytes += checkpoint.entry(name).bytes
+  let outputBytes = sourceBytes
+  let quantizedBits = 0
+  let quantizedWeights = 0
+  let linearBits = 0
+  let linearWeights = 0
+  for (const { module, layer, shape, scheme } of modules) {
+    const weights = shape[0] * shape[1]
+    const name = `${module}.weight`
+    const before = checkpoint.has(name) ? checkpoint.entry(name).bytes : 0
+    const bits = scheme ? bitsPerWeight(scheme, shape) * weights : before * 8
+    if (scheme) {
+      quantizedBits += bits
+      quantizedWeights += weights
+      outputBytes += bits / 8 - before
+    }
+    if (layer !== null) {
+      linearBits += bits
+      linearWeights += weights
+    }
+  }
+  return {
+    sourceBytes,
+    outputBytes: Math.round(outputBytes),
+    quantizedBits,
+    quantizedWeights,
+    linearBits,
+    linearWeights,
+  }
+}
+
+/** As QuantizedTensor.bitsPerWeight, before there is a tensor. */
+export function bitsPerWeight(scheme: IntegerScheme, [n, k]: readonly [number, number]): number {
+  const scales = scheme.granularity === "tensor" ? 1 : n * Math.ceil(k / scheme.groupSize)
+  return (
+    scheme.bits + (scales * ((scheme.scaleType === "f32" ? 32 : 16) + (scheme.symmetric ? 0 : scheme.bits))) / (n * k)
+  )
+}
+
+/** Rows that a transform tries its candidates on. */
+export const transformRows = 1024
+
+/** Rows that one step of calibration runs at most. */
+export const stepRows = 2048
+
+/** Node and the addon. */
+const runtimeBytes = 120e6
+/** Arrays that are no longer needed may wait for the garbage collector up to about this much. */
+const garbageBytes = 320e6
+/** Largest k whose Hessian is factored in f64 (native/rounding/inverse_factor.cc). */
+const doubleLimit = 4096
+
+/** Anonymous memory at its peak in bytes, by what takes it. Mapped weights are not in it. */
+export function estimateMemory(
+  program: ModelProgram,
+  recipe: Recipe,
+  modules: readonly PlannedModule[],
+  calibration: { rows: number; windows: number; length: number } | null,
+): Record<string, number> {
+  const { hiddenSize, vocabularySize, kvHeads, headDim } = program.config
+  const linears = linearsOf(program, 0)
+  const block = linears.reduce((sum, { n, k }) => sum + n * k, 0)
+  const planned = modules.filter(entry => entry.scheme)
+  const largest = Math.max(...planned.map(({ shape }) => shape[0] * shape[1]))
+  const runtime = { runtime: runtimeBytes, "uncollected arrays": Math.min(garbageBytes, 20 * block) }
+  // The written checkpoint is read back and run a section at a time; embedding and head stay in 16 bit or f32.
+  const verifying: Record<string, number> = {
+    ...runtime,
+    "embedding or head": vocabularySize * hiddenSize * (program.config.torchDtype === "float32" ? 4 : 2),
+  }
+  // f32 working copy, codes, and what they stand for as f32; the codes of the whole block until it is stored.
+  const rounding: Record<string, number> = {
+    ...runtime,
+    "largest matrix": largest * (4 + 1 + 4),
+    "codes of a block": block,
+  }
+  if (calibration && needsCalibrationRun(recipe)) {
+    const rows = Math.min(stepRows, Math.max(calibration.rows, 1))
+    const bucket = 2 ** Math.ceil(Math.log2(rows))
+    const hidden = calibration.rows * hiddenSize * 4
+    verifying["hidden states"] = hidden
+    rounding["hidden states"] = hidden
+    // As they are stored and, bit by bit, quantized; f32 copies, changed weights and candidates of a transform.
+    rounding["block weights"] =
+      block * (program.config.torchDtype === "float32" ? 4 : 2) +
+      block +
+      (recipe.transforms.length > 0 ? block * 12 : 0)
+    rounding.activations = bucket * program.slots.reduce((sum, width) => sum + width, 0) * 4
+    rounding["keys and values"] = rows * kvHeads * (headDim + Math.ceil(headDim / 16) * 16) * 4
+    rounding["second moments"] = Math.max(...linears.map(({ k }) => secondMomentBytes(k, recipe)))
+  }
+  const total = (parts: Record<string, number>) => Object.values(parts).reduce((sum, bytes) => sum + bytes, 0)
+  return total(verifying) > total(rounding) ? verifying : rounding
+}
+
+/** The Hessian in f32 and rows of a chunk; GPTQ's triangular factor (f64 up to a certain width) and its inverse in f32. */
+const secondMomentBytes = (k: number, { rounding }: Recipe): number =>
+  k * k * (4 + (rounding === "gptq" ? (k <= doubleLimit ? 4 : 2) + 2 : 0)) + 512 * k * 4
+
+/** Arithmetic per second and thread in quantization on the processors that this was measured on. */
+const rates = [
+  { kernels: "avx512", flops: 90e9 },
+  { kernels: "avx2", flops: 45e9 },
+  { kernels: "neon", flops: 20e9 },
+]
+const slowestRate = 1e9
+/** Bytes of source checked, hashed, written and read back in a second. */
+const streamRate = 150e6
+
+/** Very rough: streaming, forward passes, second moments, factorisations and column loops at typical rates. */
+export function estimateSeconds(program: ModelProgram, recipe: Recipe, rows: number, sourceBytes: number): number {
+  const { kernels } = native.cpu()
+  const rate = (rates.find(entry => kernels.startsWith(entry.kernels))?.flops ?? slowestRate) * native.threads()
+  const gptq = recipe.rounding === "gptq"
+  let flops = 0
+  for (let layer = 0; layer < program.blocks.length; layer++) {
+    const linears = linearsOf(program, layer)
+    const weights = linears.reduce((sum, { n, k }) => sum + n * k, 0)
+    flops += weights * (recipe.rounding === "nearest" ? 20 : 600)
+    if (rows === 0) continue
+    // The stages of a block run as far as they reach, and once to its end: twice the block together.
+    flops += 2 * 2 * weights * rows
+    // Some 22 candidates for each of four groups of linears, each a run through most of the block.
+    if (recipe.transforms.length > 0) flops += 4 * 22 * 0.7 * 2 * weights * Math.min(rows, transformRows)
+    const inputs = new Set(linears.map(({ k }) => k))
+    for (const k of inputs) flops += k * k * rows + (gptq ? k ** 3 : 0)
+    if (gptq) for (const { n, k } of linears) flops += 3 * n * k * k
+  }
+  return flops / rate + sourceBytes / streamRate
+}
