@@ -15,5 +15,11 @@ export { PackedWeight, type PrepackOptions, prepack } from "./kernels/packed-wei
 export { type ConversionReport, type ConvertModelOptions, convertModel } from "./quantize/convert-model.ts"
 export { type InspectModelOptions, inspectModel, type ModelInspection } from "./quantize/inspect-model.ts"
 export { type QuantizeOptions, quantize } from "./quantize/quantize.ts"
-export { type QuantizationReport, type QuantizeModelOptions, quantizeModel } from "./quantize/quantize-model.ts"
+export {
+  type PlannedQuantization,
+  planQuantization,
+  type QuantizationReport,
+  type QuantizeModelOptions,
+  quantizeModel,
+} from "./quantize/quantize-model.ts"
 export type { GroupSize, SchemeName } from "./quantize/scheme.ts"

@@ -51,6 +51,16 @@ export class Checkpoint {
 
   /** ERR_IO for what is missing or unreadable, ERR_FORMAT and ERR_CORRUPT for what breaks a rule. */
   static async open(directory: string): Promise<Checkpoint> {
+    if (typeof directory !== "string" || directory === "")
+      throw new TsqError(
+        "ERR_OPTION",
+        `the checkpoint is ${describe(directory)}, expected the path of a Hugging Face checkpoint folder`,
+      )
+    if (directory.endsWith(".gguf"))
+      throw new TsqError(
+        "ERR_UNSUPPORTED",
+        `${directory}: GGUF files are not available in this version; give a Hugging Face checkpoint folder`,
+      )
     const listing = await list(directory)
     const config = await readConfig(directory, listing)
     const files: SafetensorsFile[] = []

@@ -90,7 +90,7 @@ async function exists(path: string): Promise<boolean> {
 
 async function checkFree(target: string, force: boolean): Promise<void> {
   if (!(await exists(target))) return
-  if (!(await lstat(await realpath(target))).isDirectory())
+  if (!(await lstat(await realPath(target))).isDirectory())
     throw new TsqError("ERR_OPTION", `the output ${target} is an existing file, expected a folder; choose another name`)
   if (!force)
     throw new TsqError(
@@ -126,9 +126,24 @@ function isAlive(pid: number): boolean {
 
 /** The real path of something that may not exist yet: its deepest existing parent's, and the rest. */
 async function realTarget(path: string): Promise<string> {
-  if (await exists(path)) return realpath(path)
+  if (await exists(path)) return realPath(path)
   const parent = dirname(path)
   return parent === path ? path : join(await realTarget(parent), basename(path))
+}
+
+async function realPath(path: string): Promise<string> {
+  try {
+    return await realpath(path)
+  } catch (cause) {
+    const code = (cause as NodeJS.ErrnoException).code
+    if (code === "ENOENT" || code === "ELOOP")
+      throw new TsqError(
+        "ERR_OPTION",
+        `${path} is a symbolic link that leads nowhere; remove it or choose another name`,
+        { cause },
+      )
+    throw writeError("follow", path, cause)
+  }
 }
 
 async function refuseOverlap(target: string, source: string): Promise<void> {

@@ -45,6 +45,11 @@ export class QuantizedTensor {
   readonly inputScale: Float32Array | null
 
   constructor(init: QuantizedTensorInit) {
+    if (typeof init !== "object" || init === null)
+      throw new TsqError(
+        "ERR_OPTION",
+        `quantized tensor: it is made from ${describe(init)}, expected an object with scheme, shape, codes and scales`,
+      )
     const { scheme, shape, codes, scales, zeros } = init
     checkScheme(scheme, shape)
     const [n, k] = shape

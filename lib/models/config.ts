@@ -9,6 +9,14 @@ const size = z
   .int()
   .min(1)
   .max(2 ** 31 - 1)
+// Far above any model, and small enough that a damaged or hostile file cannot make the description itself huge.
+const layerCount = z.number().int().min(1).max(4096)
+const headCount = z.number().int().min(1).max(65536)
+const width = z
+  .number()
+  .int()
+  .min(1)
+  .max(2 ** 24)
 const tokenIds = z.union([z.number().int().min(0), z.array(z.number().int().min(0))])
 const flag = z.boolean().nullish()
 
@@ -16,12 +24,12 @@ const flag = z.boolean().nullish()
 const decoderSchema = z.object({
   model_type: z.string(),
   vocab_size: size,
-  hidden_size: size,
-  intermediate_size: size,
-  num_hidden_layers: size,
-  num_attention_heads: size,
-  num_key_value_heads: size.nullish(),
-  head_dim: size.nullish(),
+  hidden_size: width,
+  intermediate_size: width,
+  num_hidden_layers: layerCount,
+  num_attention_heads: headCount,
+  num_key_value_heads: headCount.nullish(),
+  head_dim: headCount.nullish(),
   hidden_act: z.string().nullish(),
   max_position_embeddings: size.nullish(),
   rms_norm_eps: z.number().min(0).max(1).nullish(),
@@ -99,6 +107,17 @@ export function parseDecoderConfig(
       "ERR_FORMAT",
       `config.json: num_attention_heads is ${heads}, expected a multiple of num_key_value_heads ${kvHeads}`,
     )
+  if (heads * headDim > 2 ** 24)
+    throw new TsqError(
+      "ERR_FORMAT",
+      `config.json: num_attention_heads ${heads} x head_dim ${headDim} is ${heads * headDim}, expected at most ${2 ** 24}`,
+    )
+  for (const id of idList(keys.bos_token_id))
+    if (id >= keys.vocab_size)
+      throw new TsqError(
+        "ERR_FORMAT",
+        `config.json: bos_token_id is ${id}, expected below vocab_size ${keys.vocab_size}`,
+      )
   const config: ModelConfig = {
     architecture: keys.model_type,
     hiddenSize: keys.hidden_size,

@@ -51,6 +51,7 @@ export function describeRope(keys: DecoderConfig, headDim: number, maxPositions:
       "ERR_FORMAT",
       `config.json: head_dim ${headDim} x partial_rotary_factor ${partial} rotates ${rotaryDim} elements, expected an even number from 2 to ${headDim}`,
     )
+  if (!(theta >= 1)) throw new TsqError("ERR_FORMAT", `config.json: rope_theta is ${theta}, expected at least 1`)
   const base = Float64Array.from({ length: rotaryDim / 2 }, (_, i) => theta ** ((-2 * i) / rotaryDim))
   const plain = (inverse: Float64Array): Rope => ({
     inverseFrequencies: Float32Array.from(inverse),

@@ -155,7 +155,11 @@ export class BlockStore {
   }
 
   async remove(): Promise<void> {
-    await rm(this.directory, { recursive: true, force: true })
+    try {
+      await rm(this.directory, { recursive: true, force: true })
+    } catch (cause) {
+      throw writeError("remove", this.directory, cause)
+    }
   }
 }
 

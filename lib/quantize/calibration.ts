@@ -33,13 +33,15 @@ export async function makeCalibration(
   force: boolean,
 ): Promise<CalibrationSet> {
   const ids = typeof calibration === "string" ? await encode(calibration, tokenizer!) : calibration
-  ids.forEach((id, i) => {
+  // By index: forEach would pass over the holes of a sparse array.
+  for (let i = 0; i < ids.length; i++) {
+    const id = ids[i]!
     if (!Number.isInteger(id) || id < 0 || id >= config.vocabularySize)
       throw new TsqError(
         "ERR_OPTION",
         `calibration: token ${i} is ${describe(id)}, expected ids from 0 to ${config.vocabularySize - 1}`,
       )
-  })
+  }
   const sequenceLength = recipe.sequenceLength ?? Math.min(defaultLength, config.maxContext)
   if (sequenceLength > config.maxContext)
     throw new TsqError(

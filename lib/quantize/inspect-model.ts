@@ -44,12 +44,7 @@ export const schemeText = ({ bits, symmetric, granularity, groupSize }: IntegerS
  */
 export async function inspectModel(path: string, options: InspectModelOptions = {}): Promise<ModelInspection> {
   const checked = new Options("inspectModel", options, ["context", "batch", "onWarning"])
-  if (path.endsWith(".gguf"))
-    throw new TsqError(
-      "ERR_UNSUPPORTED",
-      `${path}: GGUF files are not available in this version; inspect a Hugging Face folder or a .safetensors file`,
-    )
-  if (path.endsWith(".safetensors")) return inspectFile(path)
+  if (typeof path === "string" && path.endsWith(".safetensors")) return inspectFile(path)
   const checkpoint = await Checkpoint.open(path)
   try {
     const program = describeModel(checkpoint.config)

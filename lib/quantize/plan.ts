@@ -152,8 +152,17 @@ function planModule(
 /** "*" stands for any run of characters; anything else is literal. */
 export function matches(pattern: string, module: string): boolean {
   if (!pattern.includes("*")) return pattern === module || module.endsWith(`.${pattern}`)
-  const source = pattern.split("*").map(part => part.replace(/[.+?^${}()|[\]\\]/g, "\\$&"))
-  return new RegExp(`^${source.join(".*")}$`).test(module)
+  const parts = pattern.split("*")
+  const [first, last] = [parts[0]!, parts.at(-1)!]
+  if (!module.startsWith(first) || !module.endsWith(last) || module.length < first.length + last.length) return false
+  // Between both ends the leftmost place of every part is as good as any other.
+  let from = first.length
+  for (const part of parts.slice(1, -1)) {
+    const at = module.indexOf(part, from)
+    if (at < 0) return false
+    from = at + part.length
+  }
+  return from <= module.length - last.length
 }
 
 /** Engines fuse q, k, v and gate, up: where the format refuses one of them, its siblings stay unquantized as well. */

@@ -13,6 +13,7 @@ import { QuantizationJob, refuseBadWeights } from "./job.ts"
 import { type Plan, scaleTypeOf } from "./plan.ts"
 import type { QuantizeModelOptions, Recipe } from "./recipe.ts"
 import { makeReport, type QuantizationReport } from "./report.ts"
+import { RunLock } from "./run-lock.ts"
 import { storedSource } from "./stored-source.ts"
 import { smokeTest, verifyModules } from "./verify.ts"
 import { writeCheckpoint } from "./write-checkpoint.ts"
@@ -67,7 +68,9 @@ export async function quantizeModel(
   try {
     for (const warning of job.plan.warnings) options.onWarning?.(warning)
     const output = await OutputDirectory.create(out, { source, force: options.force ?? false })
+    let lock: RunLock | null = null
     try {
+      lock = await RunLock.acquire(output.target)
       await refuseBadWeights(job, options.signal, (done, total) => report({ stage: "check", done, total }))
       const print = await fingerprint(job.checkpoint, job.recipe, job.calibration, packageVersion, options.signal)
       const store = await BlockStore.open(output.target, print, options.resume ?? false)
@@ -79,6 +82,8 @@ export async function quantizeModel(
     } catch (error) {
       await output.discard()
       throw error
+    } finally {
+      await lock?.release()
     }
   } finally {
     job.dispose()

@@ -74,7 +74,22 @@ const presets: Record<PresetName, Partial<Recipe>> = {
 }
 
 /** Names that belong to the surface and are not built yet: refused as unsupported rather than unknown. */
-const laterPresets = ["smoothquant", "fp8", "nf4", "llm.int8", "best"]
+const laterPresets = ["smoothquant", "fp8", "nf4", "llm.int8", "best"].concat([
+  "q4_0",
+  "q4_1",
+  "q5_0",
+  "q5_1",
+  "q8_0",
+  "q2_k",
+  "q3_k_s",
+  "q3_k_m",
+  "q3_k_l",
+  "q4_k_s",
+  "q4_k_m",
+  "q5_k_s",
+  "q5_k_m",
+  "q6_k",
+])
 const laterSchemes = ["w8a8", "fp8", "nf4", "fp4", "mxfp4", "nvfp4"]
 const laterRoundings = ["hqq", "auto-round", "qronos"]
 const laterTransforms = ["smooth", "hadamard"]
@@ -140,6 +155,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     choose(options, "rounding", ["nearest", "mse", "gptq"], laterRoundings) ?? defaults.rounding ?? "nearest"
   const transforms = options.strings("transforms", defaults.transforms ?? []) as readonly TransformName[]
   for (const transform of transforms) oneOf(options, "transforms", transform, ["awq"], laterTransforms)
+  if (new Set(transforms).size !== transforms.length) options.fail("transforms", "every transform once")
   const symmetric = options.boolean("symmetric", defaults.symmetric ?? true)
   const groupSize =
     typeof values.groupSize === "string"

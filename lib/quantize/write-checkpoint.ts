@@ -40,17 +40,10 @@ export async function writeCheckpoint(
   // First: a format refuses what its configuration cannot describe before gigabytes are written.
   const { quantizationConfig, files } = format.configuration(contents.summary, options)
   const writer = new SafetensorsWriter(directory, { signal })
-  let done = 0
-  for (const name of source.names) {
-    throwIfAborted(signal)
-    const module = contents.moduleAt(name)
-    if (module !== null)
-      for (const tensor of await format.write(module, await contents.tensor(module), options)) await writer.add(tensor)
-    else if (!contents.omitted.has(name))
-      await writer.add(await denseTensor(source, name, await contents.changed(name)))
-    contents.onTensor?.(name, ++done, source.names.length)
-  }
-  const written = await writer.finish()
+  const written = await addTensors(writer, contents).catch(async error => {
+    await writer.discard()
+    throw error
+  })
   const config = editJson(source.configText, { quantization_config: quantizationConfig, compression_config: undefined })
   await writeNewFile(join(directory, "config.json"), config)
   for (const [name, value] of Object.entries({ ...files, ...contents.files(written.totalBytes) }))
@@ -65,6 +58,21 @@ export async function writeCheckpoint(
     }
   }
   return written
+}
+
+async function addTensors(writer: SafetensorsWriter, contents: CheckpointContents) {
+  const { source, format, options, signal } = contents
+  let done = 0
+  for (const name of source.names) {
+    throwIfAborted(signal)
+    const module = contents.moduleAt(name)
+    if (module !== null)
+      for (const tensor of await format.write(module, await contents.tensor(module), options)) await writer.add(tensor)
+    else if (!contents.omitted.has(name))
+      await writer.add(await denseTensor(source, name, await contents.changed(name)))
+    contents.onTensor?.(name, ++done, source.names.length)
+  }
+  return writer.finish()
 }
 
 const fileTypes: Record<string, Dtype> = { F32: "f32", F16: "f16", BF16: "bf16" }

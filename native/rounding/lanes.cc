@@ -32,6 +32,14 @@ TSQ_INLINE float dropMantissa(float x, uint32_t dropBits) {
   return bitsToFloat((bits + (mask >> 1) + (dropBits != 0 ? (bits >> dropBits) & 1u : 0u)) & ~mask);
 }
 
+// Rounds a scale within [minScale, maxScale] to its stored type. Below subnormalBelow (2^-14 for f16, 0 for the others)
+// the type's numbers are multiples of 2^-24.
+TSQ_INLINE float toStored(float x, uint32_t dropBits, float subnormalBelow) {
+  const float subnormal = toInteger(x * 16777216.f) * 5.9604644775390625e-8f;
+  const float normal = dropMantissa(x, dropBits);
+  return x < subnormalBelow ? subnormal : normal;
+}
+
 // |x|^norm, relative error below 1e-5 where the result is a normal number; below 2^-126 it is about 0.
 // log2 by the series of atanh on [sqrt(1/2), sqrt(2)), 2^t by its Taylor series on [-1/2, 1/2].
 TSQ_INLINE float power(float x, float norm) {
@@ -64,10 +72,11 @@ TSQ_INLINE void rangeBody(const float* w, int64_t columns, float* low, float* hi
 TSQ_INLINE void fitBody(const LaneGrid& grid, const float* low, const float* high, float shrink, LaneScales* out) {
   const float half = grid.maxCode * 0.5f, maxCode = grid.maxCode, minScale = grid.minScale, maxScale = grid.maxScale;
   const uint32_t dropBits = grid.dropBits;
+  const float subnormalBelow = grid.subnormalBelow;
   if (grid.symmetric) {
     for (int lane = 0; lane < kLanes; ++lane) {
       const float peak = most(-low[lane], high[lane]) * shrink;
-      const float scale = dropMantissa(least(most(peak / half, minScale), maxScale), dropBits);
+      const float scale = toStored(least(most(peak / half, minScale), maxScale), dropBits, subnormalBelow);
       out->scale[lane] = peak == 0.f ? 1.f : scale;
       out->zero[lane] = grid.symmetricZero;
     }
@@ -78,7 +87,7 @@ TSQ_INLINE void fitBody(const LaneGrid& grid, const float* low, const float* hig
     const float width = hi - lo;
     // A range wider than f32 reaches: divide first.
     const float raw = width <= FLT_MAX ? width / maxCode : hi / maxCode - lo / maxCode;
-    const float scale = width == 0.f ? 1.f : dropMantissa(least(most(raw, minScale), maxScale), dropBits);
+    const float scale = width == 0.f ? 1.f : toStored(least(most(raw, minScale), maxScale), dropBits, subnormalBelow);
     out->scale[lane] = scale;
     out->zero[lane] = most(toInteger(least(-lo / scale, maxCode)), grid.minZero);
   }
@@ -225,7 +234,8 @@ LaneGrid makeLaneGrid(const GridSpec& grid) {
   made.maxCode = static_cast<float>((1 << grid.bits) - 1);
   made.symmetricZero = static_cast<float>(1 << (grid.bits - 1));
   made.minZero = static_cast<float>(grid.minZero);
-  made.minScale = grid.scaleType == Dtype::kF16 ? 6.103515625e-5f : FLT_MIN;
+  made.minScale = grid.scaleType == Dtype::kF16 ? 5.9604644775390625e-8f : FLT_MIN;
+  made.subnormalBelow = grid.scaleType == Dtype::kF16 ? 6.103515625e-5f : 0.f;
   made.maxScale = grid.scaleType == Dtype::kF16    ? 65504.f
                   : grid.scaleType == Dtype::kBF16 ? bf16ToFloat(0x7f7f)
                                                    : FLT_MAX;

@@ -15,9 +15,10 @@ struct LaneGrid {
   float maxCode = 15;       // 2^bits - 1
   float symmetricZero = 8;  // 2^(bits-1)
   float minZero = 0;
-  float minScale = 0;     // smallest normal of the scale type
-  float maxScale = 0;     // largest finite of the scale type
-  uint32_t dropBits = 0;  // mantissa bits that the scale type lacks
+  float minScale = 0;        // smallest positive number of f16 (2^-24), smallest normal of f32 and bf16
+  float subnormalBelow = 0;  // where the scale type has subnormals that are used: 2^-14 for f16
+  float maxScale = 0;        // largest finite of the scale type
+  uint32_t dropBits = 0;     // mantissa bits that the scale type lacks
 };
 LaneGrid makeLaneGrid(const GridSpec& grid);
 

@@ -14,13 +14,12 @@ namespace tsq {
 
 // The grid that codes live on. value = scale * (code - zero), code in [0, 2^bits).
 struct GridSpec {
-  int bits = 4;            // 2 … 8
-  bool symmetric = true;   // zero = 2^(bits-1)
-  int64_t groupSize = 0;   // along k; k for per-channel
-  bool perTensor = false;  // one scale and zero for the whole weight (groupSize = k)
-  Dtype scaleType =
-      Dtype::kF32;  // scales are rounded to it (and floored at its smallest normal) before codes are chosen
-  int minZero = 0;  // 1 for GPTQ v1 files, which cannot store 0
+  int bits = 4;                   // 2 … 8
+  bool symmetric = true;          // zero = 2^(bits-1)
+  int64_t groupSize = 0;          // along k; k for per-channel
+  bool perTensor = false;         // one scale and zero for the whole weight (groupSize = k)
+  Dtype scaleType = Dtype::kF32;  // scales are rounded to it before codes are chosen, floored at 2^-24 (f16) or 2^-126
+  int minZero = 0;                // 1 for GPTQ v1 files, which cannot store 0
 };
 
 struct SearchSpec {

@@ -15,6 +15,7 @@ t.test("the public surface, no more and no less", async t => {
     "loadModel",
     "matmul",
     "matmulW4A16",
+    "planQuantization",
     "prepack",
     "quantize",
     "quantizeModel",

@@ -7,8 +7,8 @@ using namespace rounding_test;
 
 namespace {
 
-float smallestNormal(tsq::Dtype type) {
-  return type == tsq::Dtype::kF16 ? 0x1p-14f : 0x1p-126f;
+float smallest(tsq::Dtype type) {
+  return type == tsq::Dtype::kF16 ? 0x1p-24f : 0x1p-126f;
 }
 float largest(tsq::Dtype type) {
   return type == tsq::Dtype::kF16    ? 65504.f
@@ -17,7 +17,7 @@ float largest(tsq::Dtype type) {
 }
 
 float roundTo(float x, tsq::Dtype type) {
-  x = std::min(std::max(x, smallestNormal(type)), largest(type));
+  x = std::min(std::max(x, smallest(type)), largest(type));
   if (type == tsq::Dtype::kF16) return tsq::f16ToFloat(tsq::floatToF16(x));
   if (type == tsq::Dtype::kBF16) return tsq::bf16ToFloat(tsq::floatToBf16(x));
   return x;
@@ -143,7 +143,7 @@ TEST(nearest_of_constant_zero_tiny_huge_and_one_sided_rows) {
     w[static_cast<size_t>(5 * k + c)] = -std::abs(wave);  // nonpositive
     w[static_cast<size_t>(6 * k + c)] = c == 3 ? 1e30f : 1e-30f;
     w[static_cast<size_t>(7 * k + c)] = -0.f;
-    w[static_cast<size_t>(8 * k + c)] = wave * 1e-7f;  // below the smallest normal half
+    w[static_cast<size_t>(8 * k + c)] = wave * 1e-7f;  // the scale is a subnormal half
   }
   for (bool symmetric : {true, false}) {
     for (tsq::Dtype type : {tsq::Dtype::kF32, tsq::Dtype::kF16, tsq::Dtype::kBF16}) {
