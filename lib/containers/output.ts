@@ -3,6 +3,7 @@ import { randomBytes } from "node:crypto"
 import { lstat, mkdir, open, readdir, realpath, rename, rm } from "node:fs/promises"
 import { basename, dirname, join, resolve, sep } from "node:path"
 import { TsqError } from "../core/errors.ts"
+import { isAlive } from "../core/processes.ts"
 import { writeError } from "./disk.ts"
 
 export interface OutputOptions {
@@ -112,15 +113,6 @@ async function removeAbandoned(target: string): Promise<void> {
     // This process's own number may have been another's before: in containers they are few.
     const abandoned = pid === process.pid ? (await lstat(path)).mtimeMs < processStart - 1000 : !isAlive(pid)
     if (abandoned) await rm(path, { recursive: true, force: true })
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code !== "ESRCH"
   }
 }
 

@@ -1,7 +1,6 @@
 // inspectModel: what a checkpoint holds and what it takes, without loading it.
 import { Checkpoint } from "../containers/checkpoint.ts"
 import { SafetensorsFile } from "../containers/safetensors.ts"
-import { TsqError } from "../core/errors.ts"
 import { Options } from "../core/options.ts"
 import type { IntegerScheme } from "../core/quantized-tensor.ts"
 import { detectFormat } from "../formats/registry.ts"

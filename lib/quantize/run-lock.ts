@@ -2,6 +2,7 @@
 import { open, readFile, rm } from "node:fs/promises"
 import { writeError } from "../containers/disk.ts"
 import { ioError, TsqError } from "../core/errors.ts"
+import { isAlive } from "../core/processes.ts"
 
 /** Locks that this process holds; a file that names this process but is not here was left by an earlier one of the same number. */
 const held = new Set<string>()
@@ -61,15 +62,6 @@ async function ownerOf(path: string): Promise<number | null> {
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code === "ENOENT") return null
     throw ioError("read", path, cause)
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code !== "ESRCH"
   }
 }
 
