@@ -11,4 +11,5 @@ const run = (command: string, args: string[]) => {
 run("npm", ["run", "test:native", "--silent", "--", "--sanitize", "thread"])
 run("npm", ["run", "build:native", "--silent"])
 run("npx", ["tap", "--timeout=3600"])
+for (const seed of ["101", "102", "103"]) run("node", ["test/lib/native/hostile-arguments.mjs", seed, "3000"])
 run("npx", ["tsx", "bench/kill-resume.ts"])
