@@ -8,7 +8,7 @@ set -eu
 
 build=${1:?usage: scripts/check-symbols.sh BUILD_DIR}
 nm=${NM:-nm}
-objects=$(find "$build" -type f -path '*native/kernels/*' \( -path '*/avx2/*' -o -path '*/avx512/*' -o -path '*/neon/*' \) -name '*.o')
+objects=$(find "$build" -type f -path '*native/kernels/*' \( -path '*/avx*/*' -o -path '*/amx/*' -o -path '*/neon*/*' \) -name '*.o')
 if [ -z "$objects" ]; then
   echo "check-symbols: no object of an instruction set under $build; build the target tsq_kernels first" >&2
   exit 1

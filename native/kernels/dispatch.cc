@@ -12,20 +12,67 @@
 namespace tsq {
 namespace {
 
+// A step of the ladder of instruction sets: a table, and the kernels that an extension adds to it.
+KernelTable extended(const KernelTable& base, const char* name, const DotKernel* pairs, const DotKernel* quads,
+                     const DotKernel* digits = nullptr) {
+  KernelTable table = base;
+  table.name = name;
+  if (pairs != nullptr) table.pairs = pairs;
+  if (quads != nullptr) table.quads = quads;
+  if (digits != nullptr) table.digits = digits;
+  return table;
+}
+
 struct Supported {
-  const KernelTable* tables[4];
+  static constexpr int kMost = 8;
+  KernelTable storage[kMost];
+  const KernelTable* tables[kMost];
   int count = 0;
+  const KernelTable* best = nullptr;
+
+  // `preferred`: better than those before it. The others are there to be asked for.
+  void add(const KernelTable& table, bool preferred = true) {
+    storage[count] = table;
+    tables[count] = &storage[count];
+    if (preferred) best = tables[count];
+    ++count;
+  }
   Supported() {
     [[maybe_unused]] const CpuFeatures& cpu = cpuFeatures();
-    tables[count++] = &kReferenceKernels;
+    add(kReferenceKernels);
 #ifdef TSQ_HAVE_NEON
-    if (cpu.neon) tables[count++] = &kNeonKernels;
+    if (cpu.neon) add(extended(kNeonKernels, "neon", nullptr, &kNeonQuads));
+#endif
+#ifdef TSQ_HAVE_NEON_DOTPROD
+    if (cpu.dotprod) {
+      add(extended(storage[count - 1], "neon-dotprod", nullptr, &kNeonDotprodQuads, &kNeonDotprodDigits));
+    }
+#endif
+#ifdef TSQ_HAVE_NEON_I8MM
+    if (cpu.dotprod && cpu.i8mm) add(extended(storage[count - 1], "neon-i8mm", nullptr, &kNeonI8mmQuads));
+#endif
+#ifdef TSQ_HAVE_NEON_BF16
+    if (cpu.neon && cpu.armbf16) add(extended(storage[count - 1], "neon-bf16", &kNeonBf16Pairs, nullptr));
 #endif
 #ifdef TSQ_HAVE_AVX2
-    if (cpu.avx2) tables[count++] = &kAvx2Kernels;
+    if (cpu.avx2) add(extended(kAvx2Kernels, "avx2", nullptr, &kAvx2Quads));
+#endif
+#ifdef TSQ_HAVE_AVXVNNI
+    if (cpu.avxvnni) add(extended(kAvx2Kernels, "avxvnni", nullptr, &kAvxVnniQuads));
 #endif
 #ifdef TSQ_HAVE_AVX512
-    if (cpu.avx2 && cpu.avx512) tables[count++] = &kAvx512Kernels;
+    if (cpu.avx512) add(extended(kAvx512Kernels, "avx512", nullptr, &kAvx512Quads));
+#endif
+#ifdef TSQ_HAVE_AVX512VNNI
+    if (cpu.avx512vnni) add(extended(kAvx512Kernels, "avx512vnni", nullptr, &kAvx512VnniQuads, &kAvx512VnniDigits));
+#endif
+#ifdef TSQ_HAVE_AVX512BF16
+    if (cpu.avx512vnni && cpu.avx512bf16) {
+      add(extended(storage[count - 1], "avx512bf16", &kAvx512Bf16Pairs, nullptr), !cpu.slowDotBf16);
+    }
+#endif
+#ifdef TSQ_HAVE_AMX
+    if (cpu.amx) add(extended(kAvx512Kernels, "amx", &kAmxPairs, &kAmxQuads, &kAvx512VnniDigits));
 #endif
   }
   const KernelTable* find(const char* name) const {
@@ -48,7 +95,7 @@ const Supported& supported() {
 
 const KernelTable* chooseDefault() {
   const Supported& all = supported();
-  const KernelTable* best = all.tables[all.count - 1];
+  const KernelTable* best = all.best;
   const char* wanted = std::getenv("TSQ_CPU");
   if (wanted == nullptr || *wanted == '\0') return best;
   const KernelTable* chosen = all.find(wanted);

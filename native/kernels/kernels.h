@@ -7,28 +7,79 @@
 
 namespace tsq {
 
-// One tile of attention: R query vectors that share one KV head, against `length` cached positions.
-// K and V lie in pages (see program/kv_cache.h): K of 16 positions transposed [headDim][16], V row-major
-// [position][vStride].
+// One tile of attention: R query vectors that share one KV head, against a range of cached positions. Block b of 16
+// positions lies in page pages[b] (see program/kv_cache.h), pages pageStride floats apart: K transposed [headDim][16]
+// at keys + page * pageStride, V row-major [16][vStride] at values + page * pageStride.
 struct AttentionTile {
   const float* const* queries;  // R pointers to [headDim]
   float* const* outputs;        // R pointers to [headDim]
   const int64_t* first;         // R: first visible position (sliding window), inclusive
-  const int64_t* last;          // R: last visible position (causal), inclusive
+  const int64_t* last;          // R: last visible position (causal), inclusive; below first: nothing, the output is 0
   int count;                    // R, 1 … kMaxTile
   int64_t headDim;
   float scale;
-  const float* const* keys;    // by block of 16 positions: [headDim][16]
-  const float* const* values;  // by block of 16 positions: [16][vStride]
-  int64_t vStride;
+  const float* keys;
+  const float* values;
+  const int32_t* pages;
+  int64_t pageStride, vStride;
   float softcap;  // 0: none
-  static constexpr int kMaxTile = 8;
-  // Floats of scratch a call needs: scores of a chunk for every query plus accumulators.
-  static constexpr int64_t kChunk = 256;  // positions handled between two rescalings of the online softmax
+  // Both null, or R numbers for who combines ranges of positions: this range counts sums * 2^peaks.
+  float* peaks;
+  float* sums;
+  static constexpr int kMaxTile = 24;
+  static constexpr int64_t kChunk = 256;      // positions handled between two rescalings of the online softmax
+  static constexpr float kNoPeak = -3.0e38f;  // of a query that sees nothing
+};
+
+// One row of activations: f32 in packed column order, zeros in padding columns, to the chunks of a bundle.
+struct SplitRow {
+  const layout::Shape* shape;  // of the weight
+  const float* x;              // [packedK]
+  int limbs;        // pairs: bf16 parts that x is cut into, largest first: 1, 2 or 3; quads: 1; digits: 3 … 6
+  uint8_t* chunks;  // this row's 64 bytes in chunk 0, limb 0
+  int64_t apart;    // bytes from one (chunk, limb) to the next of the same row: rows of the bundle * 64
+  float* scales;    // quads, digits: [blocks], the value of code 1; `step` floats apart
+  int32_t* sums;    // quads, digits: [blocks][limbs], the sum of the codes; `step` apart
+  int64_t step;
+};
+
+// y[rows, panels panelBegin … panelEnd) = x W^T + bias for whole bundles of split activations.
+struct DotCall {
+  const PackedView* w;
+  const uint8_t*
+      chunks;           // of the first bundle; bundles follow each other, [chunk][limb][R][64] each; readable 1 KiB on
+  const float* scales;  // quads, digits: [bundle][block][R]; else null
+  const int32_t* sums;  // quads, digits: [bundle][block][limb][R]
+  int limbs;
+  int64_t rows;  // bundles of 16 rows, the last one shorter
+  float* y;      // row 0; columns counted from 0
+  int64_t ldy;
+  const float* bias;  // or null
+  int64_t panelBegin, panelEnd;
+  uint8_t* scratch;  // DotKernel::scratchBytes, 64-byte aligned
+};
+
+// Kernels that multiply several k at once: pairs of bf16 (exact: a f32 activation is the sum of three bf16) or quads of
+// int8 (activations rounded to 8 bits, or exact in several digits). Codes go in as they are; group scales and zero
+// points follow outside the sum over a block. Results do not depend on the panel range, nor on how rows are cut into
+// calls at multiples of 16, save that a call of up to 16 rows may sum in an order of its own.
+struct DotKernel {
+  // Whether this is the faster way for rows of type x (Dtype f32, f16, bf16). False for kinds it does not take.
+  bool (*pays)(layout::WeightKind kind, Dtype x, int64_t rows);
+  void (*split)(const SplitRow& row);
+  void (*multiply)(const DotCall& call);
+  int64_t (*scratchBytes)(const layout::Shape& shape, int64_t rows, int64_t panels);  // of the largest call
+  // Limbs that a row of f32 in packed order needs, given the bits of significand of its own type; 0: this kernel cannot
+  // take the row. Null: one for quads, ceil(significand / 8) for pairs.
+  int (*limbs)(const layout::Shape& shape, const float* x, int significand) = nullptr;
 };
 
 struct KernelTable {
-  const char* name;  // "reference", "avx2", "avx512", "neon"
+  const char* name;  // "reference", "avx2", …: see kernels/dispatch.cc
+
+  const DotKernel* pairs;   // null: exact products go through `linear`
+  const DotKernel* quads;   // null: there are no int8 activations
+  const DotKernel* digits;  // exact too, for few rows: fixed point of several int8 digits
 
   // y[m, panels panelBegin … panelEnd) = x[m, packedK] W^T + bias. x is f32 in packed column order, zero in padding
   // columns. bias [n] or null. Writes only columns < n. scratch: linearScratch floats, 64-byte aligned.

@@ -7,6 +7,7 @@
 #include "kernels/blocking.h"
 #include "kernels/kernels.h"
 #include "kernels/packed_weight.h"
+#include "kernels/prepared.h"
 #include "kernels/scratch.h"
 #include "runtime/thread_pool.h"
 
@@ -18,13 +19,14 @@ using layout::Shape;
 
 // Below these the caller works alone: waking the pool costs some microseconds.
 constexpr int64_t kInlineProducts = 1 << 17;
-constexpr int64_t kInlineElements = 1 << 14;
+constexpr int64_t kInlineElements = 1 << 15;
+// Products of one call at most: their bookkeeping lives on the stack.
+constexpr int kMostProducts = 8;
+// Rows of a task of the pair and quad kernels, which keep the totals of a task in the second-level cache.
+constexpr int64_t kDotRows = 256, kDotRowAlign = 32;
 
 bool isFloat(Dtype dtype) {
   return dtype == Dtype::kF32 || dtype == Dtype::kF16 || dtype == Dtype::kBF16;
-}
-bool alignedFloats(const void* pointer, Dtype dtype) {
-  return dtype == Dtype::kF32 && reinterpret_cast<uintptr_t>(pointer) % alignof(float) == 0;
 }
 
 template <typename F>
@@ -46,117 +48,135 @@ Status check(const MatmulArgs& args) {
   return {};
 }
 
-// One row of activations as f32 in packed column order, scaled, with zeros in padding columns.
-void prepareRow(const KernelTable& table, const MatmulArgs& args, int64_t row, float* out) {
-  const PackedWeight& weight = *args.weight;
-  const Shape& shape = weight.shape;
-  const char* source = static_cast<const char*>(args.x) + row * args.ldx * dtypeBytes(args.xType);
-  const int64_t stride = layout::groupStride(shape), width = layout::packedK(shape);
-  const bool gaps = stride != shape.groupSize && layout::groups(shape) > 1;
-  const bool plain = weight.order.empty() && !gaps;
-  float* flat = plain ? out : out + width;  // behind the row is room for k floats: see matmul()
-  table.toFloat(source, args.xType, flat, shape.k);
-  if (!weight.inputScale.empty()) {
-    for (int64_t i = 0; i < shape.k; ++i) flat[i] *= weight.inputScale[i];
-  }
-  if (plain) {
-    std::fill(out + shape.k, out + width, 0.0f);
-    return;
-  }
-  const int32_t* order = weight.order.empty() ? nullptr : weight.order.data();
-  for (int64_t begin = 0, p = 0; begin < shape.k; begin += shape.groupSize) {
-    const int64_t end = std::min(begin + shape.groupSize, shape.k);
-    for (int64_t i = begin; i < end; ++i) out[p++] = flat[order != nullptr ? order[i] : i];
-    while (p % layout::kGroupAlign != 0) out[p++] = 0;
-  }
-}
-
-// The cut of one call into tasks. Row blocks depend on m alone and a kernel's arithmetic does not depend on its panel
-// range, so the result is the same for any number of threads.
-struct Split {
+// One product with its activations ready, cut into tasks. Row blocks depend on m alone and a kernel's arithmetic does
+// not depend on its panel range, so the result is the same for any number of threads.
+struct Cut {
+  const MatmulArgs* args;
+  const Prepared* x;
+  PackedView view;
   int64_t rowBlocks;
-  int64_t panels, panelBlocks;  // per task; tasks along n
+  int64_t panels, panelBlocks;  // panels of a task; tasks along n
+  int64_t scratchFloats;
+  int64_t tasks() const { return rowBlocks * panelBlocks; }
+  int64_t rowStart(int64_t block) const {
+    if (x->dots == nullptr) return blocking::rowStart(args->m, block);
+    return std::min(args->m, block * layout::roundUp(layout::divideUp(args->m, rowBlocks), kDotRowAlign));
+  }
 };
 
-Split split(const Shape& shape, int64_t m, int threads) {
-  Split cut{};
-  cut.rowBlocks = blocking::rowBlocks(m);
+Cut cut(const MatmulArgs& args, const Prepared& x, int threads) {
+  const Shape& shape = args.weight->shape;
+  const bool dots = x.dots != nullptr;
+  Cut c{&args, &x, args.weight->view(), dots ? layout::divideUp(args.m, kDotRows) : blocking::rowBlocks(args.m), 0,
+        0,     0};
   const int64_t panels = layout::panels(shape);
-  // About eight tasks a thread even out uneven threads; a task keeps an even number of panels, since wide kernels take
-  // pairs.
-  const int64_t wanted = layout::divideUp(8 * threads, cut.rowBlocks);
-  const int64_t most = 64, least = m <= 64 ? 2 : 8;
-  cut.panels = std::clamp(layout::roundUp(panels / wanted, 2), least, most);
-  cut.panelBlocks = layout::divideUp(panels, cut.panels);
-  return cut;
+  // About eight tasks a thread even out uneven threads; a task keeps whole groups of the panels that kernels take
+  // together.
+  const int64_t wanted = layout::divideUp(8 * threads, c.rowBlocks), step = dots ? 4 : 2;
+  const int64_t most = 64, least = args.m <= 64 ? step : 8;
+  c.panels = std::clamp(layout::roundUp(panels / wanted, step), least, most);
+  c.panelBlocks = layout::divideUp(panels, c.panels);
+  if (dots) {
+    c.scratchFloats = layout::divideUp(x.dots->scratchBytes(shape, std::min(args.m, kDotRows), c.panels), 4);
+  } else if (args.m > blocking::kFusedRows) {
+    c.scratchFloats = linearScratch(shape);
+  }
+  return c;
+}
+
+bool alignedFloats(const void* pointer, Dtype dtype) {
+  return dtype == Dtype::kF32 && reinterpret_cast<uintptr_t>(pointer) % alignof(float) == 0;
+}
+
+// One task. False: no memory.
+bool multiply(const KernelTable& table, const Cut& c, int64_t task) {
+  const MatmulArgs& args = *c.args;
+  const Shape& shape = c.view.shape;
+  const int64_t block = task % c.rowBlocks, row = c.rowStart(block), rows = c.rowStart(block + 1) - row;
+  const int64_t begin = task / c.rowBlocks * c.panels, end = std::min(begin + c.panels, layout::panels(shape));
+  const int64_t column = begin * kPanel, columns = std::min(end * kPanel, shape.n) - column;
+  if (rows <= 0) return true;
+  float* scratch = threadScratch(ScratchUse::kKernel, c.scratchFloats);
+  const bool direct = alignedFloats(args.y, args.yType);
+  float* y = static_cast<float*>(args.y) + (direct ? row * args.ldy : 0);
+  int64_t ldy = args.ldy;
+  float* origin = y;
+  if (!direct) {
+    ldy = (end - begin) * kPanel;
+    y = threadScratch(ScratchUse::kOutput, rows * ldy);
+    // Kernels address columns of the whole output: shift the tile's origin (as an integer, to stay within the
+    // language).
+    origin = reinterpret_cast<float*>(reinterpret_cast<uintptr_t>(y) - static_cast<uintptr_t>(column) * sizeof(float));
+  }
+  if (scratch == nullptr || y == nullptr) return false;
+  if (c.x->dots == nullptr) {
+    table.linear(c.view, c.x->rows + row * c.x->stride, c.x->stride, rows, origin, ldy, args.bias, begin, end, scratch);
+  } else {
+    c.x->dots->multiply(c.x->call(c.view, row, rows, origin, ldy, args.bias, begin, end, scratch));
+  }
+  if (direct) return true;
+  char* out = static_cast<char*>(args.y);
+  for (int64_t i = 0; i < rows; ++i) {
+    table.fromFloat(y + i * ldy, out + ((row + i) * args.ldy + column) * dtypeBytes(args.yType), args.yType, columns);
+  }
+  return true;
 }
 
 }  // namespace
 
 Status matmul(const MatmulArgs& args) {
-  TSQ_RETURN_IF_ERROR(check(args));
-  if (args.m == 0) return {};
-  const KernelTable& table = kernels();
-  const PackedWeight& weight = *args.weight;
-  const PackedView view = weight.view();
-  const Shape& shape = weight.shape;
-  const int64_t width = layout::packedK(shape), m = args.m;
+  return matmulGroup(&args, 1);
+}
 
-  const float* x = static_cast<const float*>(args.x);
-  int64_t ldx = args.ldx;
-  const bool direct =
-      alignedFloats(args.x, args.xType) && width == shape.k && weight.order.empty() && weight.inputScale.empty();
-  if (!direct) {
-    // Rows lie behind each other; the last one has k more floats, where a row is converted before it is put in order.
-    // Threads that prepare rows at the same time each need their own, so every row keeps that room when order or gaps
-    // ask for it.
-    const bool inPlace =
-        weight.order.empty() && (layout::groupStride(shape) == shape.groupSize || layout::groups(shape) == 1);
-    ldx = layout::roundUp(inPlace ? width : width + shape.k, kPanel);
-    float* prepared = threadScratch(ScratchUse::kActivations, m * ldx);
-    if (prepared == nullptr) {
-      return {Code::kMemory,
-              "matmul: no memory for " + std::to_string(m) + " rows of " + std::to_string(shape.k) + " activations"};
-    }
-    forTasks(m * width < kInlineElements, m,
-             [&](int64_t row, int) { prepareRow(table, args, row, prepared + row * ldx); });
-    x = prepared;
+Status matmulGroup(const MatmulArgs* args, int count) {
+  for (; count > kMostProducts; args += kMostProducts, count -= kMostProducts) {
+    TSQ_RETURN_IF_ERROR(matmulGroup(args, kMostProducts));
+  }
+  for (int i = 0; i < count; ++i) TSQ_RETURN_IF_ERROR(check(args[i]));
+  if (count == 0 || args[0].m == 0) return {};
+  const KernelTable& table = kernels();
+
+  // Each product's activations; those that need the same share them.
+  Prepared prepared[kMostProducts];
+  int of[kMostProducts], distinct = 0;
+  int64_t floats = 0, elements = 0, products = 0;
+  for (int i = 0; i < count; ++i) {
+    Prepared wanted(table, args[i]);
+    int found = 0;
+    while (found < distinct && !prepared[found].sameAs(wanted)) ++found;
+    of[i] = found;
+    products += args[i].m * layout::packedK(args[i].weight->shape) * args[i].weight->shape.n;
+    if (found < distinct) continue;
+    elements += wanted.direct ? 0 : args[i].m * args[i].weight->shape.k;
+    floats += wanted.floats();
+    prepared[distinct++] = wanted;
+  }
+  float* memory = threadScratch(ScratchUse::kActivations, floats);
+  if (memory == nullptr) {
+    return {Code::kMemory, "matmul: no memory for " + std::to_string(args[0].m) + " rows of " +
+                               std::to_string(args[0].weight->shape.k) + " activations"};
+  }
+  for (int i = 0; i < distinct; ++i) memory = prepared[i].place(memory);
+  std::atomic<bool> outOfMemory{false};
+  const int64_t m = args[0].m;
+  if (elements > 0) {
+    forTasks(elements < kInlineElements, distinct * m, [&](int64_t task, int) {
+      if (!prepared[task / m].row(table, task % m)) outOfMemory.store(true, std::memory_order_relaxed);
+    });
   }
 
-  const bool alone = m * width * shape.n < kInlineProducts;
-  const Split cut = split(shape, m, alone ? 1 : ThreadPool::instance().threads());
-  const bool directOut = alignedFloats(args.y, args.yType);
-  const int64_t kernelFloats = m > blocking::kFusedRows ? linearScratch(shape) : 0;
-  std::atomic<bool> outOfMemory{false};
-  forTasks(alone, cut.rowBlocks * cut.panelBlocks, [&](int64_t task, int) {
-    const int64_t block = task % cut.rowBlocks, row = blocking::rowStart(m, block);
-    const int64_t rows = blocking::rowStart(m, block + 1) - row;
-    const int64_t begin = task / cut.rowBlocks * cut.panels, end = std::min(begin + cut.panels, layout::panels(shape));
-    const int64_t column = begin * kPanel, columns = std::min(end * kPanel, shape.n) - column;
-    float* scratch = threadScratch(ScratchUse::kKernel, kernelFloats);
-    float* y = static_cast<float*>(args.y);
-    int64_t ldy = args.ldy;
-    if (!directOut) {
-      ldy = (end - begin) * kPanel;
-      y = threadScratch(ScratchUse::kOutput, rows * ldy);
-    }
-    if (scratch == nullptr || y == nullptr) {
-      outOfMemory.store(true, std::memory_order_relaxed);
-      return;
-    }
-    if (directOut) {
-      table.linear(view, x + row * ldx, ldx, rows, y + row * ldy, ldy, args.bias, begin, end, scratch);
-      return;
-    }
-    // The kernel addresses columns of the whole output: shift the tile's origin (as an integer, to stay within the
-    // language).
-    float* origin =
-        reinterpret_cast<float*>(reinterpret_cast<uintptr_t>(y) - static_cast<uintptr_t>(column) * sizeof(float));
-    table.linear(view, x + row * ldx, ldx, rows, origin, ldy, args.bias, begin, end, scratch);
-    char* out = static_cast<char*>(args.y);
-    for (int64_t i = 0; i < rows; ++i) {
-      table.fromFloat(y + i * ldy, out + ((row + i) * args.ldy + column) * dtypeBytes(args.yType), args.yType, columns);
-    }
+  const bool alone = products < kInlineProducts;
+  const int threads = alone ? 1 : ThreadPool::instance().threads();
+  Cut cuts[kMostProducts];
+  int64_t tasks = 0;
+  for (int i = 0; i < count; ++i) {
+    cuts[i] = cut(args[i], prepared[of[i]], threads);
+    tasks += cuts[i].tasks();
+  }
+  forTasks(alone, tasks, [&](int64_t task, int) {
+    int i = 0;
+    for (; task >= cuts[i].tasks(); ++i) task -= cuts[i].tasks();
+    if (!multiply(table, cuts[i], task)) outOfMemory.store(true, std::memory_order_relaxed);
   });
   if (outOfMemory.load()) return {Code::kMemory, "matmul: no memory for the working space of a thread"};
   return {};

@@ -6,6 +6,9 @@
 #include <numeric>
 #include <string>
 
+#include "kernels/code_words.h"
+#include "kernels/interleave.h"
+#include "kernels/kernels.h"
 #include "kernels/packed_weight.h"
 #include "runtime/thread_pool.h"
 
@@ -16,10 +19,12 @@ using layout::kPanel;
 using layout::Shape;
 using layout::WeightKind;
 
-constexpr uint64_t kEveryByte = 0x0101010101010101u;
-
 std::string number(int64_t value) {
   return std::to_string(value);
+}
+
+WeightKind kindOf(int bits) {
+  return bits == 2 ? WeightKind::kU2 : bits == 3 ? WeightKind::kU3 : bits == 4 ? WeightKind::kU4 : WeightKind::kU8;
 }
 
 // Columns in packed order: stable by group. Empty where the groups already lie in order.
@@ -54,83 +59,150 @@ Status orderColumns(const CodesSource& source, const Shape& shape, std::vector<i
   return {};
 }
 
-// Eight codes below 16, a byte each, into eight nibbles, low first.
-uint32_t nibbles(uint64_t bytes) {
-  bytes = (bytes | bytes >> 4) & 0x00ff00ff00ff00ffu;
-  bytes = (bytes | bytes >> 8) & 0x0000ffff0000ffffu;
-  return static_cast<uint32_t>(bytes | bytes >> 16);
+// The narrowest type that holds every scale exactly: files mostly keep f16 or bf16, given here as f32.
+layout::ScaleType narrowest(const float* scales, int64_t count) {
+  constexpr int64_t kBlock = 1024;
+  bool half = true, bfloat = true;
+  for (int64_t begin = 0; begin < count && (half || bfloat); begin += kBlock) {
+    const int64_t end = std::min(begin + kBlock, count);
+    uint32_t seen = 0, unusual = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      const uint32_t bits = floatToBits(scales[i]), magnitude = bits & 0x7fffffffu;
+      seen |= bits;
+      // Neither zero nor in the range of normal halves.
+      unusual |= static_cast<uint32_t>(magnitude - 0x38800000u >= 0x47800000u - 0x38800000u && magnitude != 0);
+    }
+    bfloat = bfloat && (seen & 0xffff) == 0;
+    if ((seen & 0x1fff) == 0 && unusual == 0) continue;
+    for (int64_t i = begin; i < end && half; ++i) {
+      half = floatToBits(f16ToFloat(floatToF16(scales[i]))) == floatToBits(scales[i]);
+    }
+  }
+  return half ? layout::ScaleType::kF16 : bfloat ? layout::ScaleType::kBF16 : layout::ScaleType::kF32;
 }
 
 class CodePacker {
  public:
   CodePacker(const CodesSource& source, PackedWeight* weight)
-      : source_(source), weight_(*weight), shape_(weight->shape) {}
+      : source_(source), weight_(*weight), shape_(weight->shape), table_(kernels()) {}
 
   // Packs one panel; returns the bits that some code has and none may have.
-  uint64_t panel(int64_t panel) const {
-    const int64_t groups = layout::groups(shape_), stride = layout::groupStride(shape_);
-    const uint64_t invalid = kEveryByte * (0xffu & ~((1u << source_.bits) - 1));
-    uint64_t seen = 0;
-    for (int64_t row = 0; row < kPanel; ++row) {
-      const int64_t n = panel * kPanel + row;
-      const bool real = n < shape_.n;
-      for (int64_t group = 0; group < groups; ++group) {
-        const int64_t begin = group * shape_.groupSize, count = std::min(shape_.groupSize, shape_.k - begin);
-        uint8_t zero = static_cast<uint8_t>(weight_.zero);
-        if (real) {
-          const int64_t at = layout::scaleIndex(shape_, n, group);
-          weight_.scales.as<float>()[at] = source_.scales[n * groups + group];
-          if (source_.zeros != nullptr) {
-            zero = source_.zeros[n * groups + group];
-            weight_.zeros.as<float>()[at] = zero;
-          }
-        }
-        seen |= rowGroup(n, real, begin, count, group * stride, zero);
-      }
+  uint8_t panel(int64_t panel) const {
+    switch (weight_.scaleType) {
+      case layout::ScaleType::kF16:
+        panelScales(panel, Dtype::kF16, weight_.scales.as<uint16_t>());
+        break;
+      case layout::ScaleType::kBF16:
+        panelScales(panel, Dtype::kBF16, weight_.scales.as<uint16_t>());
+        break;
+      default:
+        panelScales(panel, Dtype::kF32, weight_.scales.as<uint32_t>());
     }
-    return seen & invalid;
+    if (source_.zeros != nullptr) panelZeros(panel);
+
+    // Rows apart by more than a power of two, so that they fall into different cache sets. Rows that pad the last
+    // panel stay zero: they have no scale.
+    constexpr int64_t kStride = kCodeChunk / 4 + 16;
+    alignas(64) uint32_t words[kPanel * kStride];
+    const int64_t rows = std::min(kPanel, shape_.n - panel * kPanel), width = layout::packedK(shape_);
+    if (rows < kPanel) std::memset(words, 0, sizeof words);
+    uint32_t* out = weight_.data.as<uint32_t>() + layout::codeWord(shape_, panel * kPanel, 0);
+    uint8_t seen = 0;
+    for (int64_t p = 0; p < width; p += kCodeChunk) {
+      const int64_t count = std::min(kCodeChunk, width - p), perRow = count * layout::codeBits(shape_.kind) / 32;
+      for (int64_t row = 0; row < rows; ++row) {
+        alignas(64) uint8_t room[kCodeChunk];
+        fetchAhead(panel * kPanel, rows, p, row);
+        const uint8_t* codes = rowCodes(panel * kPanel + row, p, count, room, &seen);
+        codeWords(shape_.kind, codes, count, words + row * kStride);
+      }
+      interleave(words, kStride * 4, perRow, out);
+      out += perRow * kPanel;
+    }
+    return static_cast<uint8_t>(seen & ~((1u << source_.bits) - 1));
   }
 
  private:
-  // Codes [begin, begin + count) of the ordered row n to packed columns from p on, padded with the zero point to whole
-  // words.
-  uint64_t rowGroup(int64_t n, bool real, int64_t begin, int64_t count, int64_t p, uint8_t zero) const {
-    const uint8_t* codes = real ? source_.codes + n * shape_.k : nullptr;
-    const int32_t* order = weight_.order.empty() ? nullptr : weight_.order.data();
-    const bool wide = shape_.kind == WeightKind::kU8;
-    uint32_t* out = weight_.data.as<uint32_t>() + layout::codeWord(shape_, n, p);
-    uint64_t seen = 0;
-    for (int64_t i = 0; i < count; i += 8) {
-      const int64_t here = std::min<int64_t>(8, count - i);
-      uint64_t bytes = kEveryByte * zero;
-      if (real && order == nullptr && here == 8) {
-        std::memcpy(&bytes, codes + begin + i, 8);
-        seen |= bytes;
-      } else if (real) {
-        uint8_t eight[8];
-        std::memset(eight, 0, 8);
-        for (int64_t j = 0; j < here; ++j) eight[j] = codes[order != nullptr ? order[begin + i + j] : begin + i + j];
-        uint64_t checked;
-        std::memcpy(&checked, eight, 8);
-        seen |= checked;
-        std::memset(eight + here, zero, static_cast<size_t>(8 - here));
-        std::memcpy(&bytes, eight, 8);
-      }
-      if (wide) {
-        out[0] = static_cast<uint32_t>(bytes);
-        out[kPanel] = static_cast<uint32_t>(bytes >> 32);
-        out += 2 * kPanel;
-      } else {
-        *out = nibbles(bytes);
-        out += kPanel;
-      }
+  // Asks for the codes used four rows later, since the hardware stops at the end of every page: a row is one or more.
+  void fetchAhead(int64_t first, int64_t rows, int64_t p, int64_t row) const {
+    constexpr int64_t kAhead = 4;
+    row += kAhead;
+    if (row >= rows) {
+      row -= rows;
+      p += kCodeChunk;
     }
-    return seen;
+    if (row >= rows) return;
+    const uint8_t* codes = source_.codes + (first + row) * shape_.k;
+    const int64_t end = std::min(p + kCodeChunk, shape_.k);
+    for (int64_t i = p; i < end; i += 64) __builtin_prefetch(codes + i);
+  }
+  // Codes of packed columns [p, p + count) of row n: where they lie, or gathered in `room` and padded. Adds their bits
+  // to *seen.
+  const uint8_t* rowCodes(int64_t n, int64_t p, int64_t count, uint8_t* room, uint8_t* seen) const {
+    const uint8_t* codes = source_.codes + n * shape_.k;
+    const int64_t stride = layout::groupStride(shape_);
+    const bool gaps = stride != shape_.groupSize && layout::groups(shape_) > 1;
+    if (weight_.order.empty() && !gaps && p + count <= shape_.k) {
+      *seen |= bitsIn(codes + p, count);
+      return codes + p;
+    }
+    const int32_t* order = weight_.order.empty() ? nullptr : weight_.order.data();
+    for (int64_t done = 0; done < count;) {
+      const int64_t group = (p + done) / stride, inGroup = (p + done) % stride;
+      const int64_t begin = group * shape_.groupSize + inGroup;
+      const int64_t end = std::min((group + 1) * shape_.groupSize, shape_.k);
+      const int64_t here = std::min(count - done, stride - inGroup);
+      const int64_t real = std::clamp<int64_t>(end - begin, 0, here);
+      if (order == nullptr) {
+        std::memcpy(room + done, codes + begin, static_cast<size_t>(real));
+      } else {
+        for (int64_t i = 0; i < real; ++i) room[done + i] = codes[order[begin + i]];
+      }
+      *seen |= bitsIn(room + done, real);
+      std::memset(room + done + real, padding(n, group), static_cast<size_t>(here - real));
+      done += here;
+    }
+    return room;
+  }
+  // A column of padding counts nothing whatever its code is; the zero point where it is a code.
+  int padding(int64_t n, int64_t group) const {
+    const int zero = source_.zeros != nullptr ? source_.zeros[n * layout::groups(shape_) + group] : weight_.zero;
+    return zero & ((1 << source_.bits) - 1);
+  }
+
+  // Scales of a panel, exact in their type.
+  template <typename T>
+  void panelScales(int64_t panel, Dtype type, T* scales) const {
+    constexpr int64_t kChunk = 128;
+    alignas(64) T block[kPanel][kChunk];
+    const int64_t groups = layout::groups(shape_), rows = std::min(kPanel, shape_.n - panel * kPanel);
+    if (rows < kPanel) std::memset(block, 0, sizeof block);
+    for (int64_t group = 0; group < groups; group += kChunk) {
+      const int64_t count = std::min(kChunk, groups - group);
+      for (int64_t row = 0; row < rows; ++row) {
+        const float* source = source_.scales + (panel * kPanel + row) * groups + group;
+        if constexpr (sizeof(T) == sizeof(float)) {
+          std::memcpy(block[row], source, static_cast<size_t>(count) * sizeof(T));
+        } else {
+          table_.fromFloat(source, block[row], type, count);
+        }
+      }
+      interleave(block, sizeof block[0], count, scales + layout::scaleIndex(shape_, panel * kPanel, group));
+    }
+  }
+  void panelZeros(int64_t panel) const {
+    const int64_t groups = layout::groups(shape_), rows = std::min(kPanel, shape_.n - panel * kPanel);
+    uint8_t* out = weight_.zeros.as<uint8_t>() + layout::scaleIndex(shape_, panel * kPanel, 0);
+    for (int64_t row = 0; row < rows; ++row) {
+      const uint8_t* source = source_.zeros + (panel * kPanel + row) * groups;
+      for (int64_t group = 0; group < groups; ++group) out[group * kPanel + row] = source[group];
+    }
   }
 
   const CodesSource& source_;
   const PackedWeight& weight_;
   const Shape& shape_;
+  const KernelTable& table_;
 };
 
 // The message names the first offending code: found by a second, slow look.
@@ -168,20 +240,22 @@ Status checkSource(const CodesSource& source) {
 Result<PackedWeight> packCodes(const CodesSource& source) try {
   TSQ_RETURN_IF_ERROR(checkSource(source));
   PackedWeight weight;
-  const WeightKind kind = source.bits <= 4 ? WeightKind::kU4 : WeightKind::kU8;
+  const WeightKind kind = kindOf(source.bits);
   weight.shape = {kind, source.n, source.k, source.groupSize};
   weight.bits = source.bits;
-  weight.zero = static_cast<float>(1 << (source.bits - 1));
+  weight.zero = 1 << (source.bits - 1);
   if (source.groupIndex != nullptr) TSQ_RETURN_IF_ERROR(orderColumns(source, weight.shape, &weight.order));
   if (source.inputScale != nullptr) weight.inputScale.assign(source.inputScale, source.inputScale + source.k);
 
   const int64_t panels = layout::panels(weight.shape);
-  const size_t scaleBytes = static_cast<size_t>(panels * layout::groups(weight.shape) * kPanel) * sizeof(float);
+  const size_t scaleCount = static_cast<size_t>(panels * layout::groups(weight.shape) * kPanel);
+  weight.scaleType = narrowest(source.scales, source.n * layout::groups(weight.shape));
   Result<AlignedBuffer> data = AlignedBuffer::allocate(static_cast<size_t>(panels * layout::panelBytes(weight.shape)));
   if (!data.ok()) return data.status();
-  Result<AlignedBuffer> scales = AlignedBuffer::allocate(scaleBytes);
+  Result<AlignedBuffer> scales =
+      AlignedBuffer::allocate(scaleCount * (weight.scaleType == layout::ScaleType::kF32 ? 4 : 2));
   if (!scales.ok()) return scales.status();
-  Result<AlignedBuffer> zeros = AlignedBuffer::allocate(source.zeros != nullptr ? scaleBytes : 0);
+  Result<AlignedBuffer> zeros = AlignedBuffer::allocate(source.zeros != nullptr ? scaleCount : 0);
   if (!zeros.ok()) return zeros.status();
   weight.data = std::move(data.value());
   weight.scales = std::move(scales.value());

@@ -13,21 +13,23 @@ namespace tsq {
 // What a kernel sees: plain pointers, no ownership.
 struct PackedView {
   layout::Shape shape;
-  const void* data;     // see layout/packed.h
-  const float* scales;  // null for float kinds
-  const float* zeros;   // null: every zero point is `zero`
-  float zero;           // the common zero point, 2^(bits-1) for symmetric codes
+  const void* data;             // see layout/packed.h
+  const void* scales;           // of scaleType, [panel][group][16]; null for float kinds
+  layout::ScaleType scaleType;  // the narrowest that is exact
+  const uint8_t* zeros;         // [panel][group][16]; null: every zero point is `zero`
+  int32_t zero;                 // the common zero point, 2^(bits-1) for symmetric codes
 };
 
 struct PackedWeight {
   layout::Shape shape{};
-  int bits = 0;  // of a code; 16 or 32 for float kinds. 2- and 3-bit codes are stored as 4-bit, 5 to 7 as 8-bit
+  int bits = 0;  // of a code; 16 or 32 for float kinds. 5- to 7-bit codes are stored as 8-bit
+  layout::ScaleType scaleType = layout::ScaleType::kF32;
   AlignedBuffer data, scales, zeros;
-  float zero = 0;
+  int32_t zero = 0;
   std::vector<int32_t> order;     // packed (ordered) column -> column of the activations; empty: identity
   std::vector<float> inputScale;  // [k], by column of the activations; empty: ones. y = W_packed (x * inputScale)
   PackedView view() const {
-    return {shape, data.data(), scales.as<float>(), zeros.size() ? zeros.as<float>() : nullptr, zero};
+    return {shape, data.data(), scales.data(), scaleType, zeros.size() ? zeros.as<uint8_t>() : nullptr, zero};
   }
   uint64_t bytes() const {
     return data.size() + scales.size() + zeros.size() + order.size() * 4 + inputScale.size() * 4;
@@ -56,9 +58,12 @@ Result<PackedWeight> packDense(const void* source, Dtype from, int64_t n, int64_
 // embedding lookup.
 void unpackRow(const PackedWeight& weight, int64_t n, float* out);
 
+// What is multiplied with the weights. kInt8: activations are rounded to 8 bits, symmetric, by row and block of a group
+// (layout/activations.h); weights of float kinds are multiplied exactly all the same.
+enum class Activations : uint8_t { kExact = 0, kInt8 = 1 };
+
 // y[m, n] = x[m, k] W^T (+ bias[n]). x and y may be f32, f16 or bf16 (each row-major and dense, any alignment);
-// arithmetic is f32, the result rounded once. Threaded; the same bytes for any thread count. ldx and ldy count
-// elements.
+// sums are f32, the result rounded once. Threaded; the same bytes for any thread count. ldx and ldy count elements.
 struct MatmulArgs {
   const PackedWeight* weight;
   const void* x;
@@ -68,7 +73,11 @@ struct MatmulArgs {
   Dtype yType;
   int64_t ldy;
   const float* bias;  // or null
+  Activations activations = Activations::kExact;
 };
 Status matmul(const MatmulArgs& args);
+// Several products of the same x (equal x, xType, ldx, m and activations): one pass over the pool, and activations
+// prepared once where the weights allow it. The same bytes as one matmul after the other.
+Status matmulGroup(const MatmulArgs* args, int count);
 
 }  // namespace tsq

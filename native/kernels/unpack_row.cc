@@ -24,11 +24,37 @@ void unpack(const PackedWeight& weight, float* out, Value value) {
   }
 }
 
+// Places in packed memory are divisions by constants once the kind is one.
+template <WeightKind kKind>
+void unpackCodes(const PackedWeight& weight, int64_t n, float* out) {
+  Shape shape = weight.shape;
+  shape.kind = kKind;
+  const uint32_t* words = weight.data.as<uint32_t>();
+  const int64_t at = layout::scaleIndex(shape, n, 0);
+  const uint8_t* zeros = weight.zeros.size() > 0 ? weight.zeros.as<uint8_t>() + at : nullptr;
+  const auto scale = [&, at](int64_t group) {
+    const int64_t index = at + group * layout::kPanel;
+    if (weight.scaleType == layout::ScaleType::kF16) return f16ToFloat(weight.scales.as<uint16_t>()[index]);
+    if (weight.scaleType == layout::ScaleType::kBF16) return bf16ToFloat(weight.scales.as<uint16_t>()[index]);
+    return weight.scales.as<float>()[index];
+  };
+  unpack(weight, out, [&](int64_t group, int64_t p) {
+    uint32_t code = words[layout::codeWord(shape, n, p)] >> layout::codeShift(shape, p);
+    if constexpr (kKind == WeightKind::kU3) {
+      code = (code & 3) | (words[layout::topWord(shape, n, p)] >> layout::topShift(p) & 1) << 2;
+    } else {
+      code &= (1u << layout::codeBits(kKind)) - 1;
+    }
+    const int32_t zero = zeros != nullptr ? zeros[group * layout::kPanel] : weight.zero;
+    return scale(group) * static_cast<float>(static_cast<int32_t>(code) - zero);
+  });
+}
+
 }  // namespace
 
 void unpackRow(const PackedWeight& weight, int64_t n, float* out) {
   const Shape& shape = weight.shape;
-  const int64_t first = layout::isInteger(shape.kind) ? layout::codeWord(shape, n, 0) : layout::element(shape, n, 0);
+  const int64_t first = layout::element(shape, n, 0);  // of float kinds
   switch (shape.kind) {
     case WeightKind::kF32: {
       const float* data = weight.data.as<float>() + first;
@@ -42,20 +68,15 @@ void unpackRow(const PackedWeight& weight, int64_t n, float* out) {
       const uint16_t* data = weight.data.as<uint16_t>() + first;
       return unpack(weight, out, [&](int64_t, int64_t p) { return bf16ToFloat(data[p * layout::kPanel]); });
     }
-    case WeightKind::kU4:
     case WeightKind::kU8:
-      break;
+      return unpackCodes<WeightKind::kU8>(weight, n, out);
+    case WeightKind::kU4:
+      return unpackCodes<WeightKind::kU4>(weight, n, out);
+    case WeightKind::kU3:
+      return unpackCodes<WeightKind::kU3>(weight, n, out);
+    case WeightKind::kU2:
+      return unpackCodes<WeightKind::kU2>(weight, n, out);
   }
-  const uint32_t* data = weight.data.as<uint32_t>() + first;
-  const float* scales = weight.scales.as<float>() + layout::scaleIndex(shape, n, 0);
-  const float* zeros = weight.zeros.size() > 0 ? weight.zeros.as<float>() + layout::scaleIndex(shape, n, 0) : nullptr;
-  const bool narrow = shape.kind == WeightKind::kU4;
-  unpack(weight, out, [&](int64_t group, int64_t p) {
-    const uint32_t word = data[(narrow ? p / 8 : p / 4) * layout::kPanel];
-    const uint32_t code = word >> layout::codeShift(shape, p) & (narrow ? 15u : 255u);
-    const float zero = zeros != nullptr ? zeros[group * layout::kPanel] : weight.zero;
-    return scales[group * layout::kPanel] * (static_cast<float>(code) - zero);
-  });
 }
 
 }  // namespace tsq

@@ -82,20 +82,31 @@ void freeBlock(void* data, size_t mapped) {
 AlignedBuffer::AlignedBuffer(AlignedBuffer&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)),
       size_(std::exchange(other.size_, 0)),
-      mapped_(std::exchange(other.mapped_, 0)) {}
+      mapped_(std::exchange(other.mapped_, 0)),
+      whole_(std::move(other.whole_)) {}
 
 AlignedBuffer& AlignedBuffer::operator=(AlignedBuffer&& other) noexcept {
   if (this != &other) {
-    freeBlock(data_, mapped_);
+    if (whole_ == nullptr) freeBlock(data_, mapped_);
     data_ = std::exchange(other.data_, nullptr);
     size_ = std::exchange(other.size_, 0);
     mapped_ = std::exchange(other.mapped_, 0);
+    whole_ = std::move(other.whole_);
   }
   return *this;
 }
 
 AlignedBuffer::~AlignedBuffer() {
-  freeBlock(data_, mapped_);
+  if (whole_ == nullptr) freeBlock(data_, mapped_);
+}
+
+AlignedBuffer AlignedBuffer::part(std::shared_ptr<const AlignedBuffer> whole, size_t offset, size_t bytes) {
+  AlignedBuffer buffer;
+  if (bytes == 0) return buffer;
+  buffer.data_ = whole->as<char>() + offset;
+  buffer.size_ = bytes;
+  buffer.whole_ = std::move(whole);
+  return buffer;
 }
 
 Result<AlignedBuffer> AlignedBuffer::allocate(size_t bytes) {

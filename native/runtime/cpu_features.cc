@@ -5,6 +5,10 @@
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
@@ -44,15 +48,30 @@ uint64_t savedStates() {
   return (static_cast<uint64_t>(high) << 32) | low;
 }
 
+// Linux gives tile registers only to processes that ask (Documentation/arch/x86/xstate.rst), since they make every
+// signal frame larger. Refused where an alternate signal stack is too small for that.
+bool allowTiles() {
+#if defined(__linux__) && defined(__x86_64__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 CpuFeatures detect() {
   const Registers leaf1 = cpuid(1, 0), leaf7 = cpuid(7, 0);
   X86Words words;
+  words.leaf0Ebx = cpuid(0, 0).ebx;
   words.leaf1Ecx = leaf1.ecx;
   words.leaf7Ebx = leaf7.ebx;
   words.leaf7Ecx = leaf7.ecx;
+  words.leaf7Edx = leaf7.edx;
   if (leaf7.eax >= 1) words.leaf71Eax = cpuid(7, 1).eax;
   if (bit(leaf1.ecx, 27)) words.xcr0 = savedStates();  // OSXSAVE
-  return x86Features(words);
+  CpuFeatures features = x86Features(words);
+  features.amx = features.amx && allowTiles();
+  return features;
 }
 
 #elif defined(__aarch64__) && defined(__linux__)
@@ -121,6 +140,9 @@ CpuFeatures x86Features(const X86Words& words) {
   f.avx512vbmi = f.avx512 && bit(words.leaf7Ecx, 1);
   f.avx512vnni = f.avx512 && bit(words.leaf7Ecx, 11);
   f.avx512bf16 = f.avx512 && bit(words.leaf71Eax, 5);
+  const bool savesTiles = (words.xcr0 & 0x60000) == 0x60000;  // XTILECFG, XTILEDATA
+  f.amx = f.avx512vnni && savesTiles && bit(words.leaf7Edx, 22) && bit(words.leaf7Edx, 24) && bit(words.leaf7Edx, 25);
+  f.slowDotBf16 = words.leaf0Ebx == 0x756e6547;  // "Genu"
   return f;
 }
 
@@ -132,6 +154,7 @@ std::vector<std::string> CpuFeatures::names() const {
       {avx512vnni, "avx512vnni"},
       {avx512bf16, "avx512bf16"},
       {avx512vbmi, "avx512vbmi"},
+      {amx, "amx"},
       {neon, "neon"},
       {fp16, "fp16"},
       {dotprod, "dotprod"},

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "runtime/status.h"
 
@@ -20,6 +21,10 @@ class AlignedBuffer {
   // kMemory with the size when the system refuses. bytes = 0 gives an empty buffer. Never throws.
   static Result<AlignedBuffer> allocate(size_t bytes);
 
+  // `bytes` bytes of `whole` from `offset` on, a multiple of 64: small blocks that share large pages. The memory stays
+  // as long as any part of it.
+  static AlignedBuffer part(std::shared_ptr<const AlignedBuffer> whole, size_t offset, size_t bytes);
+
   void* data() const { return data_; }
   size_t size() const { return size_; }
   template <typename T>
@@ -29,8 +34,9 @@ class AlignedBuffer {
 
  private:
   void* data_ = nullptr;
-  size_t size_ = 0;    // as asked for
-  size_t mapped_ = 0;  // > 0: came from mmap, this many bytes
+  size_t size_ = 0;                             // as asked for
+  size_t mapped_ = 0;                           // > 0: came from mmap, this many bytes
+  std::shared_ptr<const AlignedBuffer> whole_;  // set: data_ belongs to it
 };
 
 // A file mapped read-only. The file may not shrink while mapped (the system then raises SIGBUS), so readers

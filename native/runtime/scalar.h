@@ -5,6 +5,7 @@
 #include <cstring>
 
 #define TSQ_INLINE __attribute__((always_inline)) static inline
+#define TSQ_METHOD __attribute__((always_inline))  // of a class
 
 namespace tsq {
 

@@ -21,9 +21,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// How long an idle thread keeps its CPU before it sleeps: longer than the gap between two operations of a forward
-// pass, about what one wake-up costs. With more threads than CPUs the CPU is needed by another at once.
-constexpr std::chrono::nanoseconds kSpin{40'000};
+constexpr std::chrono::nanoseconds kSpin{std::chrono::microseconds(ThreadPool::kSpinMicroseconds)};
 constexpr std::chrono::nanoseconds kShortSpin{1'000};
 constexpr std::chrono::nanoseconds kYieldAfter{4'000};
 
@@ -203,10 +201,11 @@ void ThreadPool::State::finish() {
 void ThreadPool::State::workerMain(int id, uint64_t lastJob) {
   const Worker& self = workers[id];
   const uint64_t ownId = static_cast<uint64_t>(id);
-  uint64_t seen = 0;
+  uint64_t seen = 0, noticed = lastJob;
+  // Something happened: a new job, or one that came and went. More follow, so that the wait begins anew.
   const auto called = [&] {
     seen = gate.load(std::memory_order_acquire);
-    return (limitOf(seen) > ownId && jobOf(seen) != lastJob) || self.stop.load(std::memory_order_relaxed);
+    return jobOf(seen) != noticed || self.stop.load(std::memory_order_relaxed);
   };
   while (true) {
     if (!spinUntil(spin(wanted.load(std::memory_order_relaxed)), called)) {
@@ -214,8 +213,12 @@ void ThreadPool::State::workerMain(int id, uint64_t lastJob) {
       continue;
     }
     if (self.stop.load(std::memory_order_acquire)) return;
+    if (limitOf(seen) <= ownId || jobOf(seen) == lastJob) {
+      noticed = jobOf(seen);
+      continue;
+    }
     if (!gate.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel, std::memory_order_relaxed)) continue;
-    lastJob = jobOf(seen);
+    lastJob = noticed = jobOf(seen);
     work(id);
     const uint64_t before = gate.fetch_sub(1, std::memory_order_seq_cst);
     const bool last = insideOf(before) == 1 && limitOf(before) == 0;

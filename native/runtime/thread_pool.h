@@ -25,6 +25,10 @@ class TaskRef {
 class ThreadPool {
  public:
   static constexpr int kMaxThreads = 256;
+  // How long an idle thread keeps its CPU before it sleeps: longer than the gap between two operations of a forward
+  // pass, and than what JavaScript does between two tokens. Waking a thread costs its caller more than ten
+  // microseconds. With more threads than CPUs the CPU is needed by another at once.
+  static constexpr int kSpinMicroseconds = 200;
   static ThreadPool& instance();  // never destroyed; shutdown() joins the workers
 
   // Number of threads that take part in a call, the caller included. Default: the CPUs this process may use

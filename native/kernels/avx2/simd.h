@@ -20,8 +20,8 @@ struct Words {
 // Shapes of the register tiles in generic/ that fit 16 registers of 8 lanes.
 constexpr int kTileRows = 6;  // rows x panels of the matmul micro-kernel
 constexpr int kTilePanels = 1;
-constexpr int kFusedPanels = 1;     // panels side by side for one to four rows
-constexpr int kAttentionLanes = 4;  // accumulators of attention: query vectors x blocks
+constexpr int kFusedPanels = 1;     // panels side by side for few rows
+constexpr int kAttentionLanes = 6;  // accumulators of attention: query vectors x blocks
 constexpr int kGramRows = 4;        // rows of a Gram tile at once
 
 TSQ_INLINE Lanes zeros() {
@@ -148,6 +148,12 @@ TSQ_INLINE Lanes loadBfloat(const void* p) {
   const __m128i* at = static_cast<const __m128i*>(p);
   const __m256i lo = _mm256_cvtepu16_epi32(_mm_loadu_si128(at)), hi = _mm256_cvtepu16_epi32(_mm_loadu_si128(at + 1));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))};
+}
+// Sixteen unsigned bytes as f32.
+TSQ_INLINE Lanes loadBytes(const void* p) {
+  const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)),
+          _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
 }
 TSQ_INLINE void storeHalf(void* p, Lanes x) {
   __m128i* at = static_cast<__m128i*>(p);

@@ -1,5 +1,5 @@
 // The table of avx512 kernels. Everything here has internal linkage: see the note on weak symbols in docs/kernels.md.
-#include "kernels/avx512/simd.h"
+#include "kernels/avx512/parts.h"
 
 // The shared algorithms, over the lanes of this instruction set.
 #include "kernels/generic/attention.h"
@@ -12,8 +12,8 @@
 namespace tsq {
 
 const KernelTable kAvx512Kernels = {
-    "avx512", linear, toFloat, fromFloat, rmsnorm, rope,   attention, silu,
-    geluTanh, add,    axpy,    dot,       maximum, expSum, gramTile,  columnStats,
+    "avx512", nullptr,  nullptr, nullptr, linear, toFloat, fromFloat, rmsnorm,  rope,        attention,
+    silu,     geluTanh, add,     axpy,    dot,    maximum, expSum,    gramTile, columnStats,
 };
 
 }  // namespace tsq

@@ -22,9 +22,10 @@ using Words = __m512i;  // 16 x u32
 // Shapes of the register tiles in generic/ that fit 32 registers of 16 lanes.
 constexpr int kTileRows = 12;  // rows x panels of the matmul micro-kernel
 constexpr int kTilePanels = 2;
-constexpr int kFusedPanels = 2;     // panels side by side for one to four rows
-constexpr int kAttentionLanes = 8;  // accumulators of attention: query vectors x blocks
-constexpr int kGramRows = 16;       // rows of a Gram tile at once
+constexpr int kFusedPanels = 2;        // panels side by side for few rows
+constexpr int kDigitPairStreams = 10;  // sums of two panels side by side, at most
+constexpr int kAttentionLanes = 24;    // accumulators of attention: query vectors x blocks
+constexpr int kGramRows = 16;          // rows of a Gram tile at once
 
 TSQ_INLINE Lanes zeros() {
   return _mm512_setzero_ps();
@@ -128,6 +129,10 @@ TSQ_INLINE Lanes loadHalf(const void* p) {
 TSQ_INLINE Lanes loadBfloat(const void* p) {
   const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
   return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+// Sixteen unsigned bytes as f32.
+TSQ_INLINE Lanes loadBytes(const void* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
 }
 TSQ_INLINE void storeHalf(void* p, Lanes x) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

@@ -4,6 +4,12 @@
 // Chunks start at multiples of kChunk counted from position 0 and every query sums in order of position, so a query's
 // result does not depend on the queries it shares a tile with. Running softmax: Milakov and Gimelshein, "Online
 // normalizer calculation for softmax", 2018.
+//
+// Loops, outermost first. Blocks of keys and of values that fit into L1 are used by all queries of the tile before the
+// next ones are read, so memory is read once for a tile.
+//   chunk of kChunk positions    scores, then weights of all queries                 softmax
+//   kStripe positions            keys [headDim][64] or values [64][64 columns]       L1
+//   up to kQueryRows queries     kQueryRows x kWide accumulators                     registers
 #pragma once
 
 #include "kernels/generic/elementwise.h"
@@ -12,65 +18,117 @@
 namespace tsq {
 namespace {
 
-constexpr int64_t kMaxQueries = AttentionTile::kMaxTile;
+constexpr int kMaxQueries = AttentionTile::kMaxTile;
 constexpr int64_t kChunkPositions = AttentionTile::kChunk;
 constexpr int64_t kPageRows = 16;
+constexpr int64_t kStripe = 64;  // positions whose keys or values stay in L1; a chunk is a multiple of it
+constexpr int64_t kStripePages = kStripe / kPageRows;
+constexpr int kQueryRows = 6;  // queries of a register tile
+constexpr float kLog2e = 1.44269504f;
 
-// Scores of kQueries queries (from `firstQuery`) with kBlocks blocks of 16 positions. queries: [headDim][kMaxQueries].
-template <int kQueries, int kBlocks>
-TSQ_INLINE void scoreBlocks(const AttentionTile& tile, const float* queries, int64_t block, float* scores,
-                            int64_t chunk) {
+// Blocks of 16 positions, or slices of 16 columns, beside each other in a register tile of `queries` rows.
+constexpr int widthOf(int queries) {
+  return kAttentionLanes / queries >= 4 ? 4 : kAttentionLanes / queries >= 2 ? 2 : 1;
+}
+
+TSQ_INLINE const float* pageOf(const AttentionTile& tile, const float* base, int64_t block) {
+  return base + tile.pages[block] * tile.pageStride;
+}
+
+// Pages that the next stripe reads are fetched while this one is computed. kSome: by all register tiles of a large tile
+// together, a page each. kAll: by each alone, in a tile that memory is too slow for. All pages are as long.
+enum class Ahead { kNone, kSome, kAll };
+
+// Scores of kQueries queries with kBlocks blocks of 16 positions. queries: [kQueries][stride], scaled.
+template <int kQueries, int kBlocks, Ahead kAhead>
+TSQ_INLINE void scoreBlocks(const AttentionTile& tile, const float* queries, int64_t stride, int64_t block,
+                            float* scores, const float* const* ahead) {
+  constexpr int kFetched = kAhead == Ahead::kAll ? kBlocks : kAhead == Ahead::kSome ? 1 : 0;
   const float* keys[kBlocks];
+  const float* query[kQueries];
   Lanes total[kQueries][kBlocks];
 #pragma GCC unroll 8
+  for (int r = 0; r < kQueries; ++r) query[r] = queries + r * stride;
+#pragma GCC unroll 8
   for (int b = 0; b < kBlocks; ++b) {
-    keys[b] = tile.keys[block + b];
+    keys[b] = pageOf(tile, tile.keys, block + b);
 #pragma GCC unroll 8
     for (int r = 0; r < kQueries; ++r) total[r][b] = zeros();
   }
   for (int64_t d = 0; d < tile.headDim; ++d) {
     Lanes key[kBlocks];
 #pragma GCC unroll 8
+    for (int b = 0; b < kFetched; ++b) prefetch(ahead[b] + d * kPageRows);
+#pragma GCC unroll 8
     for (int b = 0; b < kBlocks; ++b) key[b] = load(keys[b] + d * kPageRows);
 #pragma GCC unroll 8
     for (int r = 0; r < kQueries; ++r) {
-      const Lanes query = set1(queries[d * kMaxQueries + r]);
+      const Lanes q = set1(query[r][d]);
 #pragma GCC unroll 8
-      for (int b = 0; b < kBlocks; ++b) total[r][b] = fma(key[b], query, total[r][b]);
+      for (int b = 0; b < kBlocks; ++b) total[r][b] = fma(key[b], q, total[r][b]);
     }
   }
-  const Lanes scale = set1(tile.scale);
 #pragma GCC unroll 8
   for (int r = 0; r < kQueries; ++r) {
 #pragma GCC unroll 8
-    for (int b = 0; b < kBlocks; ++b) {
-      Lanes score = mul(total[r][b], scale);
-      if (tile.softcap > 0) score = mul(set1(tile.softcap), tanh(div(score, set1(tile.softcap))));
-      store(scores + r * kChunkPositions + (block + b) * kPageRows - chunk, score);
-    }
+    for (int b = 0; b < kBlocks; ++b) store(scores + r * kChunkPositions + b * kPageRows, total[r][b]);
   }
 }
 
+// `blocks` blocks, at most a stripe of them.
+template <int kQueries, Ahead kAhead>
+__attribute__((noinline)) void scoreStripe(const AttentionTile& tile, const float* queries, int64_t stride,
+                                           int64_t block, int64_t blocks, float* scores, const float* const* ahead) {
+  constexpr int kWide = widthOf(kQueries);
+  constexpr Ahead kOnce = kAhead == Ahead::kSome ? Ahead::kNone : kAhead;
+  if (blocks == kStripePages) {
+    scoreBlocks<kQueries, kWide, kAhead>(tile, queries, stride, block, scores, ahead);
+    for (int b = kWide; b < kStripePages; b += kWide)
+      scoreBlocks<kQueries, kWide, kOnce>(tile, queries, stride, block + b, scores + b * kPageRows, ahead + b);
+    return;
+  }
+  constexpr int kStep = kAhead == Ahead::kAll ? 1 : 0;
+  int64_t b = 0;
+  if constexpr (kWide > 1) {
+    for (; b + 2 <= blocks; b += 2)
+      scoreBlocks<kQueries, 2, kAhead>(tile, queries, stride, block + b, scores + b * kPageRows, ahead + b * kStep);
+  }
+  for (; b < blocks; ++b)
+    scoreBlocks<kQueries, 1, kAhead>(tile, queries, stride, block + b, scores + b * kPageRows, ahead + b * kStep);
+}
+
 // Adds the weighted value rows [from, to] to kSlices * 16 columns of every accumulator, after scaling it by its factor.
-template <int kQueries, int kSlices>
-TSQ_INLINE void addValues(const AttentionTile& tile, const float* weights, int64_t chunk, int64_t from, int64_t to,
-                          int64_t column, const float* factors, float* totals, int64_t width) {
+// weights: of position `from`.
+template <int kQueries, int kSlices, Ahead kAhead>
+TSQ_INLINE void addValues(const AttentionTile& tile, const float* weights, int64_t from, int64_t to, int64_t column,
+                          const float* factors, float* totals, int64_t width, const float* const* ahead) {
   Lanes sums[kQueries][kSlices];
 #pragma GCC unroll 8
   for (int r = 0; r < kQueries; ++r) {
 #pragma GCC unroll 8
     for (int s = 0; s < kSlices; ++s) sums[r][s] = zeros();
   }
+  const float* next = *ahead + column / kStripe * kStripe * kPageRows;
   for (int64_t position = from; position <= to;) {
     const int64_t end = (position / kPageRows + 1) * kPageRows <= to ? (position / kPageRows + 1) * kPageRows : to + 1;
-    const float* value = tile.values[position / kPageRows] + position % kPageRows * tile.vStride + column;
-    for (; position < end; ++position, value += tile.vStride) {
+    const int64_t offset = position % kPageRows * tile.vStride + column;
+    const float* value = pageOf(tile, tile.values, position / kPageRows) + offset;
+    if constexpr (kAhead == Ahead::kAll) next = *ahead++ + offset;
+    for (; position < end; ++position, ++weights, value += tile.vStride) {
       Lanes row[kSlices];
+      if constexpr (kAhead == Ahead::kAll) {
+#pragma GCC unroll 8
+        for (int s = 0; s < kSlices; ++s) prefetch(next + s * 16);
+        next += tile.vStride;
+      } else if constexpr (kAhead == Ahead::kSome) {
+        prefetch(next);
+        next += 16;
+      }
 #pragma GCC unroll 8
       for (int s = 0; s < kSlices; ++s) row[s] = load(value + s * 16);
 #pragma GCC unroll 8
       for (int r = 0; r < kQueries; ++r) {
-        const Lanes weight = set1(weights[r * kChunkPositions + position - chunk]);
+        const Lanes weight = set1(weights[r * kChunkPositions]);
 #pragma GCC unroll 8
         for (int s = 0; s < kSlices; ++s) sums[r][s] = fma(row[s], weight, sums[r][s]);
       }
@@ -86,92 +144,184 @@ TSQ_INLINE void addValues(const AttentionTile& tile, const float* weights, int64
   }
 }
 
-// Softmax weights of one query in one chunk: scores become exp(score - peak), hidden positions 0. Updates peak and sum,
-// gives the factor by which what was summed so far shrinks.
-TSQ_INLINE float chunkSoftmax(float* scores, int64_t chunk, int64_t begin, int64_t end, int64_t first, int64_t last,
-                              float* peak, float* sumOut) {
-  const float hidden = -__builtin_inff();
-  for (int64_t p = begin; p < end && p < first; ++p) scores[p - chunk] = hidden;
-  for (int64_t p = last + 1 > begin ? last + 1 : begin; p < end; ++p) scores[p - chunk] = hidden;
-  if (first >= end || last < begin) {
-    for (int64_t p = begin; p < end; p += 16) store(scores + p - chunk, zeros());
-    return 1;
+// Columns [column, columnEnd) of a stripe.
+template <int kQueries, Ahead kAhead>
+__attribute__((noinline)) void valueStripe(const AttentionTile& tile, const float* weights, int64_t from, int64_t to,
+                                           int64_t column, int64_t columnEnd, const float* factors, float* totals,
+                                           int64_t width, const float* const* ahead) {
+  constexpr int kWide = widthOf(kQueries);
+  constexpr Ahead kOnce = kAhead == Ahead::kSome ? Ahead::kNone : kAhead;
+  if (columnEnd - column == kStripe) {
+    addValues<kQueries, kWide, kAhead>(tile, weights, from, to, column, factors, totals, width, ahead);
+    for (column += kWide * 16; column < columnEnd; column += kWide * 16)
+      addValues<kQueries, kWide, kOnce>(tile, weights, from, to, column, factors, totals, width, ahead);
+    return;
   }
-  Lanes best = load(scores + begin - chunk);
-  for (int64_t p = begin + 16; p < end; p += 16) best = max(best, load(scores + p - chunk));
-  const float chunkPeak = largest(best), newPeak = chunkPeak > *peak ? chunkPeak : *peak;
-  const Lanes base = set1(newPeak);
+  for (; column < columnEnd; column += 16)
+    addValues<kQueries, 1, kAhead>(tile, weights, from, to, column, factors, totals, width, ahead);
+}
+
+struct StripeKernels {
+  decltype(&scoreStripe<1, Ahead::kAll>) scores;
+  decltype(&valueStripe<1, Ahead::kAll>) values;
+};
+template <Ahead kAhead>
+constexpr StripeKernels kStripeKernels[kQueryRows] = {
+    {scoreStripe<1, kAhead>, valueStripe<1, kAhead>}, {scoreStripe<2, kAhead>, valueStripe<2, kAhead>},
+    {scoreStripe<3, kAhead>, valueStripe<3, kAhead>}, {scoreStripe<4, kAhead>, valueStripe<4, kAhead>},
+    {scoreStripe<5, kAhead>, valueStripe<5, kAhead>}, {scoreStripe<6, kAhead>, valueStripe<6, kAhead>},
+};
+
+// 2^x for x <= 0, at least 2^-126: n = round(x), and a minimax polynomial of degree 6 for 2^(x - n). Subnormal results
+// would cost some hundred cycles each, and beside the weight of the largest score they count nothing.
+TSQ_INLINE Lanes exp2NonPositive(Lanes x) {
+  x = max(set1(-126.0f), x);
+  const Lanes n = roundEven(x), r = sub(x, n);
+  Lanes p = fma(set1(1.53458139e-4f), r, set1(1.33999321e-3f));
+  p = fma(p, r, set1(9.61848907e-3f));
+  p = fma(p, r, set1(5.55032864e-2f));
+  p = fma(p, r, set1(2.40226462e-1f));
+  p = fma(p, r, set1(6.93147182e-1f));
+  p = fma(p, r, set1(1.0f));
+  return scaleByPower(p, n);
+}
+
+// What the online softmax carries from chunk to chunk. By query, in whole vectors.
+struct Running {
+  static constexpr int kQueries = (kMaxQueries + 15) / 16 * 16;
+  alignas(64) float peak[kQueries];       // largest score so far, in units of ln 2
+  alignas(64) float found[kQueries];      // largest of this chunk
+  alignas(64) float factor[kQueries];     // by which what was summed before this chunk shrinks
+  alignas(64) float sums[kQueries * 16];  // weights so far, by lane
+};
+
+// Puts `fill` where position p + lane lies outside [first, last].
+TSQ_INLINE Lanes fillOutside(Lanes x, float fill, int64_t p, int64_t first, int64_t last) {
+  alignas(64) static constexpr float kLane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const Lanes lane = load(kLane), filled = set1(fill);
+  x = ifLess(lane, set1(static_cast<float>(first - p)), filled, x);
+  return ifLess(set1(static_cast<float>(last - p)), lane, filled, x);
+}
+
+// The largest of one query's scores [count] in a chunk; [first, last] are visible.
+TSQ_INLINE float chunkPeak(float* scores, int64_t count, int64_t first, int64_t last, float softcap) {
+  if (softcap > 0) {
+    const Lanes cap = set1(softcap), unit = set1(softcap * kLog2e);
+    for (int64_t p = 0; p < count; p += 16) store(scores + p, mul(unit, tanh(div(load(scores + p), cap))));
+  }
+  const float lowest = -__builtin_inff();
+  Lanes best = set1(lowest);
+  for (int64_t p = 0; p < count; p += 16) {
+    Lanes score = load(scores + p);
+    if (p < first || p + 15 > last) score = fillOutside(score, lowest, p, first, last);
+    best = max(best, score);
+  }
+  return largest(best);
+}
+
+// Scores become weights 2^(score - peak), 0 where hidden. sums [16] gathers them, after what is there has shrunk.
+TSQ_INLINE void chunkWeights(float* scores, int64_t count, int64_t first, int64_t last, float peak, float factor,
+                             float* sums) {
+  const Lanes base = set1(peak);
   Lanes total = zeros();
-  for (int64_t p = begin; p < end; p += 16) {
-    const Lanes weight = exp(sub(load(scores + p - chunk), base));
-    store(scores + p - chunk, weight);
+  for (int64_t p = 0; p < count; p += 16) {
+    Lanes weight = exp2NonPositive(sub(load(scores + p), base));
+    if (p < first || p + 15 > last) weight = fillOutside(weight, 0, p, first, last);
+    store(scores + p, weight);
     total = add(total, weight);
   }
-  // exp(-inf) = 0 for a query's first chunk.
-  alignas(64) float factor[16];
-  store(factor, exp(set1(*peak - newPeak)));
-  *sumOut = *sumOut * factor[0] + sum(total);
-  *peak = newPeak;
-  return factor[0];
-}
-
-// kQueries queries of the tile, from `query` on.
-template <int kQueries>
-__attribute__((noinline)) void attendQueries(const AttentionTile& tile, int query, float* scratch) {
-  constexpr int kWide = kAttentionLanes / kQueries >= 4 ? 4 : kAttentionLanes / kQueries >= 2 ? 2 : 1;
-  const int64_t width = layout::roundUp(tile.headDim, 16);
-  float* scores = scratch;                                 // [kQueries][kChunk]
-  float* totals = scores + kMaxQueries * kChunkPositions;  // [kQueries][width]
-  float* queries = totals + kMaxQueries * width;           // [headDim][kMaxQueries]
-  float peaks[kQueries], sums[kQueries], factors[kQueries];
-  int64_t first = tile.first[query], last = tile.last[query];
-  for (int r = 0; r < kQueries; ++r) {
-    for (int64_t d = 0; d < tile.headDim; ++d) queries[d * kMaxQueries + r] = tile.queries[query + r][d];
-    for (int64_t d = 0; d < width; d += 16) store(totals + r * width + d, zeros());
-    peaks[r] = -__builtin_inff();
-    sums[r] = 0;
-    first = tile.first[query + r] < first ? tile.first[query + r] : first;
-    last = tile.last[query + r] > last ? tile.last[query + r] : last;
-  }
-  for (int64_t chunk = first / kChunkPositions * kChunkPositions; chunk <= last; chunk += kChunkPositions) {
-    const int64_t from = first > chunk ? first : chunk,
-                  to = last < chunk + kChunkPositions - 1 ? last : chunk + kChunkPositions - 1;
-    int64_t block = from / kPageRows;
-    const int64_t blockEnd = to / kPageRows + 1, begin = block * kPageRows, end = blockEnd * kPageRows;
-    for (; block + kWide <= blockEnd; block += kWide) scoreBlocks<kQueries, kWide>(tile, queries, block, scores, chunk);
-    for (; block < blockEnd; ++block) scoreBlocks<kQueries, 1>(tile, queries, block, scores, chunk);
-    for (int r = 0; r < kQueries; ++r) {
-      factors[r] = chunkSoftmax(scores + r * kChunkPositions, chunk, begin, end, tile.first[query + r],
-                                tile.last[query + r], &peaks[r], &sums[r]);
-    }
-    int64_t column = 0;
-    for (; column + kWide * 16 <= width; column += kWide * 16) {
-      addValues<kQueries, kWide>(tile, scores, chunk, from, to, column, factors, totals, width);
-    }
-    for (; column < width; column += 16)
-      addValues<kQueries, 1>(tile, scores, chunk, from, to, column, factors, totals, width);
-  }
-  for (int r = 0; r < kQueries; ++r) {
-    const Lanes inverse = set1(1.0f / sums[r]);
-    for (int64_t d = 0; d < tile.headDim; d += 16) {
-      storeSome(tile.outputs[query + r] + d, mul(load(totals + r * width + d), inverse), tile.headDim - d);
-    }
-  }
-}
-
-template <int kQueries = kAttentionLanes>
-TSQ_INLINE void attendAtMost(const AttentionTile& tile, int query, int count, float* scratch) {
-  if constexpr (kQueries > 1) {
-    if (count < kQueries) return attendAtMost<kQueries - 1>(tile, query, count, scratch);
-  }
-  attendQueries<kQueries>(tile, query, scratch);
+  store(sums, fma(load(sums), set1(factor), total));
 }
 
 void attention(const AttentionTile& tile, float* scratch) {
-  for (int query = 0; query < tile.count;) {
-    const int here = tile.count - query < kAttentionLanes ? tile.count - query : kAttentionLanes;
-    attendAtMost(tile, query, here, scratch);
-    query += here;
+  const int64_t width = layout::roundUp(tile.headDim, 16);
+  float* scores = scratch;                                 // [count][kChunk]
+  float* totals = scores + kMaxQueries * kChunkPositions;  // [count][width]
+  float* queries = totals + kMaxQueries * width;           // [count][width], scaled
+  const float ones[kQueryRows] = {1, 1, 1, 1, 1, 1};
+  Running running;
+  for (int r = 0; r < Running::kQueries; ++r) running.peak[r] = running.found[r] = AttentionTile::kNoPeak;
+  // Register tiles of even height: 7 queries are 4 and 3.
+  const int parts = (tile.count + kQueryRows - 1) / kQueryRows;
+  const auto partBegin = [&](int part) __attribute__((always_inline)) {
+    return tile.count * part / parts;
+  };
+  int64_t first = tile.first[0], last = tile.last[0];
+  const Lanes scale = set1(tile.softcap > 0 ? tile.scale : tile.scale * kLog2e);
+  for (int r = 0; r < tile.count; ++r) {
+    const float* query = tile.queries[r];
+    for (int64_t d = 0; d < width; d += 16) {
+      store(queries + r * width + d, mul(loadSome(query + d, tile.headDim - d), scale));
+      store(totals + r * width + d, zeros());
+    }
+    store(running.sums + r * 16, zeros());
+    first = tile.first[r] < first ? tile.first[r] : first;
+    last = tile.last[r] > last ? tile.last[r] : last;
+  }
+  // With fewer register tiles than pages in a stripe each fetches all of them.
+  static_assert(kMaxQueries == kStripePages * kQueryRows);
+  const bool large = parts == kStripePages;
+  const StripeKernels* kernels = large ? kStripeKernels<Ahead::kSome> : kStripeKernels<Ahead::kAll>;
+  const int64_t lastPage = last / kPageRows;
+  // The pages from `block` on, for the register tile `part`.
+  const float* ahead[kStripePages];
+  const auto lookAhead = [&](const float* base, int64_t block) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < kStripePages; ++i)
+      ahead[i] = pageOf(tile, base, block + i < lastPage ? block + i : lastPage);
+  };
+  const auto share = [&](int part) __attribute__((always_inline)) {
+    return ahead + (large ? part : 0);
+  };
+  for (int64_t chunk = first / kChunkPositions * kChunkPositions; chunk <= last; chunk += kChunkPositions) {
+    const int64_t from = first > chunk ? first : chunk;
+    const int64_t to = last < chunk + kChunkPositions - 1 ? last : chunk + kChunkPositions - 1;
+    const int64_t blockBegin = from / kPageRows, blockEnd = to / kPageRows + 1;
+    const int64_t begin = blockBegin * kPageRows, count = blockEnd * kPageRows - begin;
+    for (int64_t block = blockBegin; block < blockEnd; block += kStripePages) {
+      const bool lastStripe = block + kStripePages >= blockEnd;
+      const int64_t blocks = lastStripe ? blockEnd - block : kStripePages;
+      lookAhead(lastStripe ? tile.values : tile.keys, lastStripe ? blockBegin : block + kStripePages);
+      for (int part = 0; part < parts; ++part) {
+        const int r = partBegin(part), rows = partBegin(part + 1) - r;
+        kernels[rows - 1].scores(tile, queries + r * width, width, block, blocks,
+                                 scores + r * kChunkPositions + block * kPageRows - chunk, share(part));
+      }
+    }
+    for (int r = 0; r < tile.count; ++r) {
+      running.found[r] = chunkPeak(scores + r * kChunkPositions + begin - chunk, count, tile.first[r] - begin,
+                                   tile.last[r] - begin, tile.softcap);
+    }
+    for (int r = 0; r < tile.count; r += 16) {
+      const Lanes old = load(running.peak + r), peak = max(old, load(running.found + r));
+      store(running.factor + r, exp2NonPositive(sub(old, peak)));
+      store(running.peak + r, peak);
+    }
+    for (int r = 0; r < tile.count; ++r) {
+      chunkWeights(scores + r * kChunkPositions + begin - chunk, count, tile.first[r] - begin, tile.last[r] - begin,
+                   running.peak[r], running.factor[r], running.sums + r * 16);
+    }
+    for (int64_t stripe = from / kStripe * kStripe; stripe <= to; stripe += kStripe) {
+      const int64_t a = from > stripe ? from : stripe, b = to < stripe + kStripe - 1 ? to : stripe + kStripe - 1;
+      lookAhead(b == to ? tile.keys : tile.values, (b + 1) / kPageRows);
+      for (int64_t column = 0; column < width; column += kStripe) {
+        const int64_t columnEnd = column + kStripe < width ? column + kStripe : width;
+        for (int part = 0; part < parts; ++part) {
+          const int r = partBegin(part), rows = partBegin(part + 1) - r;
+          kernels[rows - 1].values(tile, scores + r * kChunkPositions + a - chunk, a, b, column, columnEnd,
+                                   a == from ? running.factor + r : ones, totals + r * width, width, share(part));
+        }
+      }
+    }
+  }
+  for (int r = 0; r < tile.count; ++r) {
+    const float total = sum(load(running.sums + r * 16));
+    const Lanes inverse = set1(total > 0 ? 1.0f / total : 0.0f);
+    for (int64_t d = 0; d < tile.headDim; d += 16) {
+      storeSome(tile.outputs[r] + d, mul(load(totals + r * width + d), inverse), tile.headDim - d);
+    }
+    if (tile.peaks == nullptr) continue;
+    tile.peaks[r] = running.peak[r];
+    tile.sums[r] = total;
   }
 }
 

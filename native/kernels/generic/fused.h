@@ -1,61 +1,79 @@
-// Matmul of one to four rows: weights are decoded in registers and used at once. Bound by memory. Include after
-// an instruction set's simd.h.
+// Matmul of one to eight rows: weights are decoded in registers and used at once. Bound by memory. Include after an
+// instruction set's parts.h.
 //
 // Sums run over at most blocking::kDepth packed columns inside one group, in kChains interleaved chains, and are then
 // scaled and added to the total. The order of additions depends on the number of rows only, never on panels or
-// instruction set.
+// instruction set. Four chains of integer codes hold one place of the words each, times that place's power of two.
 #pragma once
 
 #include "kernels/blocking.h"
 #include "kernels/generic/codes.h"
+#include "kernels/generic/steps.h"
 #include "kernels/kernels.h"
 
 namespace tsq {
 namespace {
 
-// Bytes between the line in use and the one fetched ahead, where the hardware's own fetching stops at page ends.
-constexpr int64_t kPrefetchBytes = 2048;
+constexpr int64_t kFusedMost = 8;  // rows
 
-// Two for one or two rows; more rows are independent anyway. Wide instruction sets hide the rest by taking two panels
-// at a time.
+// Bytes between the line in use and the one fetched ahead, where the hardware's own fetching stops at page ends.
+constexpr int64_t kPrefetchBytes = 3072;
+
+// Where to fetch from when a panel is at `offset` of its `bytes`: behind its end follow the next kPanels panels.
+template <int kPanels>
+TSQ_INLINE int64_t fetchOffset(int64_t offset, int64_t bytes) {
+  const int64_t ahead = offset + kPrefetchBytes;
+  return ahead < bytes ? ahead : ahead + (kPanels - 1) * bytes;
+}
+
 template <int kRows>
-constexpr int kChains = kRows <= 2 ? 2 : 1;
+constexpr int kParts = layout::kPanel / Part<kRows>::kLanes;
+
+// More rows are independent anyway.
+template <int kRows>
+constexpr int kChains = kRows <= 2 ? 4 : 1;
 
 // The rows of x. Separate pointers with one common offset, so that the compiler keeps kRows + 1 registers for them.
 template <int kRows>
 struct Activations {
   const float* row[kRows];
   __attribute__((always_inline)) Activations(const float* x, int64_t ldx) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) row[r] = x + r * ldx;
   }
 };
 
-// The running sums of one block.
+// The running sums of one block and part.
 template <int kRows>
 struct Sums {
+  using P = Part<kRows>;
+  using Floats = typename P::Floats;
   static constexpr int kCount = kChains<kRows>;
-  Lanes chain[kRows][kCount];
+  Floats chain[kRows][kCount];
 
   __attribute__((always_inline)) void clear() {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-      for (int c = 0; c < kCount; ++c) chain[r][c] = zeros();
+      for (int c = 0; c < kCount; ++c) chain[r][c] = P::zero();
     }
   }
   // Weights of packed column p + kColumn.
-  template <int kColumn>
-  __attribute__((always_inline)) void add(Lanes weights, const Activations<kRows>& x, int64_t p) {
-#pragma GCC unroll 4
+  template <int kColumn, int kChain>
+  __attribute__((always_inline)) void add(Floats weights, const Activations<kRows>& x, int64_t p) {
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      Lanes& sum = chain[r][kColumn % kCount];
-      sum = fma(weights, set1(x.row[r][p + kColumn]), sum);
+      Floats& sum = chain[r][kChain % kCount];
+      sum = fma(weights, P::every(x.row[r][p + kColumn]), sum);
     }
   }
-  __attribute__((always_inline)) Lanes total(int r) const {
-    if constexpr (kCount == 2) return tsq::add(chain[r][0], chain[r][1]);
-    return chain[r][0];
+  // kBits: from place to place of the codes that four chains hold; 0: chains of plain weights.
+  template <int kBits>
+  __attribute__((always_inline)) Floats total(int r) const {
+    if constexpr (kCount == 1) return chain[r][0];
+    constexpr float kSecond = 1.0f / (1 << kBits), kThird = kBits == 4 ? kSecond * kSecond : 1;
+    return tsq::add(fma(chain[r][1], P::every(kSecond), chain[r][0]),
+                    fma(chain[r][3], P::every(kThird * kSecond), mul(chain[r][2], P::every(kThird))));
   }
 };
 
@@ -78,135 +96,196 @@ struct Call {
   const float* bias;
 };
 
-// Column kColumn of one step in every panel, then the next: a broadcast activation serves all panels and is dropped.
-template <int kColumn, int kBits, int kRows, int kPanels>
-TSQ_INLINE void fusedColumns(const Decoder<kBits> (&decoders)[kPanels], const Words (&lower)[kPanels],
-                             const Words (&upper)[kPanels], const Activations<kRows>& x, int64_t p,
-                             Sums<kRows> (&sums)[kPanels]) {
+// The totals of kPanels neighbouring panels.
+template <int kRows, int kPanels>
+struct Totals {
+  using P = Part<kRows>;
+  typename P::Floats sum[kPanels][kRows][kParts<kRows>];
+
+  __attribute__((always_inline)) Totals() {
+    for (int q = 0; q < kPanels; ++q) {
+      for (int r = 0; r < kRows; ++r) {
+        for (int h = 0; h < kParts<kRows>; ++h) sum[q][r][h] = P::zero();
+      }
+    }
+  }
+  __attribute__((always_inline)) void write(const Call& call, int64_t panel) const {
+    for (int q = 0; q < kPanels; ++q) {
+      for (int r = 0; r < kRows; ++r) {
+        finish(P::joined(sum[q][r]), call.y + r * call.ldy, call.bias, (panel + q) * layout::kPanel, call.w->shape.n);
+      }
+    }
+  }
+};
+
+template <int kRows, layout::WeightKind kKind>
+using FusedDecoder = PartDecoder<Part<kRows>, kKind, kChains<kRows> == 4>;
+
+// One place of a half word in every panel, then the next: a broadcast activation serves all panels and is dropped.
+template <layout::WeightKind kKind, int kWord, int kHalf, int kPlace, int kRows, int kPanels>
+TSQ_INLINE void fusedPlaces(const FusedDecoder<kRows, kKind> (&decoders)[kPanels],
+                            const typename FusedDecoder<kRows, kKind>::Half (&halves)[kPanels],
+                            const Activations<kRows>& x, int64_t p, Sums<kRows> (&sums)[kPanels]) {
+  using S = Step<kKind>;
 #pragma GCC unroll 2
   for (int q = 0; q < kPanels; ++q) {
-    sums[q].template add<kColumn>(decoders[q].template decode<kColumn>(lower[q], upper[q]), x, p);
+    sums[q].template add<S::column(kWord, kHalf, kPlace), kHalf * S::kPlaces + kPlace>(
+        decoders[q].template code<kPlace>(halves[q]), x, p);
   }
-  if constexpr (kColumn + 1 < kCodesPerWord<kBits>) fusedColumns<kColumn + 1>(decoders, lower, upper, x, p, sums);
+  if constexpr (kPlace + 1 < S::kPlaces) {
+    fusedPlaces<kKind, kWord, kHalf, kPlace + 1, kRows, kPanels>(decoders, halves, x, p, sums);
+  }
 }
 
-// One step of eight (4-bit) or four (8-bit) packed columns; panels lie `apart` bytes apart.
-template <int kBits, int kRows, int kPanels>
-TSQ_INLINE void fusedStep(const Decoder<kBits> (&decoders)[kPanels], const uint8_t* line, int64_t apart,
-                          const Activations<kRows>& x, int64_t p, Sums<kRows> (&sums)[kPanels]) {
-  Words lower[kPanels], upper[kPanels];
+// The words of a step one after the other, lower halves first.
+template <layout::WeightKind kKind, int kWord, int kRows, int kPanels>
+TSQ_INLINE void fusedWords(const FusedDecoder<kRows, kKind> (&decoders)[kPanels],
+                           const typename Part<kRows>::Codes (&words)[kPanels][Step<kKind>::kWords],
+                           const Activations<kRows>& x, int64_t p, Sums<kRows> (&sums)[kPanels]) {
+  using D = FusedDecoder<kRows, kKind>;
+  typename D::Half lower[kPanels], upper[kPanels];
 #pragma GCC unroll 2
   for (int q = 0; q < kPanels; ++q) {
-    lower[q] = loadWords(line + q * apart);
-    upper[q] = upperHalves(lower[q]);
-    prefetch(line + q * apart + kPrefetchBytes);
+    lower[q] = D::half(words[q][kWord]);
+    upper[q] = D::half(upperHalves(words[q][kWord]));
   }
-  fusedColumns<0>(decoders, lower, upper, x, p, sums);
+  fusedPlaces<kKind, kWord, 0, 0, kRows, kPanels>(decoders, lower, x, p, sums);
+  fusedPlaces<kKind, kWord, 1, 0, kRows, kPanels>(decoders, upper, x, p, sums);
+  if constexpr (kWord + 1 < Step<kKind>::kWords) {
+    fusedWords<kKind, kWord + 1, kRows, kPanels>(decoders, words, x, p, sums);
+  }
+}
+
+// One block of kPanels panels, `apart` bytes apart: packed columns [p, end). `fetch`: offset of the lines to fetch.
+// `at`: indices of the scales.
+template <layout::WeightKind kKind, int kRows, int kPanels>
+TSQ_INLINE void fusedBlock(const PackedView& w, const uint8_t* line, int64_t apart, int64_t fetch,
+                           const int64_t (&at)[kPanels], const Activations<kRows>& x, int64_t p, int64_t end,
+                           Totals<kRows, kPanels>& totals) {
+  using S = Step<kKind>;
+  using P = Part<kRows>;
+  constexpr int64_t kLine = 64, kPartBytes = P::kLanes * 4;
+#pragma GCC unroll 2
+  for (int h = 0; h < kParts<kRows>; ++h) {
+    Sums<kRows> sums[kPanels];
+    FusedDecoder<kRows, kKind> decoders[kPanels];
+#pragma GCC unroll 2
+    for (int q = 0; q < kPanels; ++q) {
+      sums[q].clear();
+      decoders[q].setZero(P::of(loadZeros(w, at[q]), h));
+    }
+    const uint8_t* from = line + h * kPartBytes;
+    for (int64_t i = p; i < end; i += S::kColumns, from += S::kLines * kLine) {
+      typename P::Codes words[kPanels][S::kWords];
+#pragma GCC unroll 2
+      for (int q = 0; q < kPanels; ++q) {
+        typename P::Codes lines[S::kLines];
+#pragma GCC unroll 3
+        for (int l = 0; l < S::kLines; ++l) {
+          lines[l] = P::loadCodes(from + q * apart + l * kLine);
+          if (h == 0) prefetch(from + q * apart + l * kLine + fetch);
+        }
+        S::words(lines, words[q]);
+      }
+      fusedWords<kKind, 0, kRows, kPanels>(decoders, words, x, i, sums);
+    }
+#pragma GCC unroll 2
+    for (int q = 0; q < kPanels; ++q) {
+      const typename P::Floats scale = P::of(loadScales(w, at[q]), h);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        totals.sum[q][r][h] = fma(scale, sums[q].template total<S::kBits>(r), totals.sum[q][r][h]);
+      }
+    }
+  }
 }
 
 // kPanels neighbouring panels, integer codes.
-template <int kBits, int kRows, int kPanels>
+template <layout::WeightKind kKind, int kRows, int kPanels>
 TSQ_INLINE void fusedCodes(const Call& call, int64_t panel) {
+  using S = Step<kKind>;
   const layout::Shape& shape = call.w->shape;
-  constexpr int64_t kStep = kCodesPerWord<kBits>, kLine = 64;
   const int64_t bytes = layout::panelBytes(shape), width = layout::packedK(shape), stride = layout::groupStride(shape);
   const int64_t groups = layout::groups(shape);
   const uint8_t* line = static_cast<const uint8_t*>(call.w->data) + panel * bytes;
-  const float* scales = call.w->scales + panel * groups * layout::kPanel;
   const Activations<kRows> x(call.x, call.ldx);
-  Lanes total[kPanels][kRows];
-#pragma GCC unroll 2
-  for (int q = 0; q < kPanels; ++q) {
-#pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) total[q][r] = zeros();
-  }
+  Totals<kRows, kPanels> totals;
   int64_t p = 0;
   for (int64_t group = 0; group < groups; ++group) {
+    int64_t at[kPanels];
+    for (int q = 0; q < kPanels; ++q) at[q] = ((panel + q) * groups + group) * layout::kPanel;
     const int64_t groupEnd = p + stride < width ? p + stride : width;
     while (p < groupEnd) {
       const int64_t end = p + blocking::kDepth < groupEnd ? p + blocking::kDepth : groupEnd;
-      Sums<kRows> sums[kPanels];
-      Decoder<kBits> decoders[kPanels];
-#pragma GCC unroll 2
-      for (int q = 0; q < kPanels; ++q) {
-        sums[q].clear();
-        decoders[q].setZero(*call.w, ((panel + q) * groups + group) * layout::kPanel);
-      }
-      for (; p < end; p += kStep, line += kLine) fusedStep(decoders, line, bytes, x, p, sums);
-#pragma GCC unroll 2
-      for (int q = 0; q < kPanels; ++q) {
-        const Lanes scale = load(scales + (q * groups + group) * layout::kPanel);
-#pragma GCC unroll 4
-        for (int r = 0; r < kRows; ++r) total[q][r] = fma(scale, sums[q].total(r), total[q][r]);
-      }
+      const int64_t offset = p / S::kColumns * S::kLines * 64;
+      fusedBlock<kKind>(*call.w, line + offset, bytes, fetchOffset<kPanels>(offset, bytes) - offset, at, x, p, end,
+                        totals);
+      p = end;
     }
   }
-#pragma GCC unroll 2
-  for (int q = 0; q < kPanels; ++q) {
-    for (int r = 0; r < kRows; ++r) {
-      finish(total[q][r], call.y + r * call.ldy, call.bias, (panel + q) * layout::kPanel, shape.n);
-    }
-  }
+  totals.write(call, panel);
 }
 
-// Weights of one packed column of 16 outputs.
+// Weights of one packed column of 16 outputs, and of a part of them.
 template <layout::WeightKind kKind>
-TSQ_INLINE Lanes loadWeights(const void* data, int64_t index) {
-  if constexpr (kKind == layout::WeightKind::kF32) return load(static_cast<const float*>(data) + index);
-  if constexpr (kKind == layout::WeightKind::kF16) return loadHalf(static_cast<const uint16_t*>(data) + index);
-  return loadBfloat(static_cast<const uint16_t*>(data) + index);
+TSQ_INLINE Lanes loadWeights(const void* data) {
+  if constexpr (kKind == layout::WeightKind::kF16) return loadHalf(data);
+  return loadBfloat(data);
+}
+template <layout::WeightKind kKind, typename P>
+TSQ_INLINE typename P::Floats loadWeightsPart(const void* data) {
+  if constexpr (kKind == layout::WeightKind::kF32) return P::load(static_cast<const float*>(data));
+  if constexpr (kKind == layout::WeightKind::kF16) return P::loadHalf(data);
+  return P::loadBfloat(data);
 }
 
 // The same for float kinds: packed k is a multiple of 8, so that four columns are a step.
 template <layout::WeightKind kKind, int kRows, int kPanels>
 TSQ_INLINE void fusedFloats(const Call& call, int64_t panel) {
-  const layout::Shape& shape = call.w->shape;
-  const int64_t width = layout::packedK(shape), apart = width * layout::kPanel;
-  constexpr int64_t kElement = kKind == layout::WeightKind::kF32 ? 4 : 2;
-  const uint8_t* data = static_cast<const uint8_t*>(call.w->data) + panel * apart * kElement;
+  using P = Part<kRows>;
+  constexpr int64_t kElement = kKind == layout::WeightKind::kF32 ? 4 : 2, kColumn = layout::kPanel * kElement;
+  const int64_t width = layout::packedK(call.w->shape), apart = width * kColumn;
+  const uint8_t* data = static_cast<const uint8_t*>(call.w->data) + panel * apart;
   const Activations<kRows> x(call.x, call.ldx);
-  Lanes total[kPanels][kRows];
-#pragma GCC unroll 2
-  for (int q = 0; q < kPanels; ++q) {
-#pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) total[q][r] = zeros();
-  }
+  Totals<kRows, kPanels> totals;
   for (int64_t begin = 0; begin < width; begin += blocking::kDepth) {
     const int64_t end = begin + blocking::kDepth < width ? begin + blocking::kDepth : width;
-    Sums<kRows> sums[kPanels];
+    const int64_t fetch = fetchOffset<kPanels>(begin * kColumn, apart) - begin * kColumn;
 #pragma GCC unroll 2
-    for (int q = 0; q < kPanels; ++q) sums[q].clear();
-    for (int64_t p = begin; p < end; p += 4) {
+    for (int h = 0; h < kParts<kRows>; ++h) {
+      Sums<kRows> sums[kPanels];
+#pragma GCC unroll 2
+      for (int q = 0; q < kPanels; ++q) sums[q].clear();
+      for (int64_t p = begin; p < end; p += 4) {
+#pragma GCC unroll 2
+        for (int q = 0; q < kPanels; ++q) {
+          const uint8_t* at = data + q * apart + p * kColumn + h * P::kLanes * kElement;
+          if (h == 0) {
+#pragma GCC unroll 4
+            for (int64_t line = 0; line < 4 * kColumn; line += 64) prefetch(at + fetch + line);
+          }
+          sums[q].template add<0, 0>(loadWeightsPart<kKind, P>(at), x, p);
+          sums[q].template add<1, 1>(loadWeightsPart<kKind, P>(at + kColumn), x, p);
+          sums[q].template add<2, 2>(loadWeightsPart<kKind, P>(at + 2 * kColumn), x, p);
+          sums[q].template add<3, 3>(loadWeightsPart<kKind, P>(at + 3 * kColumn), x, p);
+        }
+      }
 #pragma GCC unroll 2
       for (int q = 0; q < kPanels; ++q) {
-        const uint8_t* at = data + (q * apart + p * layout::kPanel) * kElement;
-        prefetch(at + kPrefetchBytes);
-        prefetch(at + kPrefetchBytes + 64);
-        sums[q].template add<0>(loadWeights<kKind>(at, 0), x, p);
-        sums[q].template add<1>(loadWeights<kKind>(at, 16), x, p);
-        sums[q].template add<2>(loadWeights<kKind>(at, 32), x, p);
-        sums[q].template add<3>(loadWeights<kKind>(at, 48), x, p);
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+          totals.sum[q][r][h] = add(totals.sum[q][r][h], sums[q].template total<0>(r));
+        }
       }
     }
-#pragma GCC unroll 2
-    for (int q = 0; q < kPanels; ++q) {
-#pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) total[q][r] = add(total[q][r], sums[q].total(r));
-    }
   }
-#pragma GCC unroll 2
-  for (int q = 0; q < kPanels; ++q) {
-    for (int r = 0; r < kRows; ++r) {
-      finish(total[q][r], call.y + r * call.ldy, call.bias, (panel + q) * layout::kPanel, shape.n);
-    }
-  }
+  totals.write(call, panel);
 }
 
 template <int kRows, int kPanels>
 __attribute__((noinline)) void fusedPanels(const Call& call, int64_t panel) {
   using layout::WeightKind;
-  const PackedView& w = *call.w;
-  switch (w.shape.kind) {
+  switch (call.w->shape.kind) {
     case WeightKind::kF32:
       return fusedFloats<WeightKind::kF32, kRows, kPanels>(call, panel);
     case WeightKind::kF16:
@@ -214,14 +293,22 @@ __attribute__((noinline)) void fusedPanels(const Call& call, int64_t panel) {
     case WeightKind::kBF16:
       return fusedFloats<WeightKind::kBF16, kRows, kPanels>(call, panel);
     case WeightKind::kU8:
-      return fusedCodes<8, kRows, kPanels>(call, panel);
+      return fusedCodes<WeightKind::kU8, kRows, kPanels>(call, panel);
     case WeightKind::kU4:
-      return fusedCodes<4, kRows, kPanels>(call, panel);
+      return fusedCodes<WeightKind::kU4, kRows, kPanels>(call, panel);
+    case WeightKind::kU3:
+      return fusedCodes<WeightKind::kU3, kRows, kPanels>(call, panel);
+    case WeightKind::kU2:
+      return fusedCodes<WeightKind::kU2, kRows, kPanels>(call, panel);
   }
 }
 
-template <int kRows>
-void fusedRows(const Call& call, int64_t panelBegin, int64_t panelEnd) {
+// `rows` is one of 1 … kFusedMost.
+template <int kRows = kFusedMost>
+void fusedRows(const Call& call, int64_t rows, int64_t panelBegin, int64_t panelEnd) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return fusedRows<kRows - 1>(call, rows, panelBegin, panelEnd);
+  }
   constexpr int kPanels = kFusedPanels;
   int64_t panel = panelBegin;
   if constexpr (kPanels > 1) {

@@ -1,9 +1,10 @@
 // Matmul of many rows: a block of weights is decoded to f32 once and multiplied with all rows. Bound by arithmetic.
-// Include after an instruction set's simd.h.
+// Include after an instruction set's parts.h.
 //
-//   rows      x block: copied [rows][kRowStride], in L2        y += x block * weight block, one column of tiles at a
-//   time: kDepth    one block of packed k                            kTileRows x kTilePanels * 16 outputs in registers
-//   panels    weight block: kTilePanels x [kDepth][16] in L1
+//   kDepth packed columns at a time:
+//   activations   [rows][kRowStride], in L2; those of the next block are copied meanwhile
+//   weights       [kTilePanels][kDepth][16], in L1
+//   y +=          one column of tiles after the other, kTileRows x kTilePanels * 16 outputs in registers
 //
 // An output is the sum of its block sums in order of k, each a single chain: independent of tiles, panels and
 // instruction set.
@@ -14,46 +15,58 @@
 namespace tsq {
 namespace {
 
-// Packed columns [p, p + depth) of a panel as f32 [depth][16], scaled.
-template <int kBits>
-TSQ_INLINE void decodeStep(const Decoder<kBits>& decoder, const uint8_t* line, Lanes scale, float* out) {
-  const Words lower = loadWords(line), upper = upperHalves(lower);
-  prefetch(line + kPrefetchBytes);
-  store(out, mul(scale, decoder.template decode<0>(lower, upper)));
-  store(out + 16, mul(scale, decoder.template decode<1>(lower, upper)));
-  store(out + 32, mul(scale, decoder.template decode<2>(lower, upper)));
-  store(out + 48, mul(scale, decoder.template decode<3>(lower, upper)));
-  if constexpr (kBits == 4) {
-    store(out + 64, mul(scale, decoder.template decode<4>(lower, upper)));
-    store(out + 80, mul(scale, decoder.template decode<5>(lower, upper)));
-    store(out + 96, mul(scale, decoder.template decode<6>(lower, upper)));
-    store(out + 112, mul(scale, decoder.template decode<7>(lower, upper)));
-  }
+// Places of one word to [column][16], scaled.
+template <layout::WeightKind kKind, int kWord, int kIndex>
+TSQ_INLINE void decodePlaces(const Decoder<Step<kKind>::kBits>& decoder, Words lower, Words upper, Lanes scale,
+                             float* out) {
+  using S = Step<kKind>;
+  constexpr int kColumn = S::column(kWord, kIndex / S::kPlaces, kIndex % S::kPlaces);
+  store(out + kColumn * layout::kPanel, mul(scale, decoder.template decode<kIndex, S::kMask>(lower, upper)));
+  if constexpr (kIndex + 1 < 2 * S::kPlaces) decodePlaces<kKind, kWord, kIndex + 1>(decoder, lower, upper, scale, out);
+}
+template <layout::WeightKind kKind, int kWord = 0>
+TSQ_INLINE void decodeWords(const Decoder<Step<kKind>::kBits>& decoder, const Words (&words)[Step<kKind>::kWords],
+                            Lanes scale, float* out) {
+  decodePlaces<kKind, kWord, 0>(decoder, words[kWord], upperHalves(words[kWord]), scale, out);
+  if constexpr (kWord + 1 < Step<kKind>::kWords) decodeWords<kKind, kWord + 1>(decoder, words, scale, out);
 }
 
-template <int kBits>
+// Packed columns [p, p + depth) of a panel as f32 [depth][16], scaled.
+template <layout::WeightKind kKind>
 void decodeCodes(const PackedView& w, int64_t panel, int64_t p, int64_t depth, float* out) {
+  using S = Step<kKind>;
   const layout::Shape& shape = w.shape;
-  constexpr int64_t kStep = kCodesPerWord<kBits>, kLine = 64;
   const int64_t groups = layout::groups(shape), stride = layout::groupStride(shape), end = p + depth;
-  const uint8_t* line = static_cast<const uint8_t*>(w.data) + panel * layout::panelBytes(shape) + p / kStep * kLine;
+  const int64_t bytes = layout::panelBytes(shape),
+                next = blocking::kDepth * 2 * layout::codeBits(kKind);  // the next block
+  const uint8_t* line = static_cast<const uint8_t*>(w.data) + panel * bytes + p / S::kColumns * S::kLines * 64;
   while (p < end) {
     const int64_t group = p / stride, at = (panel * groups + group) * layout::kPanel;
     const int64_t stop = (group + 1) * stride < end ? (group + 1) * stride : end;
-    const Lanes scale = load(w.scales + at);
-    Decoder<kBits> decoder;
+    const Lanes scale = loadScales(w, at);
+    Decoder<S::kBits> decoder;
     decoder.setZero(w, at);
-    for (; p < stop; p += kStep, line += kLine, out += kStep * layout::kPanel) decodeStep(decoder, line, scale, out);
+    for (; p < stop; p += S::kColumns, line += S::kLines * 64, out += S::kColumns * layout::kPanel) {
+      Words lines[S::kLines], words[S::kWords];
+#pragma GCC unroll 3
+      for (int i = 0; i < S::kLines; ++i) {
+        lines[i] = loadWords(line + i * 64);
+        prefetch(line + i * 64 + next);
+      }
+      S::words(lines, words);
+      decodeWords<kKind>(decoder, words, scale, out);
+    }
   }
 }
 
 template <layout::WeightKind kKind>
 void widen(const PackedView& w, int64_t panel, int64_t p, int64_t depth, float* out) {
+  constexpr int64_t next = blocking::kDepth * layout::kPanel * 2;  // the next block
   const uint8_t* source =
-      static_cast<const uint8_t*>(w.data) + (panel * layout::packedK(w.shape) + p) * layout::kPanel * 2;
+      static_cast<const uint8_t*>(w.data) + panel * layout::panelBytes(w.shape) + p * layout::kPanel * 2;
   for (int64_t i = 0; i < depth; ++i, source += 32) {
-    prefetch(source + kPrefetchBytes);
-    store(out + i * layout::kPanel, loadWeights<kKind>(source, 0));
+    prefetch(source + next);
+    store(out + i * layout::kPanel, loadWeights<kKind>(source));
   }
 }
 
@@ -77,10 +90,16 @@ TSQ_INLINE const float* weightBlock(const PackedView& w, int64_t panel, int pane
         widen<WeightKind::kBF16>(w, panel + q, p, depth, out);
         break;
       case WeightKind::kU8:
-        decodeCodes<8>(w, panel + q, p, depth, out);
+        decodeCodes<WeightKind::kU8>(w, panel + q, p, depth, out);
+        break;
+      case WeightKind::kU4:
+        decodeCodes<WeightKind::kU4>(w, panel + q, p, depth, out);
+        break;
+      case WeightKind::kU3:
+        decodeCodes<WeightKind::kU3>(w, panel + q, p, depth, out);
         break;
       default:
-        decodeCodes<4>(w, panel + q, p, depth, out);
+        decodeCodes<WeightKind::kU2>(w, panel + q, p, depth, out);
         break;
     }
   }
@@ -92,15 +111,18 @@ struct Tile {
   const float* w;  // panels of [depth][16]
   int64_t apart;   // floats between panels
   int64_t depth;
-  float* y;  // first row
+  float* y;  // first row, first column of the tile
   int64_t ldy;
-  int64_t column, n;  // first column of the tile; columns of y
-  bool first;         // y holds nothing yet
-  const float* bias;  // added with the last block, else null
+  int64_t columns;    // of y from there on
+  const float* from;  // what is added to: y itself, or the same row for all
+  int64_t fromLd;     // 0 then
 };
 
 template <int kRows, int kPanels>
 __attribute__((noinline)) void tile(const Tile& t) {
+  const int64_t ldy = t.ldy, fromLd = t.fromLd, apart = t.apart, depth = t.depth;
+  float* y = t.y;
+  const float* from = t.from;
   Lanes sums[kRows][kPanels];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
@@ -109,8 +131,7 @@ __attribute__((noinline)) void tile(const Tile& t) {
   }
   const float* x = t.x;
   const float* w = t.w;
-  const int64_t apart = t.apart;
-  for (int64_t i = 0; i < t.depth; ++i, ++x, w += layout::kPanel) {
+  for (int64_t i = 0; i < depth; ++i, ++x, w += layout::kPanel) {
     Lanes weights[kPanels];
 #pragma GCC unroll 2
     for (int q = 0; q < kPanels; ++q) weights[q] = load(w + q * apart);
@@ -121,25 +142,22 @@ __attribute__((noinline)) void tile(const Tile& t) {
       for (int q = 0; q < kPanels; ++q) sums[r][q] = fma(weights[q], value, sums[r][q]);
     }
   }
+  if (t.columns >= kPanels * layout::kPanel) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r, y += ldy, from += fromLd) {
 #pragma GCC unroll 2
-  for (int q = 0; q < kPanels; ++q) {
-    const int64_t column = t.column + q * layout::kPanel, count = t.n - column;
-    if (count >= layout::kPanel) {
-      const Lanes bias = t.bias != nullptr ? load(t.bias + column) : zeros();
-#pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
-        float* y = t.y + r * t.ldy + column;
-        const Lanes total = t.first ? sums[r][q] : add(load(y), sums[r][q]);
-        store(y, t.bias != nullptr ? add(total, bias) : total);
+      for (int q = 0; q < kPanels; ++q) {
+        store(y + q * layout::kPanel, add(load(from + q * layout::kPanel), sums[r][q]));
       }
-    } else {
-      const Lanes bias = t.bias != nullptr ? loadPartial(t.bias + column, count) : zeros();
+    }
+    return;
+  }
 #pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
-        float* y = t.y + r * t.ldy + column;
-        const Lanes total = t.first ? sums[r][q] : add(loadPartial(y, count), sums[r][q]);
-        storePartial(y, t.bias != nullptr ? add(total, bias) : total, count);
-      }
+  for (int r = 0; r < kRows; ++r, y += ldy, from += fromLd) {
+#pragma GCC unroll 2
+    for (int q = 0; q < kPanels; ++q) {
+      const int64_t at = q * layout::kPanel, count = t.columns - at < layout::kPanel ? t.columns - at : layout::kPanel;
+      storePartial(y + at, add(loadPartial(from + at, count), sums[r][q]), count);
     }
   }
 }
@@ -152,67 +170,96 @@ TSQ_INLINE void tileOf(int64_t rows, const Tile& t) {
   tile<kRows, kPanels>(t);
 }
 
-// All rows of the block against one weight block. Rows are cut evenly: 16 rows are 8 + 8 and not 12 + 4.
+// Rows are cut evenly into tiles: 16 rows are 8 + 8 and not 12 + 4. First row of a tile:
+TSQ_INLINE int64_t tileStart(int64_t rows, int64_t tile) {
+  return rows * tile / layout::divideUp(rows, kTileRows);
+}
+
+// Activations of a block of columns.
+struct Rows {
+  const float* x;
+  int64_t ldx, depth;
+};
+
+// Asks for lines [begin, end) of rows from `row` on, which lie too far apart for the hardware's own fetching.
+TSQ_INLINE void fetchLines(const Rows& block, int64_t row, int64_t begin, int64_t end) {
+  const int64_t perRow = layout::divideUp(block.depth, 16);
+  for (int64_t i = begin; i < end; ++i) prefetchFar(block.x + (row + i / perRow) * block.ldx + i % perRow * 16);
+}
+
+// Rows [begin, end) of a block to [row][kRowStride].
+TSQ_INLINE void copyRows(const Rows& block, int64_t begin, int64_t end, float* out) {
+  for (int64_t r = begin; r < end; ++r) {
+    const float* from = block.x + r * block.ldx;
+    float* to = out + r * blocking::kRowStride;
+    int64_t i = 0;
+    for (; i + 16 <= block.depth; i += 16) store(to + i, load(from + i));
+    if (i < block.depth) storePartial(to + i, loadPartial(from + i, block.depth - i), block.depth - i);
+  }
+}
+
+// All rows of the block against one weight block; meanwhile rows [begin, end) of the next block are fetched.
 template <int kPanels>
-void tileColumn(int64_t rows, Tile t) {
-  int64_t tiles = layout::divideUp(rows, kTileRows);
-  while (rows > 0) {
-    const int64_t here = layout::divideUp(rows, tiles--);
+void tileColumn(int64_t rows, Tile t, const Rows& next, int64_t begin, int64_t end) {
+  const int64_t tiles = layout::divideUp(rows, kTileRows);
+  const int64_t lines = (end - begin) * layout::divideUp(next.depth, 16);
+  for (int64_t i = 0; i < tiles; ++i) {
+    fetchLines(next, begin, lines * i / tiles, lines * (i + 1) / tiles);
+    const int64_t here = tileStart(rows, i + 1) - tileStart(rows, i);
     tileOf<kPanels>(here, t);
     t.x += here * blocking::kRowStride;
     t.y += here * t.ldy;
-    rows -= here;
+    t.from += here * t.fromLd;
   }
 }
-
-TSQ_INLINE void copyBlock(const float* x, int64_t ldx, int64_t rows, int64_t depth, float* out) {
-  for (int64_t r = 0; r < rows; ++r, x += ldx, out += blocking::kRowStride) {
-    int64_t i = 0;
-    for (; i + 16 <= depth; i += 16) store(out + i, load(x + i));
-    if (i < depth) storePartial(out + i, loadPartial(x + i, depth - i), depth - i);
+template <int kPanels = kTilePanels>
+TSQ_INLINE void tileColumns(int panels, int64_t rows, const Tile& t, const Rows& next, int64_t begin, int64_t end) {
+  if constexpr (kPanels > 1) {
+    if (panels < kPanels) return tileColumns<kPanels - 1>(panels, rows, t, next, begin, end);
   }
+  tileColumn<kPanels>(rows, t, next, begin, end);
 }
 
 void tiledRows(const Call& call, int64_t rows, int64_t panelBegin, int64_t panelEnd, float* scratch) {
+  static_assert(kTilePanels <= blocking::kMaxPanels);
   const PackedView& w = *call.w;
   const int64_t width = layout::packedK(w.shape);
   float* weights = scratch;
   float* block = scratch + blocking::kWeightFloats;
+  float* nextBlock = block + blocking::kBlockFloats;
+  alignas(64) const float nothing[kTilePanels * layout::kPanel] = {};
+  Rows next{call.x, call.ldx, width < blocking::kDepth ? width : blocking::kDepth};
+  copyRows(next, 0, rows, block);
   for (int64_t p = 0; p < width; p += blocking::kDepth) {
-    const int64_t depth = width - p < blocking::kDepth ? width - p : blocking::kDepth;
-    copyBlock(call.x + p, call.ldx, rows, depth, block);
-    Tile t{block, nullptr, 0, depth, call.y, call.ldy, 0, w.shape.n, p == 0, p + depth == width ? call.bias : nullptr};
+    const int64_t depth = next.depth, rest = width - p - depth;
+    next = {call.x + p + depth, call.ldx, rest < blocking::kDepth ? rest : blocking::kDepth};
+    int64_t copied = 0;  // rows of the next block
     for (int64_t panel = panelBegin; panel < panelEnd;) {
-      const int panels = panelEnd - panel >= kTilePanels ? kTilePanels : 1;
-      t.w = weightBlock(w, panel, panels, p, depth, weights, &t.apart);
-      t.column = panel * layout::kPanel;
-      if (panels == kTilePanels) {
-        tileColumn<kTilePanels>(rows, t);
-      } else {
-        tileColumn<1>(rows, t);
+      const int panels = panelEnd - panel >= kTilePanels ? kTilePanels : static_cast<int>(panelEnd - panel);
+      const int64_t column = panel * layout::kPanel;
+      Tile t{block, nullptr, 0, depth, call.y + column, call.ldy, w.shape.n - column, call.y + column, call.ldy};
+      if (p == 0) {
+        t.from = call.bias != nullptr ? call.bias + column : nothing;
+        t.fromLd = 0;
       }
+      t.w = weightBlock(w, panel, panels, p, depth, weights, &t.apart);
       panel += panels;
+      const int64_t until = next.depth > 0 ? rows * (panel - panelBegin) / (panelEnd - panelBegin) : 0;
+      tileColumns(panels, rows, t, next, copied, until);
+      copyRows(next, copied, until, nextBlock);
+      copied = until;
     }
+    float* used = block;
+    block = nextBlock;
+    nextBlock = used;
   }
 }
 
 void linear(const PackedView& w, const float* x, int64_t ldx, int64_t m, float* y, int64_t ldy, const float* bias,
             int64_t panelBegin, int64_t panelEnd, float* scratch) {
   const Call call{&w, x, ldx, y, ldy, bias};
-  switch (m) {
-    case 0:
-      return;
-    case 1:
-      return fusedRows<1>(call, panelBegin, panelEnd);
-    case 2:
-      return fusedRows<2>(call, panelBegin, panelEnd);
-    case 3:
-      return fusedRows<3>(call, panelBegin, panelEnd);
-    case 4:
-      return fusedRows<4>(call, panelBegin, panelEnd);
-    default:
-      break;
-  }
+  if (m == 0) return;
+  if (m <= kFusedMost) return fusedRows(call, m, panelBegin, panelEnd);
   for (int64_t block = 0; block < blocking::rowBlocks(m); ++block) {
     const int64_t row = blocking::rowStart(m, block), rows = blocking::rowStart(m, block + 1) - row;
     const Call part{&w, x + row * ldx, ldx, y + row * ldy, ldy, bias};

@@ -1,5 +1,5 @@
 // The table of neon kernels. Everything here has internal linkage: see the note on weak symbols in docs/kernels.md.
-#include "kernels/neon/simd.h"
+#include "kernels/neon/parts.h"
 
 // The shared algorithms, over the lanes of this instruction set.
 #include "kernels/generic/attention.h"
@@ -12,8 +12,8 @@
 namespace tsq {
 
 const KernelTable kNeonKernels = {
-    "neon",   linear, toFloat, fromFloat, rmsnorm, rope,   attention, silu,
-    geluTanh, add,    axpy,    dot,       maximum, expSum, gramTile,  columnStats,
+    "neon", nullptr,  nullptr, nullptr, linear, toFloat, fromFloat, rmsnorm,  rope,        attention,
+    silu,   geluTanh, add,     axpy,    dot,    maximum, expSum,    gramTile, columnStats,
 };
 
 }  // namespace tsq

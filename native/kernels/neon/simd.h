@@ -20,8 +20,8 @@ struct Words {
 // Shapes of the register tiles in generic/ that fit 32 registers of 4 lanes.
 constexpr int kTileRows = 6;  // rows x panels of the matmul micro-kernel
 constexpr int kTilePanels = 1;
-constexpr int kFusedPanels = 1;     // panels side by side for one to four rows
-constexpr int kAttentionLanes = 4;  // accumulators of attention: query vectors x blocks
+constexpr int kFusedPanels = 1;     // panels side by side for few rows
+constexpr int kAttentionLanes = 6;  // accumulators of attention: query vectors x blocks
 constexpr int kGramRows = 4;        // rows of a Gram tile at once
 
 TSQ_INLINE Lanes set1(float x) {
@@ -154,6 +154,13 @@ TSQ_INLINE Lanes loadBfloat(const void* p) {
 }
 TSQ_INLINE void storeShort4(uint8_t* p, uint16x4_t x) {
   vst1_u8(p, vreinterpret_u8_u16(x));
+}
+// Sixteen unsigned bytes as f32.
+TSQ_INLINE Lanes loadBytes(const void* p) {
+  const uint8x16_t bytes = vld1q_u8(static_cast<const uint8_t*>(p));
+  const uint16x8_t low = vmovl_u8(vget_low_u8(bytes)), high = vmovl_u8(vget_high_u8(bytes));
+  return {vcvtq_f32_u32(vmovl_u16(vget_low_u16(low))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(low))),
+          vcvtq_f32_u32(vmovl_u16(vget_low_u16(high))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(high)))};
 }
 TSQ_INLINE void storeHalf(void* p, Lanes x) {
   uint8_t* at = static_cast<uint8_t*>(p);

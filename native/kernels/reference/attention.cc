@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
 #include <vector>
 
 #include "kernels/reference/reference.h"
@@ -10,7 +11,7 @@ namespace tsq::reference {
 namespace {
 
 double score(const AttentionTile& tile, const float* query, int64_t position) {
-  const float* block = tile.keys[position / 16];
+  const float* block = tile.keys + tile.pages[position / 16] * tile.pageStride;
   double sum = 0;
   for (int64_t d = 0; d < tile.headDim; ++d) sum += static_cast<double>(query[d]) * block[d * 16 + position % 16];
   sum *= tile.scale;
@@ -23,7 +24,7 @@ void attention(const AttentionTile& tile, float*) {
   std::vector<double> sums(static_cast<size_t>(tile.headDim));
   for (int r = 0; r < tile.count; ++r) {
     const int64_t first = tile.first[r], last = tile.last[r];
-    std::vector<double> scores(static_cast<size_t>(last - first + 1));
+    std::vector<double> scores(static_cast<size_t>(std::max<int64_t>(0, last - first + 1)));
     double best = -std::numeric_limits<double>::infinity(), total = 0;
     for (int64_t p = first; p <= last; ++p) {
       scores[p - first] = score(tile, tile.queries[r], p);
@@ -32,11 +33,16 @@ void attention(const AttentionTile& tile, float*) {
     std::fill(sums.begin(), sums.end(), 0.0);
     for (int64_t p = first; p <= last; ++p) {
       const double weight = std::exp(scores[p - first] - best);
-      const float* value = tile.values[p / 16] + p % 16 * tile.vStride;
+      const float* value = tile.values + tile.pages[p / 16] * tile.pageStride + p % 16 * tile.vStride;
       total += weight;
       for (int64_t d = 0; d < tile.headDim; ++d) sums[d] += weight * value[d];
     }
-    for (int64_t d = 0; d < tile.headDim; ++d) tile.outputs[r][d] = static_cast<float>(sums[d] / total);
+    for (int64_t d = 0; d < tile.headDim; ++d) {
+      tile.outputs[r][d] = total > 0 ? static_cast<float>(sums[d] / total) : 0.0f;
+    }
+    if (tile.peaks == nullptr) continue;
+    tile.peaks[r] = total > 0 ? static_cast<float>(best * std::numbers::log2e) : AttentionTile::kNoPeak;
+    tile.sums[r] = static_cast<float>(total);
   }
 }
 

@@ -6,6 +6,31 @@
 
 namespace tsq::reference {
 
+int32_t codeAt(const PackedView& w, int64_t n, int64_t p) {
+  const layout::Shape& s = w.shape;
+  const uint32_t* words = static_cast<const uint32_t*>(w.data);
+  const uint32_t shifted = words[layout::codeWord(s, n, p)] >> layout::codeShift(s, p);
+  if (s.kind != layout::WeightKind::kU3) return static_cast<int32_t>(shifted & ((1u << layout::codeBits(s.kind)) - 1));
+  const uint32_t top = words[layout::topWord(s, n, p)] >> layout::topShift(p) & 1;
+  return static_cast<int32_t>((shifted & 3) | top << 2);
+}
+
+int32_t zeroAt(const PackedView& w, int64_t n, int64_t group) {
+  return w.zeros != nullptr ? w.zeros[layout::scaleIndex(w.shape, n, group)] : w.zero;
+}
+
+double scaleAt(const PackedView& w, int64_t n, int64_t group) {
+  const int64_t at = layout::scaleIndex(w.shape, n, group);
+  switch (w.scaleType) {
+    case layout::ScaleType::kF16:
+      return f16ToFloat(static_cast<const uint16_t*>(w.scales)[at]);
+    case layout::ScaleType::kBF16:
+      return bf16ToFloat(static_cast<const uint16_t*>(w.scales)[at]);
+    default:
+      return static_cast<const float*>(w.scales)[at];
+  }
+}
+
 double weightAt(const PackedView& w, int64_t n, int64_t p) {
   const layout::Shape& s = w.shape;
   switch (s.kind) {
@@ -18,12 +43,8 @@ double weightAt(const PackedView& w, int64_t n, int64_t p) {
     default:
       break;
   }
-  const uint32_t mask = s.kind == layout::WeightKind::kU4 ? 15u : 255u;
-  const uint32_t code =
-      (static_cast<const uint32_t*>(w.data)[layout::codeWord(s, n, p)] >> layout::codeShift(s, p)) & mask;
-  const int64_t at = layout::scaleIndex(s, n, p / layout::groupStride(s));
-  const double zero = w.zeros != nullptr ? w.zeros[at] : w.zero;
-  return w.scales[at] * (code - zero);
+  const int64_t group = p / layout::groupStride(s);
+  return scaleAt(w, n, group) * (codeAt(w, n, p) - zeroAt(w, n, group));
 }
 
 void linear(const PackedView& w, const float* x, int64_t ldx, int64_t m, float* y, int64_t ldy, const float* bias,

@@ -4,11 +4,20 @@
 
 namespace tsq::reference {
 
+// Code of output n at packed column p, zero point and scale of output n in a group. Integer kinds.
+int32_t codeAt(const PackedView& w, int64_t n, int64_t p);
+int32_t zeroAt(const PackedView& w, int64_t n, int64_t group);
+double scaleAt(const PackedView& w, int64_t n, int64_t group);
 // Value of output n at packed column p: scale * (code - zero), or the stored float.
 double weightAt(const PackedView& w, int64_t n, int64_t p);
 
 void linear(const PackedView& w, const float* x, int64_t ldx, int64_t m, float* y, int64_t ldy, const float* bias,
             int64_t panelBegin, int64_t panelEnd, float* scratch);
+// Split activations (layout/activations.h), multiplied in double.
+void splitPairs(const SplitRow& row);
+void splitQuads(const SplitRow& row);
+void multiplyPairs(const DotCall& call);
+void multiplyQuads(const DotCall& call);
 void toFloat(const void* source, Dtype from, float* out, int64_t count);
 void fromFloat(const float* source, void* out, Dtype to, int64_t count);
 void rmsnorm(const float* x, const float* weight, float* y, int64_t width, float eps, float offset);

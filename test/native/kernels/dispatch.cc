@@ -34,7 +34,8 @@ TEST(dispatch_fast_tables_agree_bit_by_bit) {
         const std::vector<float> x = random.normals(m * k);
         std::vector<float> expected;
         forEachTable([&](const KernelTable& table) {
-          if (std::strcmp(table.name, "reference") == 0) return;
+          // Pairs and digits are summed in other orders; see dots.cc.
+          if (std::strcmp(table.name, "reference") == 0 || table.pairs != nullptr || table.digits != nullptr) return;
           std::vector<float> y(static_cast<size_t>(m * n));
           CHECK(tsq::matmul({&packed.value(), x.data(), Dtype::kF32, k, m, y.data(), Dtype::kF32, n, nullptr}).ok());
           if (expected.empty()) expected = y;

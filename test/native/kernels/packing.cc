@@ -1,4 +1,5 @@
 // Packing: every code lands where layout/packed.h says, padding multiplies to nothing, bad input is refused.
+#include "kernels/reference/reference.h"
 #include "support.h"
 
 using namespace support;  // NOLINT: a test
@@ -8,10 +9,11 @@ namespace {
 using tsq::layout::WeightKind;
 
 uint32_t codeAt(const tsq::PackedWeight& weight, int64_t n, int64_t p) {
-  const uint32_t mask = weight.shape.kind == WeightKind::kU4 ? 15u : 255u;
-  return weight.data.as<uint32_t>()[tsq::layout::codeWord(weight.shape, n, p)] >>
-             tsq::layout::codeShift(weight.shape, p) &
-         mask;
+  return static_cast<uint32_t>(tsq::reference::codeAt(weight.view(), n, p));
+}
+
+WeightKind kindOf(int bits) {
+  return bits == 2 ? WeightKind::kU2 : bits == 3 ? WeightKind::kU3 : bits == 4 ? WeightKind::kU4 : WeightKind::kU8;
 }
 
 void checkPacked(const Weight& w) {
@@ -19,7 +21,7 @@ void checkPacked(const Weight& w) {
   CHECK_MSG(result.ok(), result.status().message());
   const tsq::PackedWeight& packed = result.value();
   const tsq::layout::Shape& shape = packed.shape;
-  CHECK(shape.kind == (w.bits <= 4 ? WeightKind::kU4 : WeightKind::kU8));
+  CHECK(shape.kind == kindOf(w.bits));
   CHECK(packed.bits == w.bits);
   CHECK(static_cast<int64_t>(packed.data.size()) == tsq::layout::panels(shape) * tsq::layout::panelBytes(shape));
 
@@ -31,14 +33,13 @@ void checkPacked(const Weight& w) {
       ++seen;
     }
     for (int64_t group = 0; group < w.groups; ++group) {
-      const size_t at = static_cast<size_t>(n * w.groups + group),
-                   to = static_cast<size_t>(tsq::layout::scaleIndex(shape, n, group));
-      wrong += packed.scales.as<float>()[to] != w.scales[at];
-      const float zero = w.zeros.empty() ? packed.zero : packed.zeros.as<float>()[to];
-      wrong += zero != (w.zeros.empty() ? static_cast<float>(1 << (w.bits - 1)) : static_cast<float>(w.zeros[at]));
+      const size_t at = static_cast<size_t>(n * w.groups + group);
+      wrong += tsq::reference::scaleAt(packed.view(), n, group) != w.scales[at];
+      const int32_t zero = tsq::reference::zeroAt(packed.view(), n, group);
+      wrong += zero != (w.zeros.empty() ? 1 << (w.bits - 1) : w.zeros[at]);
       // Padding columns of a real row hold the zero point.
       const int64_t size = std::min(shape.groupSize, shape.k - group * shape.groupSize);
-      for (int64_t p = size; p < tsq::layout::roundUp(size, 8); ++p) {
+      for (int64_t p = size; p < tsq::layout::roundUp(size, tsq::layout::groupAlign(shape.kind)); ++p) {
         wrong += codeAt(packed, n, group * tsq::layout::groupStride(shape) + p) != static_cast<uint32_t>(zero);
       }
     }
@@ -47,8 +48,7 @@ void checkPacked(const Weight& w) {
   CHECK_MSG(wrong == 0, std::to_string(wrong) + " wrong of n " + std::to_string(w.n) + " k " + std::to_string(w.k));
   // Rows that pad the last panel have no scale.
   for (int64_t n = w.n; n < tsq::layout::panels(shape) * 16; ++n) {
-    for (int64_t group = 0; group < w.groups; ++group)
-      CHECK(packed.scales.as<float>()[tsq::layout::scaleIndex(shape, n, group)] == 0.0f);
+    for (int64_t group = 0; group < w.groups; ++group) CHECK(tsq::reference::scaleAt(packed.view(), n, group) == 0.0);
   }
   // unpackRow gives back the value of every column, in the order of the activations.
   std::vector<float> row(static_cast<size_t>(w.k));

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -235,4 +236,22 @@ TEST(file_release_drops_whole_pages) {
   CHECK(presentPages(file.data() + 10 * page, pages - 10) == 0);
   CHECK(touch() == sum);
 #endif
+}
+
+TEST(buffer_parts_keep_the_whole) {
+  Result<AlignedBuffer> made = AlignedBuffer::allocate(8 * kMiB);
+  CHECK(made.ok());
+  auto whole = std::make_shared<const AlignedBuffer>(std::move(made.value()));
+  uint8_t* begin = whole->as<uint8_t>();
+  AlignedBuffer first = AlignedBuffer::part(whole, 0, 100), second = AlignedBuffer::part(whole, 4096, kMiB);
+  CHECK(first.data() == begin && first.size() == 100 && second.data() == begin + 4096);
+  CHECK(AlignedBuffer::part(whole, 64, 0).data() == nullptr);
+  std::weak_ptr<const AlignedBuffer> watched = whole;
+  whole.reset();
+  first = std::move(second);
+  CHECK(first.data() == begin + 4096 && first.size() == kMiB && second.data() == nullptr);
+  first.as<uint8_t>()[kMiB - 1] = 7;
+  CHECK(!watched.expired());
+  first = AlignedBuffer();
+  CHECK(watched.expired());
 }

@@ -1,0 +1,62 @@
+// Packed weights to tiles: 16 rows of 16 outputs, a row holding a pair (bf16) or a quad (u8) of k of every output, in
+// the order of layout/activations.h. Codes go in without their scale.
+#pragma once
+
+#include "kernels/amx/tiles.h"
+#include "kernels/avx512/words.h"
+#include "kernels/generic/pair_codes.h"
+#include "kernels/generic/quad_codes.h"
+#include "kernels/generic/stream.h"
+#include "layout/activations.h"
+
+namespace tsq {
+namespace {
+
+// Bytes of `columns` packed columns of a panel.
+template <layout::WeightKind kKind>
+TSQ_INLINE int64_t lineBytes(int64_t columns) {
+  return columns * layout::kPanel * (kKind == layout::WeightKind::kBF16 ? 16 : layout::codeBits(kKind)) / 8;
+}
+
+template <typename Codes, int kTerm>
+TSQ_INLINE void storeTerms(const Codes& codes, const Words (&lines)[Codes::kLines], uint8_t* out) {
+  storeWords(out + kTerm * kTileRowBytes, codes.template term<kTerm>(lines));
+  if constexpr (kTerm + 1 < Codes::kTerms) storeTerms<Codes, kTerm + 1>(codes, lines, out);
+}
+
+// One step of packed lines; fetches what lies `ahead` bytes on, or the next lines of a panel read from end to end (0).
+template <typename Codes>
+TSQ_INLINE void decodeStep(const Codes& codes, const uint8_t* at, int64_t ahead, uint8_t* out) {
+  Words lines[Codes::kLines];
+#pragma GCC unroll 4
+  for (int i = 0; i < Codes::kLines; ++i) {
+    lines[i] = loadWords(at + i * 64);
+    if (ahead == 0) {
+      fetchAhead(at + i * 64);
+    } else {
+      prefetch(at + i * 64 + ahead);
+    }
+  }
+  storeTerms<Codes, 0>(codes, lines, out);
+}
+
+// A chunk of kChunk packed columns, of which the first `length` exist, to one tile.
+template <typename Codes, int64_t kChunk>
+TSQ_INLINE void decodeChunk(const Codes& codes, const uint8_t* at, int64_t length, int64_t ahead, uint8_t* out) {
+  const int64_t stepBytes = lineBytes<Codes::kKind>(Codes::kStep);
+  if (length == kChunk) {
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < kChunk / Codes::kStep; ++i) {
+      decodeStep(codes, at + i * stepBytes, ahead, out + i * Codes::kTerms * kTileRowBytes);
+    }
+    return;
+  }
+  const uint8_t* end = out + kTileBytes;
+  for (; length > 0; length -= Codes::kStep, at += stepBytes, out += Codes::kTerms * kTileRowBytes) {
+    decodeStep(codes, at, ahead, out);
+  }
+  for (; out < end; out += kTileRowBytes) storeWords(out, zeroWords());
+}
+
+}  // namespace
+}  // namespace tsq

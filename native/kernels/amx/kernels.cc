@@ -1,0 +1,68 @@
+// Kernels on AMX tiles: exact pairs of bf16 parts and quads of int8.
+#include "kernels/amx/products.h"
+#include "kernels/avx512/words.h"
+#include "kernels/generic/split_pairs.h"
+#include "kernels/generic/split_quads.h"
+#include "kernels/tables.h"
+
+namespace tsq {
+namespace {
+
+using layout::WeightKind;
+
+template <WeightKind kKind>
+void pairsOf(const DotCall& call) {
+  if (call.w->zeros == nullptr) return product<TilePairs<PairCodes<kKind, ZeroWay::kShared>>>(call);
+  // 8-bit codes always have their zero points subtracted; narrower ones look up the difference where it fits the table.
+  if constexpr (kKind != WeightKind::kU8) {
+    if (mostZero(call) <= kMostOffset) return product<TilePairs<PairCodes<kKind, ZeroWay::kOffset>>>(call);
+  }
+  product<TilePairs<PairCodes<kKind, ZeroWay::kAny>>>(call);
+}
+
+void multiplyPairs(const DotCall& call) {
+  switch (call.w->shape.kind) {
+    case WeightKind::kBF16:
+      return product<TilePairs<PairCodes<WeightKind::kBF16, ZeroWay::kShared>>>(call);
+    case WeightKind::kU8:
+      return pairsOf<WeightKind::kU8>(call);
+    case WeightKind::kU3:
+      return pairsOf<WeightKind::kU3>(call);
+    case WeightKind::kU2:
+      return pairsOf<WeightKind::kU2>(call);
+    default:
+      return pairsOf<WeightKind::kU4>(call);
+  }
+}
+
+template <WeightKind kKind>
+void quadsOf(const DotCall& call) {
+  product<TileQuads<QuadCodes<kKind, 1>>>(call);
+}
+
+void multiplyQuads(const DotCall& call) {
+  switch (call.w->shape.kind) {
+    case WeightKind::kU8:
+      return quadsOf<WeightKind::kU8>(call);
+    case WeightKind::kU3:
+      return quadsOf<WeightKind::kU3>(call);
+    case WeightKind::kU2:
+      return quadsOf<WeightKind::kU2>(call);
+    default:
+      return quadsOf<WeightKind::kU4>(call);
+  }
+}
+
+bool pairsPay(WeightKind kind, Dtype, int64_t) {
+  return kind == WeightKind::kBF16 || layout::isInteger(kind);
+}
+bool quadsPay(WeightKind kind, Dtype, int64_t) {
+  return layout::isInteger(kind);
+}
+
+}  // namespace
+
+const DotKernel kAmxPairs = {pairsPay, splitPairs, multiplyPairs, tileScratch};
+const DotKernel kAmxQuads = {quadsPay, splitQuads, multiplyQuads, tileScratch};
+
+}  // namespace tsq

@@ -1,0 +1,21 @@
+// Exact products of few rows on AVX-512 VNNI.
+#include "kernels/avx512/words.h"
+
+namespace tsq {
+namespace {
+
+TSQ_INLINE Words dotQuads(Words sum, Words codes, Words x) {
+  return _mm512_dpbusd_epi32(sum, codes, x);
+}
+
+}  // namespace
+}  // namespace tsq
+
+#include "kernels/generic/digits.h"
+#include "kernels/tables.h"
+
+namespace tsq {
+
+const DotKernel kAvx512VnniDigits = {digitsPay, splitDigits, multiplyDigits, digitScratch, digitsNeeded};
+
+}  // namespace tsq

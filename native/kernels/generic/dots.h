@@ -1,0 +1,332 @@
+// The frame of kernels that multiply several k at once (DotKernel). Include after an instruction set's words.h.
+//
+// Many rows: a slab, the weights of a few hundred k of a few panels, is decoded once to [quads or pairs of
+// k][panels][16 outputs] and multiplied with all rows in register tiles; the sums of each block are scaled and added to
+// totals in scratch. One to four rows: see dots_fused.h. Both make the same additions in the same order, so an output
+// depends neither on the path nor on the rows and panels of the call.
+//
+// A class `Dot` says what differs:
+//   kChunk, kWide            packed k of a chunk, of four bytes
+//   kTileRows, kTilePanels   the register tile
+//   kMostLimbs               parts of an activation
+//   Params                   of a block and 16 outputs: scales, zero points. read(w, index of the first output's scale)
+//   Sum                      of a block: start, accumulate (over a block), finish (adds to the total), given rowScale
+//   decodedBytes(kind, packed k)   of one panel
+#pragma once
+
+#include "kernels/generic/codes.h"
+#include "kernels/kernels.h"
+#include "layout/activations.h"
+
+namespace tsq {
+namespace {
+
+constexpr int64_t kShortestBlock = 8;  // packed k
+constexpr int64_t kSlabBlocks = 64;    // at most
+constexpr int64_t kSlabBytes = 16384;  // decoded, of kTilePanels; twice that where one block has more
+// Rows that share a decoded slab: their activations for it, and their totals, stay in the second-level cache.
+constexpr int64_t kSharedRows = 256;
+
+TSQ_INLINE int64_t least(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+
+// Packed k that are decoded together.
+template <class Dot>
+TSQ_INLINE int64_t slabLength(layout::WeightKind kind) {
+  const int64_t room = kSlabBytes / (Dot::decodedBytes(kind, 1) * Dot::kTilePanels);
+  return room < layout::kBlock ? layout::kBlock : least(room, kShortestBlock * kSlabBlocks);
+}
+
+// Neighbouring blocks that are decoded together.
+struct Slab {
+  int64_t block, p, chunk;         // the first one: its number, packed column and chunk
+  int64_t blocks, length, chunks;  // of all
+  int32_t lengths[kSlabBlocks];    // packed k of each
+};
+// The one that begins with block `block`.
+[[maybe_unused]] __attribute__((noinline)) void findSlab(const layout::Shape& shape, int64_t block, int64_t most,
+                                                         int64_t chunk, Slab* slab) {
+  const int64_t count = layout::blocks(shape);
+  slab->block = block;
+  slab->p = layout::blockAt(shape, block).p;
+  slab->chunk = layout::firstChunk(shape, block, chunk);
+  slab->blocks = slab->length = slab->chunks = 0;
+  for (; block < count && slab->blocks < kSlabBlocks; ++block) {
+    const int64_t length = layout::blockAt(shape, block).length;
+    if (slab->length > 0 && slab->length + length > most) break;
+    slab->lengths[slab->blocks++] = static_cast<int32_t>(length);
+    slab->length += length;
+    slab->chunks += layout::divideUp(length, chunk);
+  }
+}
+
+// What is asked for while a tile is multiplied, a little with every chunk: all at once would have to wait for memory.
+struct Fetch {
+  int64_t ahead;        // bytes from a row to the same place of the next tile
+  const uint8_t* line;  // packed lines that are decoded next, `apart` bytes from panel to panel
+  const uint8_t* end;
+  int64_t apart;
+  int64_t bytes;  // of each panel with one chunk
+
+  template <int kRows, int kPanels>
+  TSQ_METHOD void chunk(const uint8_t* x) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) prefetch(x + ahead + r * layout::kChunkBytes);
+    if (line >= end) return;
+    for (const uint8_t* stop = line + bytes; line < stop; line += 64) {
+#pragma GCC unroll 4
+      for (int q = 0; q < kPanels; ++q) prefetchFar(line + q * apart);
+    }
+  }
+};
+
+// Rows of one bundle times one decoded slab.
+struct Tile {
+  const uint8_t* x;  // the first row, in the slab's first chunk
+  int64_t apart;     // bytes from a (chunk, limb) to the next
+  Fetch* fetch;
+  const float* scales;  // quads: of the first row and block
+  const int32_t* sums;
+  int64_t step;  // … and from a block to the next
+  int limbs;
+  layout::WeightKind kind;
+  const Slab* slab;
+  const uint8_t* weights;  // [step of four bytes of k][panel][16 outputs][4 bytes]; see also accumulate()
+  const void* params;      // [block][panel]
+  float* totals;           // [row][panel][16]
+};
+
+template <class Dot, int kRows, int kPanels>
+__attribute__((noinline)) void tile(const Tile& t) {
+  // Copies: nothing that is stored below can change them.
+  const int limbs = Dot::kMostLimbs > 1 ? t.limbs : 1;
+  const layout::WeightKind kind = t.kind;
+  const int64_t apart = t.apart, step = t.step;
+  const uint8_t* x = t.x;
+  const uint8_t* weights = t.weights;
+  const auto* params = static_cast<const typename Dot::Params*>(t.params);
+  const float* scales = t.scales;
+  const int32_t* inputSums = t.sums;
+  const int32_t* length = t.slab->lengths;
+  for (const int32_t* const end = length + t.slab->blocks; length < end; ++length) {
+    for (int limb = 0; limb < limbs; ++limb) {
+      typename Dot::Sum sums[kRows][kPanels];
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+        for (int q = 0; q < kPanels; ++q) sums[r][q] = Dot::start(params[q], inputSums + r);
+      }
+      Dot::template accumulate<kRows, kPanels>(sums, kind, weights, x + limb * apart, limbs * apart,
+                                               *length / Dot::kWide, *t.fetch);
+      float* total = t.totals;
+      // Else the compiler would carry all totals from block to block, on the stack and in the way of the sums.
+      __asm__("" : "+r"(total));
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const Lanes rowScale = Dot::rowScale(scales + r);
+#pragma GCC unroll 4
+        for (int q = 0; q < kPanels; ++q, total += layout::kPanel) {
+          store(total, Dot::finish(params[q], sums[r][q], rowScale, load(total)));
+        }
+      }
+    }
+    weights += Dot::decodedBytes(kind, *length) * kPanels;
+    x += layout::divideUp(*length, Dot::kChunk) * limbs * apart;
+    params += kPanels;
+    scales += step;
+    inputSums += step;
+  }
+}
+
+// Sums that take one instruction a vector of weights. Steps of four bytes of k come in twos, and there are some: with
+// loops that run at least once the compiler keeps every sum in one register.
+template <class Dot, int kRows, int kPanels>
+TSQ_INLINE void accumulateDirect(typename Dot::Sum (&sums)[kRows][kPanels], const uint8_t* weights, const uint8_t* x,
+                                 int64_t apart, int64_t steps, Fetch& fetch) {
+  do {
+    fetch.chunk<kRows, kPanels>(x);
+    const uint8_t* at = x;
+    const uint8_t* end = x + 4 * least(steps, 16);
+    do {
+#pragma GCC unroll 2
+      for (int s = 0; s < 2; ++s) {
+        Words w[kPanels];
+#pragma GCC unroll 4
+        for (int q = 0; q < kPanels; ++q) w[q] = loadWords(weights + (s * kPanels + q) * 64);
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+          const Words value = broadcastWord(at + r * layout::kChunkBytes + s * 4);
+#pragma GCC unroll 4
+          for (int q = 0; q < kPanels; ++q) sums[r][q] = Dot::dot(sums[r][q], w[q], value);
+        }
+      }
+      at += 8;
+      weights += 2 * kPanels * 64;
+    } while (at < end);
+    steps -= 16;
+    x += apart;
+  } while (steps > 0);
+}
+
+template <class Dot, int kPanels, int kRows = Dot::kTileRows>
+TSQ_INLINE void tileOf(int64_t rows, const Tile& t) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return tileOf<Dot, kPanels, kRows - 1>(rows, t);
+  }
+  tile<Dot, kRows, kPanels>(t);
+}
+
+// All rows of the bundles against one decoded slab of kPanels panels. Bundles are cut evenly: 16 rows are 8 + 8.
+template <class Dot, int kPanels>
+__attribute__((noinline)) void multiplySlab(const DotCall& call, int64_t firstRow, int64_t rows, Tile t) {
+  const layout::Shape& shape = call.w->shape;
+  const int64_t bytes = layout::rowBytes(shape, Dot::kChunk, call.limbs), blocks = layout::blocks(shape);
+  const int64_t firstChunk = t.slab->chunk, firstBlock = t.slab->block;
+  for (int64_t row = firstRow; row < firstRow + rows; row += layout::kBundle) {
+    const int64_t bundle = least(layout::kBundle, call.rows - row);
+    t.apart = bundle * layout::kChunkBytes;
+    t.step = bundle;
+    t.x = call.chunks + row * bytes + firstChunk * call.limbs * t.apart;
+    if (call.scales != nullptr) {
+      t.scales = call.scales + row * blocks + firstBlock * bundle;
+      t.sums = call.sums + row * blocks + firstBlock * bundle;
+    }
+    // The next bundle, unless this is the last.
+    const uint8_t* next = row + layout::kBundle < firstRow + rows ? t.x + layout::kBundle * bytes : t.x;
+    int64_t left = bundle;
+    for (int64_t tiles = layout::divideUp(bundle, Dot::kTileRows); tiles > 0; --tiles) {
+      const int64_t here = layout::divideUp(left, tiles);
+      t.fetch->ahead = tiles > 1 ? here * layout::kChunkBytes : next - t.x;
+      tileOf<Dot, kPanels>(here, t);
+      t.x += here * layout::kChunkBytes;
+      if (call.scales != nullptr) t.scales += here, t.sums += here;
+      t.totals += here * kPanels * layout::kPanel;
+      left -= here;
+    }
+  }
+}
+
+// Decodes a slab of `panels` panels. Codes: QuadCodes or PairCodes.
+template <class Dot>
+using DecodeSlab = void (*)(const PackedView& w, const Slab& slab, int64_t panel, int64_t panels, uint8_t* weights,
+                            typename Dot::Params* params);
+template <class Codes, int kTerm = 0>
+TSQ_INLINE void storeTerms(const Codes& codes, const Words (&lines)[Codes::kLines], uint8_t* out, int64_t apart,
+                           int64_t planeApart) {
+  const int64_t at = kTerm / Codes::kPlanes * apart + kTerm % Codes::kPlanes * planeApart;
+  storeWords(out + at, codes.template term<kTerm>(lines));
+  if constexpr (kTerm + 1 < Codes::kTerms) storeTerms<Codes, kTerm + 1>(codes, lines, out, apart, planeApart);
+}
+template <class Dot, class Codes>
+__attribute__((noinline)) void decodeSlab(const PackedView& w, const Slab& slab, int64_t panel, int64_t panels,
+                                          uint8_t* weights, typename Dot::Params* params) {
+  constexpr int64_t kStepBytes = Codes::kLines * 64, kVectors = Codes::kTerms / Codes::kPlanes;
+  const int64_t groups = layout::groups(w.shape), perGroup = layout::blocksPerGroup(w.shape), apart = panels * 64;
+  Codes codes(w);
+  for (int64_t q = 0; q < panels; ++q) {
+    const uint8_t* line = static_cast<const uint8_t*>(w.data) + (panel + q) * layout::panelBytes(w.shape) +
+                          slab.p / Codes::kStep * kStepBytes;
+    uint8_t* out = weights + q * 64;
+    for (int64_t b = 0; b < slab.blocks; ++b) {
+      const int64_t at = ((panel + q) * groups + (slab.block + b) / perGroup) * layout::kPanel;
+      params[b * panels + q] = Dot::read(w, at);
+      codes.setGroup(w, at);
+      // Both planes of a run follow each other.
+      for (int64_t steps = slab.lengths[b] / Codes::kStep; steps > 0;) {
+        const int64_t run = Codes::kPlanes > 1 ? least(steps, Dot::kRun / kVectors) : steps;
+        for (int64_t i = 0; i < run; ++i, line += kStepBytes, out += kVectors * apart) {
+          Words lines[Codes::kLines];
+#pragma GCC unroll 4
+          for (int l = 0; l < Codes::kLines; ++l) lines[l] = loadWords(line + l * 64);
+          storeTerms(codes, lines, out, apart, run * kVectors * apart);
+        }
+        out += (Codes::kPlanes - 1) * run * kVectors * apart;
+        steps -= run;
+      }
+    }
+  }
+}
+
+// Totals [row][panel][16] to y.
+[[maybe_unused]] __attribute__((noinline)) void writePanels(const DotCall& call, int64_t row, int64_t rows,
+                                                            int64_t panel, int64_t panels, const float* totals) {
+  for (int64_t q = 0; q < panels; ++q) {
+    const int64_t column = (panel + q) * layout::kPanel, count = call.w->shape.n - column;
+    const bool whole = count >= layout::kPanel;
+    const Lanes bias = call.bias == nullptr ? zeros()
+                       : whole              ? load(call.bias + column)
+                                            : loadPartial(call.bias + column, count);
+    for (int64_t r = 0; r < rows; ++r) {
+      const Lanes total = add(load(totals + (r * panels + q) * layout::kPanel), bias);
+      float* y = call.y + (row + r) * call.ldy + column;
+      if (whole) {
+        store(y, total);
+      } else {
+        storePartial(y, total, count);
+      }
+    }
+  }
+}
+
+template <class Dot>
+int64_t dotScratchBytes(const layout::Shape&, int64_t rows, int64_t) {
+  return 2 * kSlabBytes + kSlabBlocks * Dot::kTilePanels * static_cast<int64_t>(sizeof(typename Dot::Params)) +
+         layout::roundUp(least(rows, kSharedRows), layout::kBundle) * Dot::kTilePanels * layout::kPanel * 4;
+}
+
+// Rows [row, row + rows) of whole bundles, kPanels panels: one pass over k.
+template <class Dot, int kPanels>
+__attribute__((noinline)) void multiplyPass(const DotCall& call, DecodeSlab<Dot> decode, int64_t row, int64_t rows,
+                                            int64_t panel) {
+  const layout::Shape& shape = call.w->shape;
+  const int64_t blocks = layout::blocks(shape), bytes = layout::panelBytes(shape);
+  const int64_t bytesOf8 = bytes / (layout::packedK(shape) / 8);  // packed k; U3 has whole lines only for 32 of them
+  uint8_t* weights = call.scratch;
+  auto* params = reinterpret_cast<typename Dot::Params*>(weights + 2 * kSlabBytes);
+  float* totals = reinterpret_cast<float*>(params + kSlabBlocks * Dot::kTilePanels);
+  for (int64_t i = 0; i < rows * kPanels; ++i) store(totals + i * layout::kPanel, zeros());
+  Slab slab;
+  Fetch fetch{};
+  fetch.apart = bytes;
+  Tile t{};
+  t.limbs = call.limbs;
+  t.kind = shape.kind;
+  t.slab = &slab;
+  t.weights = weights;
+  t.params = params;
+  t.totals = totals;
+  t.fetch = &fetch;
+  const int64_t tiles = layout::divideUp(rows, layout::kBundle) * layout::divideUp(layout::kBundle, Dot::kTileRows);
+  for (int64_t block = 0; block < blocks; block += slab.blocks) {
+    findSlab(shape, block, slabLength<Dot>(shape.kind), Dot::kChunk, &slab);
+    decode(*call.w, slab, panel, kPanels, weights, params);
+    // Next come these panels' next slab, or the next panels.
+    const bool last = block + slab.blocks == blocks;
+    const int64_t next = slab.length / 8 * bytesOf8;
+    fetch.line = static_cast<const uint8_t*>(call.w->data) + (last ? panel + kPanels : panel) * bytes +
+                 (last ? 0 : (slab.p + slab.length) / 8 * bytesOf8);
+    fetch.end = fetch.line + next;
+    fetch.bytes = layout::roundUp(layout::divideUp(next, tiles * slab.chunks), 64);
+    multiplySlab<Dot, kPanels>(call, row, rows, t);
+  }
+  writePanels(call, row, rows, panel, kPanels, totals);
+}
+
+template <class Dot, class Codes>
+void multiplyMany(const DotCall& call) {
+  const int64_t bundles = layout::divideUp(call.rows, layout::kBundle),
+                parts = layout::divideUp(call.rows, kSharedRows);
+  for (int64_t part = 0; part < parts; ++part) {
+    const int64_t row = bundles * part / parts * layout::kBundle;
+    const int64_t rows = least(bundles * (part + 1) / parts * layout::kBundle, call.rows) - row;
+    int64_t panel = call.panelBegin;
+    for (; panel + Dot::kTilePanels <= call.panelEnd; panel += Dot::kTilePanels) {
+      multiplyPass<Dot, Dot::kTilePanels>(call, decodeSlab<Dot, Codes>, row, rows, panel);
+    }
+    for (; panel < call.panelEnd; ++panel) multiplyPass<Dot, 1>(call, decodeSlab<Dot, Codes>, row, rows, panel);
+  }
+}
+
+}  // namespace
+}  // namespace tsq

@@ -1,0 +1,188 @@
+#include "kernels/prepared.h"
+
+#include <algorithm>
+
+#include "kernels/scratch.h"
+
+namespace tsq {
+namespace {
+
+using layout::kBundle;
+using layout::kChunkBytes;
+using layout::Shape;
+
+// Kernels may read this much behind the chunks of a bundle of fewer than 16 rows.
+constexpr int64_t kSlackFloats = 256;
+
+// How many bf16 numbers hold one activation exactly: 8, 11 and 24 bits of significand.
+int limbsOf(Dtype dtype) {
+  return dtype == Dtype::kBF16 ? 1 : dtype == Dtype::kF16 ? 2 : 3;
+}
+
+int64_t roundFloats(int64_t floats) {
+  return layout::roundUp(floats, 16);  // whole cache lines
+}
+
+}  // namespace
+
+Prepared::Prepared(const KernelTable& table, const MatmulArgs& args) : args_(&args) {
+  const layout::WeightKind kind = args.weight->shape.kind;
+  // An input scale turns 16-bit activations into f32 ones.
+  const Dtype type = args.weight->inputScale.empty() ? args.xType : Dtype::kF32;
+  if (args.activations == Activations::kInt8 && table.quads != nullptr && table.quads->pays(kind, type, args.m)) {
+    dots = table.quads;
+    quads = true;
+  } else if (fixedPoint(table, type)) {
+    dots = table.digits;
+    quads = true;
+  } else if (table.pairs != nullptr && table.pairs->pays(kind, type, args.m)) {
+    dots = table.pairs;
+    limbs = limbsOf(type);
+  } else if (args.xType == Dtype::kF32 && reinterpret_cast<uintptr_t>(args.x) % alignof(float) == 0 && plain() &&
+             layout::packedK(args.weight->shape) == args.weight->shape.k) {
+    direct = true;
+    rows = static_cast<const float*>(args.x);
+    stride = args.ldx;
+  }
+}
+
+// Whether the fixed-point kernel takes all rows; sets the limbs of the row that needs most.
+bool Prepared::fixedPoint(const KernelTable& table, Dtype type) {
+  if (table.digits == nullptr || !table.digits->pays(shape().kind, type, args_->m)) return false;
+  const int significand = type == Dtype::kBF16 ? 8 : type == Dtype::kF16 ? 11 : 24;
+  const int64_t width = layout::packedK(shape());
+  float* room = threadScratch(ScratchUse::kRow, width + shape().k);
+  if (room == nullptr) return false;
+  int most = 0;
+  for (int64_t index = 0; index < args_->m; ++index) {
+    const int needed = table.digits->limbs(shape(), ordered(table, index, room), significand);
+    if (needed == 0) return false;
+    most = std::max(most, needed);
+  }
+  limbs = most;
+  return true;
+}
+
+// Packed order is the order of x, but for padding behind the last column.
+bool Prepared::plain() const {
+  const PackedWeight& weight = *args_->weight;
+  const bool gaps = layout::groupStride(shape()) != shape().groupSize && layout::groups(shape()) > 1;
+  return weight.order.empty() && weight.inputScale.empty() && !gaps;
+}
+
+bool Prepared::sameAs(const Prepared& other) const {
+  if (dots != other.dots || quads != other.quads || limbs != other.limbs) return false;
+  const Shape &a = shape(), &b = other.shape();
+  // The order of k within a chunk follows the kind; `linear` only sees where groups are padded.
+  const bool sameKind = dots == nullptr ? layout::groupAlign(a.kind) == layout::groupAlign(b.kind) : a.kind == b.kind;
+  if (!sameKind || a.k != b.k || a.groupSize != b.groupSize) return false;
+  return args_->weight->order == other.args_->weight->order &&
+         args_->weight->inputScale == other.args_->weight->inputScale;
+}
+
+int64_t Prepared::floats() const {
+  const int64_t m = args_->m;
+  if (direct) return 0;
+  if (dots == nullptr) return m * layout::roundUp(layout::packedK(shape()), 16);
+  const int64_t chunks = m * layout::rowBytes(shape(), chunkSize(), limbs) / 4 + kSlackFloats;
+  if (!quads) return chunks;
+  return chunks + roundFloats(m * layout::blocks(shape())) + roundFloats(m * layout::blocks(shape()) * limbs);
+}
+
+float* Prepared::place(float* memory) {
+  if (direct) return memory;
+  float* end = memory + floats();
+  if (dots == nullptr) {
+    rowMemory_ = memory;
+    rows = memory;
+    stride = layout::roundUp(layout::packedK(shape()), 16);
+    return end;
+  }
+  chunks_ = reinterpret_cast<uint8_t*>(memory);
+  if (quads) {
+    const int64_t count = args_->m * layout::blocks(shape()), sums = roundFloats(count * limbs);
+    scales_ = end - sums - roundFloats(count);
+    sums_ = reinterpret_cast<int32_t*>(end - sums);
+  }
+  return end;
+}
+
+// Row `index` as f32 in packed column order, scaled, with zeros in padding columns. flat: room for k floats.
+void Prepared::gather(const KernelTable& table, int64_t index, float* out, float* flat) const {
+  const PackedWeight& weight = *args_->weight;
+  const Shape& s = shape();
+  const char* source = static_cast<const char*>(args_->x) + index * args_->ldx * dtypeBytes(args_->xType);
+  if (plain()) {
+    table.toFloat(source, args_->xType, out, s.k);
+    std::fill(out + s.k, out + layout::packedK(s), 0.0f);
+    return;
+  }
+  table.toFloat(source, args_->xType, flat, s.k);
+  if (!weight.inputScale.empty()) {
+    for (int64_t i = 0; i < s.k; ++i) flat[i] *= weight.inputScale[i];
+  }
+  const int32_t* order = weight.order.empty() ? nullptr : weight.order.data();
+  for (int64_t begin = 0, p = 0; begin < s.k; begin += s.groupSize) {
+    const int64_t end = std::min(begin + s.groupSize, s.k);
+    for (int64_t i = begin; i < end; ++i) out[p++] = flat[order != nullptr ? order[i] : i];
+    while (p % layout::groupAlign(s.kind) != 0) out[p++] = 0;
+  }
+}
+
+// Row `index` in packed order: in place, or in `room`, packedK + k floats.
+const float* Prepared::ordered(const KernelTable& table, int64_t index, float* room) const {
+  const int64_t width = layout::packedK(shape());
+  if (args_->xType == Dtype::kF32 && plain() && width == shape().k &&
+      reinterpret_cast<uintptr_t>(args_->x) % alignof(float) == 0) {
+    return static_cast<const float*>(args_->x) + index * args_->ldx;
+  }
+  gather(table, index, room, room + width);
+  return room;
+}
+
+bool Prepared::row(const KernelTable& table, int64_t index) const {
+  if (direct) return true;
+  const int64_t width = layout::packedK(shape());
+  float* room = threadScratch(ScratchUse::kRow, width + shape().k);
+  if (room == nullptr) return false;
+  if (dots == nullptr) {
+    gather(table, index, rowMemory_ + index * stride, room);
+    return true;
+  }
+  const int64_t bundle = index / kBundle, bundleRows = std::min(kBundle, args_->m - bundle * kBundle);
+  const int64_t blocks = layout::blocks(shape()), at = bundle * kBundle * blocks + index % kBundle;
+  SplitRow split{};
+  split.shape = &shape();
+  split.x = ordered(table, index, room);
+  split.limbs = limbs;
+  split.chunks =
+      chunks_ + bundle * kBundle * layout::rowBytes(shape(), chunkSize(), limbs) + index % kBundle * kChunkBytes;
+  split.apart = bundleRows * kChunkBytes;
+  if (quads) {
+    split.scales = scales_ + at;
+    split.sums = sums_ + bundle * kBundle * blocks * limbs + index % kBundle;
+    split.step = bundleRows;
+  }
+  dots->split(split);
+  return true;
+}
+
+DotCall Prepared::call(const PackedView& w, int64_t row, int64_t rowCount, float* y, int64_t ldy, const float* bias,
+                       int64_t panelBegin, int64_t panelEnd, float* scratch) const {
+  // Row blocks begin at whole bundles.
+  const int64_t blocks = layout::blocks(shape());
+  return {&w,
+          chunks_ + row * layout::rowBytes(shape(), chunkSize(), limbs),
+          quads ? scales_ + row * blocks : nullptr,
+          quads ? sums_ + row * blocks * limbs : nullptr,
+          limbs,
+          rowCount,
+          y,
+          ldy,
+          bias,
+          panelBegin,
+          panelEnd,
+          reinterpret_cast<uint8_t*>(scratch)};
+}
+
+}  // namespace tsq
