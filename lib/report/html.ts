@@ -6,6 +6,7 @@ export type Part =
   | { kind: "heading"; text: string }
   | { kind: "table"; head: readonly string[]; rows: readonly (readonly string[])[] }
   | { kind: "svg"; svg: string }
+  | { kind: "svgs"; svgs: readonly string[] }
   | { kind: "sample"; title: string; text: string }
 
 const style = `
@@ -14,6 +15,8 @@ table { border-collapse: collapse; margin: 16px 0; font-variant-numeric: tabular
 th, td { padding: 4px 12px; text-align: right; border-bottom: 1px solid #e3e3e3 }
 th:first-child, td:first-child { text-align: left }
 thead th { border-bottom: 2px solid #999 }
+.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 8px }
+.grid figure { margin: 0 }
 figure { margin: 24px 0 } svg { max-width: 100%; height: auto }
 .sample { margin: 12px 0; padding: 8px 14px; background: #f6f6f4; border-left: 3px solid #0072b2; white-space: pre-wrap }
 .sample b { display: block }
@@ -43,6 +46,8 @@ function render(part: Part): string {
       return `<table><thead><tr>${cells("th", part.head)}</tr></thead><tbody>${part.rows.map(row => `<tr>${cells("td", row)}</tr>`).join("\n")}</tbody></table>`
     case "svg":
       return `<figure>${part.svg}</figure>`
+    case "svgs":
+      return `<div class="grid">${part.svgs.map(svg => `<figure>${svg}</figure>`).join("\n")}</div>`
     case "sample":
       return `<div class="sample"><b>${escapeText(part.title)}</b>${escapeText(part.text)}</div>`
   }

@@ -23,7 +23,7 @@ export interface PlotOptions {
 }
 
 // Okabe and Ito's palette: told apart with any colour vision.
-const colors = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
+export const colors = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
 const markers = ["circle", "square", "triangle", "diamond"] as const
 const margin = { top: 44, right: 150, bottom: 52, left: 74 }
 
@@ -91,7 +91,7 @@ function padded(values: readonly number[]): [number, number] {
 }
 
 /** Powers of ten within the range, with 2 and 5 between them where there are few. */
-function logTicks(low: number, high: number): number[] {
+export function logTicks(low: number, high: number): number[] {
   const ticks: number[] = []
   const few = Math.log10(high / low) < 3
   for (let exponent = Math.floor(Math.log10(low)); exponent <= Math.ceil(Math.log10(high)); exponent++)
@@ -102,7 +102,7 @@ function logTicks(low: number, high: number): number[] {
   return ticks
 }
 
-const tickText = (value: number): string =>
+export const tickText = (value: number): string =>
   value !== 0 && (Math.abs(value) < 0.001 || Math.abs(value) >= 1e5)
     ? value.toExponential(0)
     : String(Number(value.toPrecision(3)))

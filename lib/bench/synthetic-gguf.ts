@@ -1,0 +1,158 @@
+// GGUF files of random weights in the mixtures that llama-quantize makes, so that llama.cpp does the work it does on a real model.
+import { throwIfAborted } from "../core/errors.ts"
+import { type GgufTensor, type GgufValue, writeGguf } from "./gguf-writer.ts"
+import type { ModelShape } from "./shapes.ts"
+import { RandomBytes, randomHalves } from "./synthetic-bytes.ts"
+import { type SyntheticMatrix, syntheticContext, syntheticModel } from "./synthetic-model.ts"
+import { syntheticVocabulary } from "./synthetic-tokenizer.ts"
+
+export const ggufTypes = ["q4_0", "q4_k_m"] as const
+export type GgufType = (typeof ggufTypes)[number]
+
+/** `halves`: where a block keeps f16 numbers, and how large they are for weights of deviation 1: random bits would be any number. */
+interface BlockType {
+  id: number
+  values: number
+  bytes: number
+  halves: readonly [at: number, scale: number][]
+}
+
+const f16: BlockType = { id: 1, values: 1, bytes: 2, halves: [[0, 1]] }
+const q4_0: BlockType = { id: 2, values: 32, bytes: 18, halves: [[0, 1 / 4.6]] }
+const q5_0: BlockType = { id: 6, values: 32, bytes: 22, halves: [[0, 1 / 9.2]] }
+const q8_0: BlockType = { id: 8, values: 32, bytes: 34, halves: [[0, 1 / 74]] }
+// Six-bit scales and minima about 32; codes about 7.5.
+const q4_k: BlockType = {
+  id: 12,
+  values: 256,
+  bytes: 144,
+  halves: [
+    [0, 1 / 180],
+    [2, 1 / 24],
+  ],
+}
+const q6_k: BlockType = { id: 14, values: 256, bytes: 210, halves: [[208, 1 / 1366]] }
+
+/** What llama-quantize takes where a row is no multiple of a type's block. */
+const narrower = new Map<BlockType, BlockType>([
+  [q4_k, q5_0],
+  [q6_k, q8_0],
+  [q4_0, f16],
+  [q5_0, f16],
+  [q8_0, f16],
+])
+
+function fitting(type: BlockType, k: number): BlockType {
+  let found = type
+  while (k % found.values !== 0) found = narrower.get(found)!
+  return found
+}
+
+/** The type of a matrix in a mixture. */
+export function blockType(mixture: GgufType, shape: ModelShape, { gguf, k, layer }: SyntheticMatrix): BlockType {
+  const base = mixture === "q4_0" ? q4_0 : q4_k
+  const head = gguf === "output" || (gguf === "token_embd" && shape.tied)
+  if (head) return fitting(q6_k, k)
+  // Q4_K_M keeps the values' and the last projection of half of the layers finer.
+  const finer = mixture === "q4_k_m" && /\.(attn_v|ffn_down)$/.test(gguf) && layer !== null && more(layer, shape.layers)
+  return fitting(finer ? q6_k : base, k)
+}
+
+function more(layer: number, layers: number): boolean {
+  const eighth = Math.floor(layers / 8)
+  return layer < eighth || layer >= Math.floor((7 * layers) / 8) || (layer - eighth) % 3 === 2
+}
+
+/** Blocks with random codes. */
+export function randomBlocks(name: string, type: BlockType, n: number, k: number): Uint8Array {
+  const random = new RandomBytes(name)
+  const deviation = 1 / Math.sqrt(k)
+  if (type === f16) return new Uint8Array(randomHalves(random, n * k, deviation, true).buffer)
+  const blocks = (n * k) / type.values
+  const bytes = random.fill(new Uint8Array(blocks * type.bytes))
+  for (const [at, scale] of type.halves) {
+    const stored = halfBits(scale * deviation)
+    for (let block = 0, i = at; block < blocks; block++, i += type.bytes) {
+      bytes[i] = stored & 0xff
+      bytes[i + 1] = stored >> 8
+    }
+  }
+  return bytes
+}
+
+/** A small positive number as f16, cut off. */
+function halfBits(value: number): number {
+  const exponent = Math.floor(Math.log2(value))
+  if (exponent < -14) return Math.max(1, Math.floor(value * 2 ** 24))
+  return ((exponent + 15) << 10) | Math.floor((value / 2 ** exponent - 1) * 1024)
+}
+
+/** Creates the file. */
+export async function writeSyntheticGguf(
+  path: string,
+  shape: ModelShape,
+  mixture: GgufType,
+  signal?: AbortSignal,
+): Promise<void> {
+  const { matrices, vectors } = syntheticModel(shape)
+  const tensors: GgufTensor[] = matrices.map(matrix => {
+    const { gguf, n, k } = matrix
+    const type = blockType(mixture, shape, matrix)
+    const data = () => {
+      throwIfAborted(signal)
+      return randomBlocks(gguf, type, n, k)
+    }
+    return {
+      name: `${gguf}.weight`,
+      dimensions: [k, n],
+      type: type.id,
+      bytes: ((n * k) / type.values) * type.bytes,
+      data,
+    }
+  })
+  for (const { gguf, size, kind } of vectors)
+    tensors.push({
+      name: gguf,
+      dimensions: [size],
+      type: 0,
+      bytes: size * 4,
+      data: () => new Uint8Array(new Float32Array(size).fill(kind === "norm" ? 1 : 0.05).buffer),
+    })
+  await writeGguf(path, metadata(shape, mixture), tensors)
+}
+
+function metadata(shape: ModelShape, mixture: GgufType): Record<string, GgufValue> {
+  const { tokens, merges, beginId, endId } = syntheticVocabulary(shape.vocabulary)
+  // Mistral's tensors are a llama's.
+  const name = shape.modelType === "mistral" ? "llama" : shape.modelType
+  const u32 = (value: number): GgufValue => ({ type: "u32", value })
+  const f32 = (value: number): GgufValue => ({ type: "f32", value })
+  const string = (value: string): GgufValue => ({ type: "string", value })
+  return {
+    "general.architecture": string(name),
+    "general.name": string(shape.name),
+    "general.file_type": u32(mixture === "q4_0" ? 2 : 15),
+    "general.quantization_version": u32(2),
+    [`${name}.context_length`]: u32(syntheticContext),
+    [`${name}.embedding_length`]: u32(shape.hidden),
+    [`${name}.block_count`]: u32(shape.layers),
+    [`${name}.feed_forward_length`]: u32(shape.intermediate),
+    [`${name}.attention.head_count`]: u32(shape.heads),
+    [`${name}.attention.head_count_kv`]: u32(shape.kvHeads),
+    [`${name}.attention.key_length`]: u32(shape.headDim),
+    [`${name}.attention.value_length`]: u32(shape.headDim),
+    [`${name}.attention.layer_norm_rms_epsilon`]: f32(shape.rmsNormEps),
+    [`${name}.rope.dimension_count`]: u32(shape.headDim),
+    [`${name}.rope.freq_base`]: f32(shape.ropeTheta),
+    [`${name}.vocab_size`]: u32(shape.vocabulary),
+    "tokenizer.ggml.model": string("gpt2"),
+    "tokenizer.ggml.pre": string(name.startsWith("qwen") ? "qwen2" : "llama-bpe"),
+    "tokenizer.ggml.tokens": { type: "strings", value: tokens },
+    // 1: ordinary, 3: control.
+    "tokenizer.ggml.token_type": { type: "i32s", value: tokens.map((_, id) => (id >= beginId ? 3 : 1)) },
+    "tokenizer.ggml.merges": { type: "strings", value: merges },
+    "tokenizer.ggml.bos_token_id": u32(beginId),
+    "tokenizer.ggml.eos_token_id": u32(endId),
+    "tokenizer.ggml.add_bos_token": { type: "bool", value: false },
+  }
+}
