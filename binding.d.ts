@@ -5,7 +5,7 @@
 // the class given to registerError. Matrices are row-major. A promise-returning function works off the event loop and needs
 // memory that cannot be detached: views of a SharedArrayBuffer (Tensor.empty) or a Mapped slice; anything else is refused.
 
-/** A native object (packed weight, vector, mapping, accumulator, program, cache) of this environment. Never reused. */
+/** A native object (packed weight, vector, mapping, accumulator, program, cache …) of this environment. Never reused. */
 export type Handle = number
 
 /** f32 0, f16 1, bf16 2, i8 3, u8 4, i32 5. f16 and bf16 travel as Uint16Array. */
@@ -36,6 +36,26 @@ export interface CpuInfo {
   /** Threads that take part in a call. */
   threads: number
 }
+
+/** native/kernels/probes.cc: a multiply-add and the registers it works on. */
+export type Instruction =
+  | "fma-ymm"
+  | "maddubs-ymm"
+  | "vnni-ymm"
+  | "fma-zmm"
+  | "maddubs-zmm"
+  | "vnni-zmm"
+  | "bf16-zmm"
+  | "amx-bf16"
+  | "amx-int8"
+  | "fma-neon"
+  | "mull-neon"
+  | "dot-neon"
+  | "mmla-neon"
+  | "bfmmla-neon"
+
+/** How memory is asked for ahead of its use: not at all, 1 KiB, 1 KiB and 512 B by turns, 4 KiB. */
+export type ReadPattern = 0 | 1 | 2 | 3
 
 /** native/rounding/rounding.h GridSpec. */
 export interface Grid {
@@ -138,6 +158,7 @@ export interface StepEpilogue {
   referenceWidth?: number
   referenceHead?: Handle
   referenceSoftcap?: number
+  referenceActivations?: 0 | 1
 }
 
 export interface StepRequest {
@@ -157,6 +178,17 @@ export interface StepRequest {
   hiddenSlot: number
   observers: StepObserver[]
   epilogue: StepEpilogue | null
+  /** Of every linear and the head: exact 0 (default), rounded to 8 bits 1. */
+  activations?: 0 | 1
+}
+
+export interface OpenPackFile {
+  file: Handle
+  meta: string
+  /** Elements. */
+  floats: number
+  /** [weights, 4]: n, k, bits and the bytes it takes in memory. */
+  weights: Float64Array
 }
 
 export interface Binding {
@@ -169,6 +201,18 @@ export interface Binding {
   selectKernels(name: string | null): void
   setThreads(threads: number): void
   threads(): number
+
+  // Probes: what the machine can do at most, with the threads that take part in a call. Synchronous, for benchmarks.
+  /** Instructions whose peak can be measured here. */
+  peakInstructions(): Instruction[]
+  /** 1e9 operations a second, a multiply-add counting two. ERR_UNSUPPORTED for an instruction that does not run here. */
+  measurePeak(instruction: Instruction, milliseconds: number): number
+  /** Memory to read, 256 bytes to 1 GiB, on large pages where the system has them. */
+  createReadProbe(bytes: number): Promise<Handle>
+  /** 1e9 bytes a second read of [offset, offset + bytes) of a read probe. */
+  measureRead(probe: Handle, offset: number, bytes: number, pattern: ReadPattern): number
+  /** Overwrites an f32 pack with the values of a pack of codes (2, 4 or 8 bits): what a product without fused kernels does first. */
+  decodePacked(codes: Handle, dense: Handle): void
 
   // Handles
   /** Frees the object once running calls that use it end. Releasing twice is no error. */
@@ -238,6 +282,22 @@ export interface Binding {
     out: ArrayBufferView,
   ): Promise<void>
 
+  // Files of packed weights: native/kernels/pack_format.h
+  /** ERR_FORMAT for a file of another version or kind, ERR_CORRUPT for a damaged one, ERR_IO where it cannot be opened. */
+  openPackFile(path: string): Promise<OpenPackFile>
+  /** ERR_CORRUPT where the contents do not match their checksum. */
+  readPackFloats(file: Handle, out: Float32Array): Promise<void>
+  /** Handles of weights [first, first + count). ERR_CORRUPT where the contents do not match their checksums. */
+  readPackWeights(file: Handle, first: number, count: number, abort: AbortFlag): Promise<Float64Array>
+  /** The file must not exist; what a failure leaves of it is the caller's to remove. */
+  writePackFile(
+    path: string,
+    meta: string,
+    floats: Float32Array,
+    weights: Float64Array,
+    abort: AbortFlag,
+  ): Promise<void>
+
   // Packed weights and products
   packDense(source: Source, dtype: DtypeCode, n: number, k: number, kind: WeightKind): Promise<Handle>
   packDenseSync(source: Source, dtype: DtypeCode, n: number, k: number, kind: WeightKind): Handle
@@ -266,7 +326,7 @@ export interface Binding {
   ): Handle
   /** A small f32 vector (norm weight, bias, inverse frequencies), copied. */
   vector(values: Float32Array): Handle
-  /** y[m, n] = x[m, k] W^T (+ bias). x and y f32, f16 or bf16. */
+  /** y[m, n] = x[m, k] W^T (+ bias). x and y f32, f16 or bf16. activations: exact 0, rounded to 8 bits 1. */
   matmul(
     weight: Handle,
     x: ArrayBufferView,
@@ -275,6 +335,7 @@ export interface Binding {
     y: ArrayBufferView,
     yType: DtypeCode,
     bias: Float32Array | null,
+    activations: 0 | 1,
   ): void
   matmulAsync(
     weight: Handle,
@@ -284,6 +345,7 @@ export interface Binding {
     y: ArrayBufferView,
     yType: DtypeCode,
     bias: Float32Array | null,
+    activations: 0 | 1,
   ): Promise<void>
 
   // Rounding

@@ -5,21 +5,23 @@ export { type CpuDevice, type CudaStatus, type DeviceReport, devices, setThreads
 export type { LongWork, Progress } from "./core/progress.ts"
 export { type IntegerScheme, QuantizedTensor, type QuantizedTensorInit } from "./core/quantized-tensor.ts"
 export { Tensor } from "./core/tensor.ts"
-export { type LoadOptions, loadModel } from "./engine/load-model.ts"
+export {
+  convertModel,
+  evaluateModel,
+  inspectModel,
+  loadModel,
+  planQuantization,
+  quantizeModel,
+} from "./deferred.ts"
+export type { LoadOptions } from "./engine/load-model.ts"
 export type { Model } from "./engine/model.ts"
-export { type EvaluateOptions, type Evaluation, evaluateModel } from "./evaluate/evaluate-model.ts"
+export type { EvaluateOptions, Evaluation } from "./evaluate/evaluate-model.ts"
 export { dequantize } from "./kernels/dequantize.ts"
 export { type MatmulOptions, matmul, type Weight } from "./kernels/matmul.ts"
 export { matmulW4A16 } from "./kernels/matmul-w4a16.ts"
 export { PackedWeight, type PrepackOptions, prepack } from "./kernels/packed-weight.ts"
-export { type ConversionReport, type ConvertModelOptions, convertModel } from "./quantize/convert-model.ts"
-export { type InspectModelOptions, inspectModel, type ModelInspection } from "./quantize/inspect-model.ts"
+export type { ConversionReport, ConvertModelOptions } from "./quantize/convert-model.ts"
+export type { InspectModelOptions, ModelInspection } from "./quantize/inspect-model.ts"
 export { type QuantizeOptions, quantize } from "./quantize/quantize.ts"
-export {
-  type PlannedQuantization,
-  planQuantization,
-  type QuantizationReport,
-  type QuantizeModelOptions,
-  quantizeModel,
-} from "./quantize/quantize-model.ts"
+export type { PlannedQuantization, QuantizationReport, QuantizeModelOptions } from "./quantize/quantize-model.ts"
 export type { GroupSize, SchemeName } from "./quantize/scheme.ts"

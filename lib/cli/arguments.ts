@@ -1,6 +1,8 @@
 // Parsers of command-line values, and flags whose time has not come.
 import { type Command, InvalidArgumentError, Option } from "commander"
 import { TsqError } from "../core/errors.ts"
+import type { LoadOptions } from "../engine/load-model.ts"
+import type { Activations } from "../kernels/packed-weight.ts"
 
 export function integer(text: string): number {
   if (!/^\d+$/.test(text) || !Number.isSafeInteger(Number(text)))
@@ -54,8 +56,10 @@ export const collect = (text: string, before: readonly string[] | undefined): re
 export interface SharedFlags {
   device?: string
   threads?: number
-  activations?: string
+  activations?: Activations
   kvCache?: string
+  cache?: boolean
+  cacheDir?: string
   json?: boolean
 }
 
@@ -66,14 +70,26 @@ export function addComputeFlags(command: Command): Command {
     .option("--threads <n>", "threads of the kernels (default: all CPUs of this process)", positive)
 }
 
-/** --activations and --kv-cache, for commands that run a model. */
+/** What a loaded model depends on, for commands that run one. */
 export function addRunFlags(command: Command): Command {
   return addComputeFlags(command)
-    .addOption(new Option("--activations <kind>", "exact or int8").choices(["exact", "int8"]).default("exact"))
+    .addOption(
+      new Option("--activations <kind>", "exact, or int8: rounded to 8 bits, which is faster")
+        .choices(["exact", "int8"])
+        .default("exact"),
+    )
     .addOption(
       new Option("--kv-cache <type>", "type of cached keys and values").choices(["f32", "int8", "fp8", "int4"]),
     )
+    .option("--cache", "keep the packed weights in a file beside the model, and start from it")
+    .option("--cache-dir <folder>", "keep that file in this folder")
 }
+
+/** The options of loadModel that --cache and --cache-dir stand for. */
+export const cacheOptions = ({ cache, cacheDir }: SharedFlags): Pick<LoadOptions, "cache" | "cacheDir"> => ({
+  ...((cache || cacheDir !== undefined) && { cache: true }),
+  ...(cacheDir !== undefined && { cacheDir }),
+})
 
 /** What belongs to the surface and is not built yet is refused by name. */
 export function refuseLater(flags: SharedFlags): void {
@@ -85,11 +101,6 @@ export function refuseLater(flags: SharedFlags): void {
       '--device "cuda" is not available in this version; leave the flag out to use the CPU',
     )
   }
-  if (flags.activations === "int8")
-    throw new TsqError(
-      "ERR_UNSUPPORTED",
-      '--activations "int8" is not available in this version; leave the flag out for exact activations',
-    )
   if (flags.kvCache !== undefined && flags.kvCache !== "f32")
     throw new TsqError(
       "ERR_UNSUPPORTED",

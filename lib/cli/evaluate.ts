@@ -1,5 +1,5 @@
 import { type Command, Option } from "commander"
-import { addRunFlags, interruptible, positive, refuseLater, type SharedFlags } from "./arguments.ts"
+import { addRunFlags, cacheOptions, interruptible, positive, refuseLater, type SharedFlags } from "./arguments.ts"
 import { print, printJson } from "./output.ts"
 import { showProgress } from "./progress.ts"
 import { readText } from "./text-file.ts"
@@ -40,9 +40,11 @@ export function addEvaluate(program: Command): void {
       const result = await evaluateModel(model, {
         text,
         protocol: flags.protocol as never,
+        ...(flags.activations && { activations: flags.activations }),
         ...(flags.window !== undefined && { window: flags.window }),
         ...(flags.stride !== undefined && { stride: flags.stride }),
         ...(flags.against !== undefined && { against: flags.against }),
+        load: cacheOptions(flags),
         signal: interrupt.signal,
         onProgress: progress.onProgress,
       })

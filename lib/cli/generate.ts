@@ -1,5 +1,14 @@
 import type { Command } from "commander"
-import { addRunFlags, integer, interruptible, positive, real, refuseLater, type SharedFlags } from "./arguments.ts"
+import {
+  addRunFlags,
+  cacheOptions,
+  integer,
+  interruptible,
+  positive,
+  real,
+  refuseLater,
+  type SharedFlags,
+} from "./arguments.ts"
 import { note, print, printJson } from "./output.ts"
 import { showProgress } from "./progress.ts"
 
@@ -39,11 +48,15 @@ export function addGenerate(program: Command): void {
     const progress = showProgress()
     const interrupt = interruptible()
     try {
-      const model = await loadModel(path, { signal: interrupt.signal, onProgress: progress.onProgress })
+      const model = await loadModel(path, {
+        ...cacheOptions(flags),
+        signal: interrupt.signal,
+        onProgress: progress.onProgress,
+      })
       progress.stop()
       try {
-        const { prompt, maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop } = flags
-        const chosen = { maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop }
+        const { prompt, maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop, activations } = flags
+        const chosen = { maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop, activations }
         const options = Object.fromEntries(Object.entries(chosen).filter(([, value]) => value !== undefined))
         const stream = model.generate(prompt, { ...options, signal: interrupt.signal })
         for (;;) {
@@ -51,7 +64,15 @@ export function addGenerate(program: Command): void {
           if (next.done) {
             const { text, tokens, promptTokens, newTokens, prefillTokensPerSecond, decodeTokensPerSecond } = next.value
             if (flags.json)
-              printJson({ text, tokens, promptTokens, newTokens, prefillTokensPerSecond, decodeTokensPerSecond })
+              printJson({
+                text,
+                tokens,
+                promptTokens,
+                newTokens,
+                prefillTokensPerSecond,
+                decodeTokensPerSecond,
+                activations,
+              })
             else {
               print("")
               note(

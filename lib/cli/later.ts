@@ -3,10 +3,7 @@ import type { Command } from "commander"
 import { TsqError } from "../core/errors.ts"
 
 export function addLater(program: Command): void {
-  for (const [name, description] of [
-    ["bench", "compare kernels and models in tokens per second"],
-    ["serve", "an OpenAI-compatible HTTP server over a model"],
-  ] as const)
+  for (const [name, description] of [["serve", "an OpenAI-compatible HTTP server over a model"]] as const)
     program
       .command(name)
       .description(`${description} (not available in this version)`)

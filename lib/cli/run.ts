@@ -2,6 +2,7 @@
 // needs no addon.
 import { Command, CommanderError } from "commander"
 import { packageVersion } from "../core/version.ts"
+import { addBench } from "./bench.ts"
 import { addConvert } from "./convert.ts"
 import { addDevices } from "./devices.ts"
 import { addEvaluate } from "./evaluate.ts"
@@ -21,7 +22,8 @@ export async function run(argv: readonly string[]): Promise<number> {
     .showSuggestionAfterError()
     .exitOverride()
     .configureHelp({ showGlobalOptions: false })
-  for (const add of [addQuantize, addEvaluate, addGenerate, addConvert, addInspect, addDevices, addLater]) add(program)
+  for (const add of [addQuantize, addEvaluate, addGenerate, addConvert, addInspect, addBench, addDevices, addLater])
+    add(program)
   for (const command of program.commands) command.exitOverride().showSuggestionAfterError()
   try {
     await program.parseAsync(argv, { from: "user" })

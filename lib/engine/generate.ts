@@ -3,6 +3,7 @@ import { randomInt } from "node:crypto"
 import { TsqError, throwIfAborted } from "../core/errors.ts"
 import { describe, Options } from "../core/options.ts"
 import { sharedInts } from "../core/tensor.ts"
+import { type Activations, readActivations } from "../kernels/packed-weight.ts"
 import type { GenerationDefaults } from "../models/generation-config.ts"
 import { PageAllocator, pagesFor, SequenceCache } from "../models/sequence.ts"
 import type { StepSampling } from "../native.ts"
@@ -30,6 +31,8 @@ export interface GenerateOptions {
   ignoreEos?: boolean
   /** A string prompt is encoded with the tokenizer's BOS. Default true; false for rendered chat templates. */
   addSpecial?: boolean
+  /** Default: the model's. */
+  activations?: Activations
   signal?: AbortSignal
 }
 
@@ -62,6 +65,7 @@ export interface GenerationSettings {
   stops: readonly string[]
   ignoreEos: boolean
   addSpecial: boolean
+  activations: Activations
   signal: AbortSignal | undefined
 }
 
@@ -80,12 +84,14 @@ const optionNames = [
   "stop",
   "ignoreEos",
   "addSpecial",
+  "activations",
   "signal",
 ]
 
 export function parseGenerateOptions(
   values: GenerateOptions | undefined,
   defaults: GenerationDefaults,
+  activations: Activations,
 ): GenerationSettings {
   const options = new Options("generate", values, optionNames)
   return {
@@ -101,6 +107,7 @@ export function parseGenerateOptions(
     stops: parseStops(options),
     ignoreEos: options.boolean("ignoreEos", false),
     addSpecial: options.boolean("addSpecial", true),
+    activations: readActivations(options, activations),
     signal: options.signal(),
   }
 }
@@ -141,7 +148,7 @@ export async function* generateTokens(
   prompt: Int32Array,
   settings: GenerationSettings,
 ): AsyncGenerator<GenerationChunk, GenerationResult, undefined> {
-  const { sampling, signal } = settings
+  const { activations, sampling, signal } = settings
   const limit = Math.min(settings.maxTokens, model.maxContext - prompt.length)
   const cache = model.createCache(pagesFor(prompt.length + limit))
   try {
@@ -153,6 +160,7 @@ export async function* generateTokens(
     const sampled = sharedInts(1)
     const lastRow = sharedInts(1)
     const penalised = sampling.repetitionPenalty !== 1
+    const runs = { prompt: model.runs(false), last: model.runs(true) }
 
     /** Runs history[begin ... end); samples the token after it where asked. */
     const run = async (begin: number, end: number, sample: boolean): Promise<void> => {
@@ -160,11 +168,12 @@ export async function* generateTokens(
       const rows = end - begin
       lastRow[0] = rows - 1
       await model.step({
-        runs: model.runs(sample),
+        runs: sample ? runs.last : runs.prompt,
         rows,
         tokens: history.subarray(begin, end),
         sequences: [sequence.next(rows)],
         cache,
+        activations,
         ...(sample && {
           epilogue: {
             mode: "sample" as const,

@@ -1,33 +1,57 @@
 // Loads a Hugging Face directory, quantized or not, so that it runs.
+import { readFile } from "node:fs/promises"
+import { join } from "node:path"
 import { Checkpoint } from "../containers/checkpoint.ts"
-import { TsqError, throwIfAborted } from "../core/errors.ts"
+import { parseJsonObject } from "../containers/json.ts"
+import { ioError, TsqError, throwIfAborted } from "../core/errors.ts"
 import { setThreads } from "../core/machine.ts"
 import { describe, Options } from "../core/options.ts"
 import type { LongWork } from "../core/progress.ts"
-import { readGenerationDefaults } from "../models/generation-config.ts"
-import { describeModel } from "../models/registry.ts"
-import { type BoundSection, ModelRunner } from "../models/runner.ts"
-import { loadTokenizer } from "../models/tokenizer.ts"
+import { type Activations, readActivations } from "../kernels/packed-weight.ts"
+import { type BoundSection, ModelRunner, type WeightSource } from "../models/runner.ts"
 import { CheckpointSource } from "./checkpoint-source.ts"
-import { Model } from "./model.ts"
+import { Model, type WeightSummary } from "./model.ts"
+import { PackCache } from "./pack-cache.ts"
 import { progressOf } from "./progress.ts"
+import { WeightRecorder } from "./weight-recorder.ts"
 
 export interface LoadOptions extends LongWork {
   /** Default and only one so far: "cpu". */
   device?: "cpu"
   /** As setThreads(): for the whole process. */
   threads?: number
-  /** Default and only one so far: "exact", activations as they are. */
-  activations?: "exact"
+  /**
+   * What the model's weights are multiplied with where a call does not say so itself. Default "exact"; "int8" rounds
+   * activations to 8 bits, which is faster.
+   */
+  activations?: Activations
   /** Default and only one so far: "f32". */
   kvCache?: "f32"
   /** Tokens that a sequence may have, at most the model's own context. Default: the model's. */
   maxContext?: number
+  /**
+   * Keeps the packed weights in a file (docs/cache.md), from which the next start takes a fraction of the time. "read": uses
+   * one that is there, and writes none. Default: false.
+   */
+  cache?: boolean | "read"
+  /** Folder of cache files. Default: TSQ_CACHE_DIR, otherwise beside the checkpoint, or the user's own where that cannot be written. */
+  cacheDir?: string
   /** Told what is odd about a checkpoint but does not keep it from running. Default: process.emitWarning. */
   onWarning?: (message: string) => void
 }
 
-const optionNames = ["device", "threads", "activations", "kvCache", "maxContext", "onWarning", "signal", "onProgress"]
+const optionNames = [
+  "device",
+  "threads",
+  "activations",
+  "kvCache",
+  "maxContext",
+  "cache",
+  "cacheDir",
+  "onWarning",
+  "signal",
+  "onProgress",
+]
 
 /**
  * ERR_IO and ERR_FORMAT for a directory that is no checkpoint, ERR_UNSUPPORTED for an architecture, rope type or option that
@@ -38,7 +62,7 @@ export async function loadModel(path: string, values?: LoadOptions): Promise<Mod
     throw new TsqError("ERR_OPTION", `loadModel: path is ${describe(path)}, expected the directory of a model`)
   const options = new Options("loadModel", values, optionNames)
   refuseOthers(options, "device", "cpu")
-  refuseOthers(options, "activations", "exact")
+  const activations = readActivations(options)
   refuseOthers(options, "kvCache", "f32")
   const threads = options.integer("threads", { min: 1 }, undefined)
   const maxContext = options.integer("maxContext", { min: 1 }, undefined)
@@ -48,55 +72,129 @@ export async function loadModel(path: string, values?: LoadOptions): Promise<Mod
     options.fail("onWarning", "a function")
   const warn = values?.onWarning ?? (message => process.emitWarning(message, "TsqWarning"))
   throwIfAborted(signal)
+  if (threads !== undefined) setThreads(threads)
+
+  const request: Request = { path, maxContext, activations, signal, onProgress }
+  const cache = packCache(path, options, warn)
+  const stored = (await cache?.find()) ?? null
+  if (cache && stored) {
+    try {
+      stored.start(signal)
+      return await assemble(request, await readConfig(path), stored, cache.tokenizerMayWait(stored))
+    } catch (error) {
+      throwIfAborted(signal)
+      if (!stored.hasFailed(error)) throw error
+      cache.notUsed(stored.path, error)
+    } finally {
+      await stored.close()
+    }
+  }
 
   const checkpoint = await Checkpoint.open(path)
   try {
-    const program = describeModel(checkpoint.config)
-    const { config } = program
-    if (maxContext !== undefined && maxContext > config.maxContext)
-      throw new TsqError(
-        "ERR_OPTION",
-        `loadModel: maxContext is ${maxContext}, expected at most the model's context of ${config.maxContext}`,
-      )
-    const tokenizer = await loadTokenizer(path)
-    const generationDefaults = await readGenerationDefaults(path)
-    if (threads !== undefined) setThreads(threads)
-
     const source = new CheckpointSource(checkpoint, warn)
-    const last = program.sections.length - 1
-    const places: [section: number, prefix: string][] = [
-      [0, ""],
-      ...program.blocks.map((section, layer): [number, string] => [section, program.blockPrefix(layer)]),
-      [last, ""],
-    ]
-    const report = progressOf("load", places.length, onProgress)
-    const runner = new ModelRunner(program)
-    const bound: BoundSection[] = []
+    if (!cache?.write) return await assemble(request, checkpoint.config, source)
+    const recorder = new WeightRecorder(source)
+    const model = await assemble(request, checkpoint.config, recorder)
     try {
-      for (const [section, prefix] of places) {
-        throwIfAborted(signal)
-        bound.push(await runner.bindSection(section, prefix, source))
-        report(bound.length, prefix || (section === 0 ? "embedding" : "head"))
-      }
+      const report = progressOf("cache", 1, onProgress)
+      report(0)
+      await cache.store(recorder, model.weights, signal)
+      report(1)
     } catch (error) {
-      for (const section of bound) section.dispose()
-      runner.dispose()
+      model.dispose()
       throw error
+    } finally {
+      recorder.forget()
     }
-    return new Model({
-      path,
-      runner,
-      tokenizer,
-      generationDefaults,
-      maxContext: maxContext ?? config.maxContext,
-      prologue: bound[0]!,
-      blocks: bound.slice(1, -1),
-      epilogue: bound.at(-1)!,
-      weights: source.summary([program.embedding, program.head]),
-    })
+    return model
   } finally {
     checkpoint.dispose()
   }
+}
+
+interface Request extends LongWork {
+  path: string
+  maxContext: number | undefined
+  activations: Activations
+}
+
+interface ModelSource extends WeightSource {
+  /** Of what it has handed out; `outside` names the embedding and the head, which are not among the blocks' linears. */
+  summary(outside: readonly string[]): WeightSummary
+}
+
+/** With `tokenizerLater` the tokenizer's vocabulary is made when it is first needed. */
+async function assemble(
+  { path, maxContext, activations, signal, onProgress }: Request,
+  configuration: Record<string, unknown>,
+  source: ModelSource,
+  tokenizerLater = false,
+): Promise<Model> {
+  // Imported here, and not with this module: a cache file is being read by now, so that it takes no time of its own.
+  const { describeModel } = await import("../models/registry.ts")
+  const program = describeModel(configuration)
+  const { config } = program
+  if (maxContext !== undefined && maxContext > config.maxContext)
+    throw new TsqError(
+      "ERR_OPTION",
+      `loadModel: maxContext is ${maxContext}, expected at most the model's context of ${config.maxContext}`,
+    )
+  const { loadTokenizer } = await import("../models/tokenizer.ts")
+  const tokenizer = await loadTokenizer(path, { later: tokenizerLater })
+  const { readGenerationDefaults } = await import("../models/generation-config.ts")
+  const generationDefaults = await readGenerationDefaults(path)
+
+  const last = program.sections.length - 1
+  const places: [section: number, prefix: string][] = [
+    [0, ""],
+    ...program.blocks.map((section, layer): [number, string] => [section, program.blockPrefix(layer)]),
+    [last, ""],
+  ]
+  const report = progressOf("load", places.length, onProgress)
+  const runner = new ModelRunner(program)
+  const bound: BoundSection[] = []
+  try {
+    for (const [section, prefix] of places) {
+      throwIfAborted(signal)
+      bound.push(await runner.bindSection(section, prefix, source))
+      report(bound.length, prefix || (section === 0 ? "embedding" : "head"))
+    }
+  } catch (error) {
+    for (const section of bound) section.dispose()
+    runner.dispose()
+    throw error
+  }
+  return new Model({
+    path,
+    runner,
+    tokenizer,
+    generationDefaults,
+    maxContext: maxContext ?? config.maxContext,
+    activations,
+    prologue: bound[0]!,
+    blocks: bound.slice(1, -1),
+    epilogue: bound.at(-1)!,
+    weights: source.summary([program.embedding, program.head]),
+  })
+}
+
+async function readConfig(directory: string): Promise<Record<string, unknown>> {
+  const path = join(directory, "config.json")
+  try {
+    return parseJsonObject(await readFile(path, "utf8"), path)
+  } catch (cause) {
+    throw cause instanceof TsqError ? cause : ioError("read", path, cause)
+  }
+}
+
+/** null where no cache was asked for. */
+function packCache(directory: string, options: Options, warn: (message: string) => void): PackCache | null {
+  const cache = options.raw("cache")
+  if (cache !== undefined && typeof cache !== "boolean" && cache !== "read")
+    options.fail("cache", 'true, false or "read"')
+  const cacheDir = options.string("cacheDir", undefined)
+  return cache ? new PackCache(directory, { write: cache === true, cacheDir, warn }) : null
 }
 
 /** The value `only` or nothing; other names are for later versions. */

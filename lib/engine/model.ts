@@ -3,6 +3,7 @@ import { TsqError, throwIfAborted } from "../core/errors.ts"
 import { describe, Options } from "../core/options.ts"
 import type { LongWork } from "../core/progress.ts"
 import { sharedInts, Tensor } from "../core/tensor.ts"
+import type { Activations } from "../kernels/packed-weight.ts"
 import type { GenerationDefaults } from "../models/generation-config.ts"
 import type { ModelConfig, ModelProgram } from "../models/program.ts"
 import type { BoundSection, KvCacheHandle, ModelRunner, Step, StepRun } from "../models/runner.ts"
@@ -36,6 +37,7 @@ export interface ModelParts {
   tokenizer: Tokenizer
   generationDefaults: GenerationDefaults
   maxContext: number
+  activations: Activations
   prologue: BoundSection
   blocks: readonly BoundSection[]
   epilogue: BoundSection
@@ -50,11 +52,12 @@ export class Model {
   readonly generationDefaults: GenerationDefaults
   /** Tokens that a sequence may have, prompt and generated ones together. */
   readonly maxContext: number
-  /** Tokens that end a text: generation_config.json's, otherwise config.json's and the tokenizer's. */
-  readonly eosTokenIds: readonly number[]
+  /** What the weights are multiplied with where a call does not say so itself. */
+  readonly activations: Activations
   readonly weights: WeightSummary
   readonly #parts: ModelParts
   readonly #queue = new SerialQueue()
+  #eosTokenIds: readonly number[] | null = null
   #disposed = false
 
   constructor(parts: ModelParts) {
@@ -64,10 +67,16 @@ export class Model {
     this.program = parts.runner.program
     this.generationDefaults = parts.generationDefaults
     this.maxContext = parts.maxContext
+    this.activations = parts.activations
     this.weights = parts.weights
-    const { eosTokenIds } = parts.generationDefaults
-    this.eosTokenIds =
-      eosTokenIds.length > 0 ? eosTokenIds : [...new Set([...this.config.eosTokenIds, ...parts.tokenizer.eosTokenIds])]
+  }
+
+  /** Tokens that end a text: generation_config.json's, otherwise config.json's and the tokenizer's. */
+  get eosTokenIds(): readonly number[] {
+    const { eosTokenIds } = this.generationDefaults
+    this.#eosTokenIds ??=
+      eosTokenIds.length > 0 ? eosTokenIds : [...new Set([...this.config.eosTokenIds, ...this.tokenizer.eosTokenIds])]
+    return this.#eosTokenIds
   }
 
   get config(): ModelConfig {
@@ -124,7 +133,7 @@ export class Model {
     options?: GenerateOptions,
   ): AsyncGenerator<GenerationChunk, GenerationResult, undefined> {
     this.#checkOpen()
-    const settings = parseGenerateOptions(options, this.generationDefaults)
+    const settings = parseGenerateOptions(options, this.generationDefaults, this.activations)
     return generateTokens(this, promptTokens(this, prompt, settings.addSpecial), settings)
   }
 
@@ -151,7 +160,7 @@ export class Model {
     return this.#queue.run(async () => {
       this.#checkOpen()
       throwIfAborted(request.signal)
-      await this.#parts.runner.step(request)
+      await this.#parts.runner.step({ activations: this.activations, ...request })
     })
   }
 

@@ -2,6 +2,7 @@
 import { TsqError, throwIfAborted } from "../core/errors.ts"
 import { Options } from "../core/options.ts"
 import type { LongWork } from "../core/progress.ts"
+import { type Activations, readActivations } from "../kernels/packed-weight.ts"
 import type { Model } from "./model.ts"
 import { progressOf } from "./progress.ts"
 import { WindowScorer } from "./window-scorer.ts"
@@ -14,6 +15,8 @@ export interface PerplexityOptions {
   window?: number
   /** gptq: tokens from one window to the next, of which only the last `stride` are scored. Default: the window. */
   stride?: number
+  /** Default: the model's. */
+  activations?: Activations
 }
 
 export interface PerplexityResult {
@@ -26,9 +29,10 @@ export interface PerplexityResult {
   perplexity: number
   window: number
   stride: number
+  activations: Activations
 }
 
-export const perplexityOptionNames = ["protocol", "window", "stride", "signal", "onProgress"]
+export const perplexityOptionNames = ["protocol", "window", "stride", "activations", "signal", "onProgress"]
 
 export async function perplexity(
   model: Model,
@@ -38,8 +42,9 @@ export async function perplexity(
   const options = new Options("perplexity", values, perplexityOptionNames)
   const signal = options.signal()
   const onProgress = options.onProgress()
+  const activations = readActivations(options, model.activations)
   const plan = await planText(model, text, options)
-  const scorer = new WindowScorer(model, plan.window)
+  const scorer = new WindowScorer(model, plan.window, activations)
   try {
     const scores: Float64Array[] = []
     for await (const windows of batches(plan, scorer.batch, signal, onProgress))
@@ -53,6 +58,7 @@ export async function perplexity(
       perplexity: Math.exp(mean),
       window: plan.window,
       stride: plan.stride,
+      activations,
     }
   } finally {
     scorer.dispose()

@@ -1,5 +1,6 @@
 // Scores windows of tokens: several at once, as sequences of one step.
 import { sharedFloats, sharedInts } from "../core/tensor.ts"
+import type { Activations } from "../kernels/packed-weight.ts"
 import type { KvCacheHandle, Step } from "../models/runner.ts"
 import { pagesFor } from "../models/sequence.ts"
 import type { Model } from "./model.ts"
@@ -16,14 +17,16 @@ export class WindowScorer {
   readonly batch: number
   readonly #model: Model
   readonly #window: number
+  readonly #activations: Activations
   readonly #cache: KvCacheHandle
   /** Rows of a window that one step takes. */
   readonly #chunk: number
   #hidden: Float32Array | null = null
 
-  constructor(model: Model, window: number) {
+  constructor(model: Model, window: number, activations: Activations = model.activations) {
     this.#model = model
     this.#window = window
+    this.#activations = activations
     this.#chunk = Math.min(window, stepRows)
     this.batch = Math.max(1, Math.floor(stepRows / window))
     this.#cache = model.createCache(this.batch * pagesFor(window))
@@ -63,6 +66,7 @@ export class WindowScorer {
         referenceHidden,
         referenceWidth: width,
         referenceHead: head,
+        referenceActivations: reference.#activations,
       }
       await this.#model.step({ ...this.#step(part, rows.length > 0), ...(rows.length > 0 && { epilogue }), signal })
       parts.push(values)
@@ -111,6 +115,7 @@ export class WindowScorer {
         pages: Array.from({ length: pages }, (_, page) => i * pages + page),
       })),
       cache: this.#cache,
+      activations: this.#activations,
     }
   }
 

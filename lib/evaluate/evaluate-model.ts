@@ -14,6 +14,7 @@ import {
 } from "../engine/perplexity.ts"
 import { divergenceColumns, WindowScorer } from "../engine/window-scorer.ts"
 import type { WindowPlan } from "../engine/windows.ts"
+import { type Activations, readActivations } from "../kernels/packed-weight.ts"
 import { type Divergence, summarizeDivergence } from "./divergence.ts"
 
 export interface EvaluateOptions extends PerplexityOptions, LongWork {
@@ -22,7 +23,7 @@ export interface EvaluateOptions extends PerplexityOptions, LongWork {
   ids?: ArrayLike<number>
   /** A model of the same vocabulary to compare with: its directory, or the loaded model. */
   against?: string | Model
-  /** For models given by their directory. */
+  /** For models given by their directory. A reference given so runs with exact activations whatever is asked for here. */
   load?: LoadOptions
 }
 
@@ -38,7 +39,7 @@ export async function evaluateModel(model: string | Model, values: EvaluateOptio
   const options = new Options("evaluateModel", values, [...perplexityOptionNames, "text", "ids", "against", "load"])
   const text = input(options)
   const opened: Model[] = []
-  const open = async (given: unknown, what: string): Promise<Model> => {
+  const open = async (given: unknown, what: string, exact = false): Promise<Model> => {
     if (given instanceof Model) return given
     if (typeof given !== "string")
       throw new TsqError(
@@ -46,7 +47,11 @@ export async function evaluateModel(model: string | Model, values: EvaluateOptio
         `evaluateModel: ${what} is ${describe(given)}, expected a directory or a loaded model`,
       )
     const signal = options.signal()
-    const loaded = await loadModel(given, { ...values.load, ...(signal && { signal }) })
+    const loaded = await loadModel(given, {
+      ...values.load,
+      ...(exact && { activations: "exact" as const }),
+      ...(signal && { signal }),
+    })
     opened.push(loaded)
     return loaded
   }
@@ -57,7 +62,7 @@ export async function evaluateModel(model: string | Model, values: EvaluateOptio
       const result = await candidate.perplexity(text, Object.fromEntries(chosen))
       return { model: candidate.path, ...result, bitsPerWeight: candidate.bitsPerWeight }
     }
-    return await compare(candidate, await open(options.raw("against"), 'option "against"'), text, options)
+    return await compare(candidate, await open(options.raw("against"), 'option "against"', true), text, options)
   } finally {
     for (const loaded of opened) loaded.dispose()
   }
@@ -90,7 +95,8 @@ async function compare(
       "ERR_OPTION",
       `evaluateModel: window is ${plan.window}, expected at most ${reference.maxContext}, the context of ${reference.path}`,
     )
-  const scores = await scoreAgainst(candidate, reference, plan, options)
+  const activations = readActivations(options, candidate.activations)
+  const scores = await scoreAgainst(candidate, reference, activations, plan, options)
   const nll = moments(scores, divergenceColumns, 1)
   const referenceNll = moments(scores, divergenceColumns, 2)
   return {
@@ -102,6 +108,7 @@ async function compare(
     perplexity: Math.exp(nll.mean),
     window: plan.window,
     stride: plan.stride,
+    activations,
     bitsPerWeight: candidate.bitsPerWeight,
     against: { model: reference.path, perplexity: Math.exp(referenceNll.mean), ...summarizeDivergence(scores) },
   }
@@ -110,11 +117,12 @@ async function compare(
 async function scoreAgainst(
   candidate: Model,
   reference: Model,
+  activations: Activations,
   plan: WindowPlan,
   options: Options,
 ): Promise<Float64Array[]> {
   const signal = options.signal()
-  const scorer = new WindowScorer(candidate, plan.window)
+  const scorer = new WindowScorer(candidate, plan.window, activations)
   try {
     const referenceScorer = new WindowScorer(reference, plan.window)
     try {

@@ -7,12 +7,14 @@ import { isShared, sharedFloats } from "../core/shared-array.ts"
 import { Tensor, tensorOver } from "../core/tensor.ts"
 import { type DtypeCode, native } from "../native.ts"
 import {
-  checkActivations,
+  type Activations,
+  activationsCode,
   PackedWeight,
   packDenseSync,
   packedOf,
   packedOfAsync,
   prepackDense,
+  readActivations,
 } from "./packed-weight.ts"
 
 export interface MatmulOptions {
@@ -20,8 +22,8 @@ export interface MatmulOptions {
   bias?: Tensor
   /** Receives the result: the shape and dtype that the call would return. */
   out?: Tensor
-  /** "exact" (default): the activations as they are. "int8" is not available yet: ERR_UNSUPPORTED. */
-  activations?: "exact" | "int8"
+  /** Default "exact": activations are never rounded silently. */
+  activations?: Activations
 }
 
 export type Weight = QuantizedTensor | PackedWeight | Tensor
@@ -69,12 +71,13 @@ export function multiply(caller: string, x: Tensor, w: PackedWeight, options: Ma
   const code = dtypeInfo(x.dtype).code
   if (options === undefined) {
     const y = arrayTensor(x, w.shape[0], m)
-    if (m > 0) native.matmul(w.handle, x.data, code, m, y.data, code, null)
+    if (m > 0) native.matmul(w.handle, x.data, code, m, y.data, code, null, 0)
     return y
   }
   const checked = readOptions(caller, x, w, options)
   const y = checked.out ?? arrayTensor(x, w.shape[0], m)
-  if (m > 0) native.matmul(w.handle, x.data, code, m, y.data, code, biasFloats(checked.bias, false))
+  if (m > 0)
+    native.matmul(w.handle, x.data, code, m, y.data, code, biasFloats(checked.bias, false), checked.activations)
   return y
 }
 
@@ -88,7 +91,7 @@ export async function multiplyAsync(
   const shape =
     weight instanceof QuantizedTensor || weight instanceof PackedWeight ? weight : packedWeight(caller, weight)
   const m = rowsOf(caller, x, shape)
-  const { bias, out } = options === undefined ? {} : readOptions(caller, x, shape, options)
+  const { bias, out, activations } = options === undefined ? exact : readOptions(caller, x, shape, options)
   const floats = biasFloats(bias, true)
   const code: DtypeCode = dtypeInfo(x.dtype).code
   const [input, packed] = await Promise.all([
@@ -96,7 +99,7 @@ export async function multiplyAsync(
     weight instanceof QuantizedTensor ? packedOfAsync(weight) : Promise.resolve(weight),
   ])
   const y = out && isShared(out.data) ? out : Tensor.empty(outputShape(x, shape.shape[0]), x.dtype)
-  if (m > 0) await native.matmulAsync(packed.handle, input.data, code, m, y.data, code, floats)
+  if (m > 0) await native.matmulAsync(packed.handle, input.data, code, m, y.data, code, floats, activations)
   if (!out || y === out) return y
   out.data.set(y.data as never)
   return out
@@ -137,16 +140,22 @@ function arrayTensor(x: Tensor, n: number, m: number): Tensor {
   }
 }
 
+interface Checked {
+  bias?: Tensor
+  out?: Tensor
+  activations: 0 | 1
+}
+const exact: Checked = { activations: 0 }
+
 function readOptions(
   caller: string,
   x: Tensor,
   w: { shape: readonly [number, number] },
   values: MatmulOptions,
-): { bias?: Tensor; out?: Tensor } {
+): Checked {
   const options = new Options(caller, values, ["bias", "out", "activations"])
-  checkActivations(options)
   const n = w.shape[0]
-  const result: { bias?: Tensor; out?: Tensor } = {}
+  const result: Checked = { activations: activationsCode(readActivations(options)) }
   const bias = options.instance("bias", Tensor, undefined)
   if (bias) {
     if (!isFloat(bias.dtype))

@@ -46,18 +46,24 @@ export class PackedWeight {
 export interface PrepackOptions {
   /** Default "cpu". */
   device?: "cpu"
-  /** What the kernels will multiply with: "exact" (default), the activations as they are. */
-  activations?: "exact"
+  /** What the kernels will multiply with. One layout serves both, so that this only checks the value. */
+  activations?: Activations
 }
 
-/** Shared by every call that takes `activations`: 8-bit activations are asked for by name, and not built. */
-export function checkActivations(options: Options): void {
-  if (options.oneOf("activations", ["exact", "int8"], "exact") === "int8")
-    throw new TsqError(
-      "ERR_UNSUPPORTED",
-      `${options.caller}: activations "int8" are not available in this version; leave the option out to multiply with the activations as they are`,
-    )
+/**
+ * What is multiplied with the weights. "exact": the activations as they are. "int8": activations rounded to 8 bits,
+ * symmetric, by row and group of the weight (at most 256 columns): faster, with a relative error of about 6e-3 on normal
+ * values. Weights that are not quantized are multiplied exactly all the same.
+ */
+export type Activations = "exact" | "int8"
+
+/** Shared by every call that takes `activations`. */
+export function readActivations(options: Options, otherwise: Activations = "exact"): Activations {
+  return options.oneOf("activations", ["exact", "int8"], otherwise)
 }
+
+/** For native calls. */
+export const activationsCode = (activations: Activations): 0 | 1 => (activations === "int8" ? 1 : 0)
 
 export function checkDevice(options: Options): void {
   const device = options.string("device", "cpu")
@@ -75,7 +81,7 @@ export function checkDevice(options: Options): void {
 export async function prepack(weight: QuantizedTensor | Tensor, options?: PrepackOptions): Promise<PackedWeight> {
   const checked = new Options("prepack", options, ["device", "activations"])
   checkDevice(checked)
-  checkActivations(checked)
+  readActivations(checked)
   if (weight instanceof QuantizedTensor) return packCodes(weight)
   if (weight instanceof Tensor) return prepackDense(weight)
   throw new TsqError("ERR_DTYPE", `prepack: weight is ${describe(weight)}, expected a QuantizedTensor or a Tensor`)

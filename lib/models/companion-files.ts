@@ -17,16 +17,18 @@ export async function readOptionalText(directory: string, name: string): Promise
 /** A parsed JSON object, null where there is no such file. ERR_FORMAT when it holds anything else. */
 export async function readOptionalObject(directory: string, name: string): Promise<Record<string, unknown> | null> {
   const text = await readOptionalText(directory, name)
-  if (text === null) return null
+  return text === null ? null : parseObject(text, join(directory, name))
+}
+
+/** ERR_FORMAT, naming the file, for anything but a JSON object. */
+export function parseObject(text: string, path: string): Record<string, unknown> {
   let value: unknown
   try {
     value = JSON.parse(text)
   } catch (cause) {
-    throw new TsqError("ERR_FORMAT", `${join(directory, name)} is not valid JSON: ${(cause as Error).message}`, {
-      cause,
-    })
+    throw new TsqError("ERR_FORMAT", `${path} is not valid JSON: ${(cause as Error).message}`, { cause })
   }
   if (typeof value !== "object" || value === null || Array.isArray(value))
-    throw new TsqError("ERR_FORMAT", `${join(directory, name)} does not hold a JSON object`)
+    throw new TsqError("ERR_FORMAT", `${path} does not hold a JSON object`)
   return value as Record<string, unknown>
 }

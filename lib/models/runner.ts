@@ -1,5 +1,6 @@
 // Runs a ModelProgram in the addon: any range of its sections, with weights bound per call.
 import { TsqError } from "../core/errors.ts"
+import { type Activations, activationsCode } from "../kernels/packed-weight.ts"
 import { abortable, NativeHandle, native, type StepEpilogue, type StepSampling } from "../native.ts"
 import { type Reduction, reductions } from "./accumulator.ts"
 import { type ModelProgram, opKinds } from "./program.ts"
@@ -47,9 +48,11 @@ export type Epilogue =
       referenceHidden: Float32Array
       referenceWidth: number
       referenceHead: number
+      referenceActivations: Activations
     }
 
 export interface Step {
+  /** Must not change: passed again, as for every token of a text, they are not read again. */
   runs: readonly StepRun[]
   rows: number
   /** [rows], where an embedding runs. */
@@ -61,7 +64,15 @@ export interface Step {
   hidden?: Float32Array
   observers?: readonly Observer[]
   epilogue?: Epilogue
+  /** What linears and the head multiply with. Default: "exact". */
+  activations?: Activations
   signal?: AbortSignal | undefined
+}
+
+/** Runs as the addon takes them: a row each, and the handles of all their weights. */
+interface BoundRuns {
+  runs: Int32Array
+  weights: Float64Array
 }
 
 const epilogueModes = { logits: 1, nll: 2, sample: 3, divergence: 4 } as const
@@ -71,6 +82,7 @@ const opColumns = 16
 export class ModelRunner {
   readonly program: ModelProgram
   readonly #handle: NativeHandle
+  readonly #bound = new WeakMap<readonly StepRun[], BoundRuns>()
 
   constructor(program: ModelProgram) {
     this.program = program
@@ -111,14 +123,7 @@ export class ModelRunner {
 
   /** Runs the runs in order. The addon checks shapes, token ids and pages before anything runs. */
   step(request: Step): Promise<void> {
-    const weights: number[] = []
-    const runs = new Int32Array(request.runs.length * 5)
-    request.runs.forEach((run, i) => {
-      const handles = run.section.weights
-      const ops = this.program.sections[run.section.section]!.ops.length
-      runs.set([run.section.section, run.opBegin ?? 0, run.opEnd ?? ops, weights.length, run.layer ?? 0], i * 5)
-      for (const handle of handles) weights.push(handle)
-    })
+    const { runs, weights } = this.#bind(request.runs)
     const { sequences, pageTable } = flattenSequences(request.sequences)
     const observers = (request.observers ?? []).map(({ reduction, accumulator, ...rest }) => ({
       ...rest,
@@ -130,7 +135,7 @@ export class ModelRunner {
         this.#handle.value,
         {
           runs,
-          weights: Float64Array.from(weights),
+          weights,
           rows: request.rows,
           tokens: request.tokens ?? null,
           sequences,
@@ -140,10 +145,26 @@ export class ModelRunner {
           hiddenSlot: 0,
           observers,
           epilogue: request.epilogue ? nativeEpilogue(request.epilogue) : null,
+          activations: activationsCode(request.activations ?? "exact"),
         },
         flag,
       ),
     )
+  }
+
+  #bind(list: readonly StepRun[]): BoundRuns {
+    const known = this.#bound.get(list)
+    if (known && !list.some(run => run.section.disposed)) return known
+    const weights: number[] = []
+    const runs = new Int32Array(list.length * 5)
+    list.forEach((run, i) => {
+      const ops = this.program.sections[run.section.section]!.ops.length
+      runs.set([run.section.section, run.opBegin ?? 0, run.opEnd ?? ops, weights.length, run.layer ?? 0], i * 5)
+      weights.push(...run.section.weights)
+    })
+    const bound = { runs, weights: Float64Array.from(weights) }
+    this.#bound.set(list, bound)
+    return bound
   }
 
   /** Native bytes of the slots. */
@@ -176,5 +197,6 @@ function flattenSequences(list: readonly StepSequence[]): { sequences: Int32Arra
 
 function nativeEpilogue(epilogue: Epilogue): StepEpilogue {
   const { mode, ...rest } = epilogue
-  return { mode: epilogueModes[mode], ...rest }
+  if (!("referenceActivations" in rest)) return { mode: epilogueModes[mode], ...rest }
+  return { mode: epilogueModes[mode], ...rest, referenceActivations: activationsCode(rest.referenceActivations) }
 }

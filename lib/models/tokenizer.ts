@@ -1,11 +1,12 @@
 // Text to token ids and back, by tokenizer.json.
+import { readFile } from "node:fs/promises"
 import { join } from "node:path"
 import { Worker } from "node:worker_threads"
 import { Tokenizer as JsonTokenizer } from "@huggingface/tokenizers"
-import { TsqError } from "../core/errors.ts"
+import { ioError, TsqError } from "../core/errors.ts"
 import { describe } from "../core/options.ts"
 import { type ChatMessage, type ChatOptions, ChatTemplates, readChatTemplates } from "./chat-template.ts"
-import { readOptionalObject } from "./companion-files.ts"
+import { parseObject, readOptionalObject } from "./companion-files.ts"
 import { StreamDecoder } from "./stream-decoder.ts"
 
 export type { ChatMessage, ChatOptions } from "./chat-template.ts"
@@ -19,48 +20,64 @@ export interface EncodeOptions {
 /** Characters from which encodeAsync leaves the event loop's thread: about ten milliseconds of work. */
 const longText = 20_000
 
+/** What is made from tokenizer.json. */
+interface Vocabulary {
+  tokenizer: JsonTokenizer
+  special: ReadonlySet<number>
+  size: number
+  bosTokenId: number | null
+  eosTokenIds: readonly number[]
+}
+
 export class Tokenizer {
-  readonly #tokenizer: JsonTokenizer
   readonly #directory: string
   readonly #templates: ChatTemplates
-  readonly #special: ReadonlySet<number>
-  readonly vocabularySize: number
-  /** What the tokenizer itself puts in front of a text; null where it adds nothing. */
-  readonly bosTokenId: number | null
-  /** tokenizer_config.json's eos_token, as a list; a model's generation config may name more. */
-  readonly eosTokenIds: readonly number[]
+  #make: (() => Vocabulary) | null
+  #made: Vocabulary | null = null
 
-  /** See loadTokenizer. */
+  /** See loadTokenizer. `json` may be made later, by a function: it is called when the vocabulary is first needed. */
   constructor(
     directory: string,
-    json: Record<string, unknown>,
+    json: Record<string, unknown> | (() => Record<string, unknown>),
     config: Record<string, unknown>,
     templates: ReadonlyMap<string, string>,
   ) {
-    try {
-      this.#tokenizer = new JsonTokenizer(json, config)
-    } catch (cause) {
-      const path = join(directory, "tokenizer.json")
-      throw new TsqError("ERR_FORMAT", `${path} does not describe a tokenizer: ${(cause as Error).message}`, { cause })
-    }
     this.#directory = directory
-    const added = this.#tokenizer.get_added_tokens_decoder()
-    this.#special = new Set([...added.values()].filter(token => token.special).map(token => token.id))
-    let largest = -1
-    for (const id of this.#tokenizer.get_vocab().values()) largest = Math.max(largest, id)
-    this.vocabularySize = largest + 1
-    const first = this.#tokenizer.encode("").ids[0]
-    this.bosTokenId = first !== undefined && this.#special.has(first) ? first : null
-    const eos = tokenText(config.eos_token)
-    const eosId = eos === null ? undefined : this.#tokenizer.token_to_id(eos)
-    this.eosTokenIds = eosId === undefined ? [] : [eosId]
     this.#templates = new ChatTemplates(templates, specialTokens(config))
+    this.#make = () => makeVocabulary(directory, typeof json === "function" ? json() : json, config)
+    if (typeof json !== "function") this.build()
+  }
+
+  /** Makes the vocabulary now, where it was left for later: a large one takes half a second. */
+  build(): void {
+    if (this.#make === null) return
+    this.#made = this.#make()
+    this.#make = null
+  }
+
+  get #vocabulary(): Vocabulary {
+    this.build()
+    return this.#made as Vocabulary
+  }
+
+  get vocabularySize(): number {
+    return this.#vocabulary.size
+  }
+
+  /** What the tokenizer itself puts in front of a text; null where it adds nothing. */
+  get bosTokenId(): number | null {
+    return this.#vocabulary.bosTokenId
+  }
+
+  /** tokenizer_config.json's eos_token, as a list; a model's generation config may name more. */
+  get eosTokenIds(): readonly number[] {
+    return this.#vocabulary.eosTokenIds
   }
 
   /** ERR_OPTION when `text` is not a string. */
   encode(text: string, { addSpecial = true }: EncodeOptions = {}): number[] {
     checkText(text)
-    return this.#tokenizer.encode(text, { add_special_tokens: addSpecial }).ids
+    return this.#vocabulary.tokenizer.encode(text, { add_special_tokens: addSpecial }).ids
   }
 
   /** The same off the event loop for long texts: a file of some megabytes takes seconds. */
@@ -75,15 +92,16 @@ export class Tokenizer {
    * a streamed text could not agree with it. Ids without a token (padding of the vocabulary) decode to nothing.
    */
   decode(ids: readonly number[], { skipSpecial = true }: { skipSpecial?: boolean } = {}): string {
+    const { tokenizer, special } = this.#vocabulary
     const known: number[] = []
     ids.forEach((id, i) => {
       if (!Number.isSafeInteger(id) || id < 0)
         throw new TsqError("ERR_OPTION", `tokenizer.decode: ids[${i}] is ${describe(id)}, expected a token id`)
       // Special tokens are dropped here by id: the package goes by text and drops ordinary tokens that read the same.
-      if (!(skipSpecial && this.#special.has(id)) && this.#tokenizer.id_to_token(id) !== undefined) known.push(id)
+      if (!(skipSpecial && special.has(id)) && tokenizer.id_to_token(id) !== undefined) known.push(id)
     })
     if (known.length === 0) return ""
-    return this.#tokenizer.decode(known, { skip_special_tokens: false, clean_up_tokenization_spaces: false })
+    return tokenizer.decode(known, { skip_special_tokens: false, clean_up_tokenization_spaces: false })
   }
 
   /** `context`: the prompt that the text continues, so that its first token keeps its leading space. */
@@ -102,9 +120,14 @@ export class Tokenizer {
   }
 }
 
-/** Reads tokenizer.json, tokenizer_config.json and the chat templates of a directory. ERR_FORMAT where tokenizer.json is missing. */
-export async function loadTokenizer(directory: string): Promise<Tokenizer> {
-  const json = await readOptionalObject(directory, "tokenizer.json")
+/**
+ * Reads tokenizer.json, tokenizer_config.json and the chat templates of a directory. ERR_FORMAT where tokenizer.json is
+ * missing or describes no tokenizer; with `later`, for a file that is known to, only its bytes are read and the rest is
+ * done when it is first needed.
+ */
+export async function loadTokenizer(directory: string, { later = false } = {}): Promise<Tokenizer> {
+  const path = join(directory, "tokenizer.json")
+  const json = later ? await parseLater(path) : await readOptionalObject(directory, "tokenizer.json")
   if (!json)
     throw new TsqError(
       "ERR_FORMAT",
@@ -112,6 +135,40 @@ export async function loadTokenizer(directory: string): Promise<Tokenizer> {
     )
   const config = (await readOptionalObject(directory, "tokenizer_config.json")) ?? {}
   return new Tokenizer(directory, json, config, await readChatTemplates(directory, config))
+}
+
+async function parseLater(path: string): Promise<() => Record<string, unknown>> {
+  let bytes: Buffer
+  try {
+    bytes = await readFile(path)
+  } catch (cause) {
+    throw ioError("read", path, cause)
+  }
+  return () => parseObject(bytes.toString("utf8"), path)
+}
+
+function makeVocabulary(directory: string, json: Record<string, unknown>, config: Record<string, unknown>): Vocabulary {
+  let tokenizer: JsonTokenizer
+  try {
+    tokenizer = new JsonTokenizer(json, config)
+  } catch (cause) {
+    const path = join(directory, "tokenizer.json")
+    throw new TsqError("ERR_FORMAT", `${path} does not describe a tokenizer: ${(cause as Error).message}`, { cause })
+  }
+  const added = tokenizer.get_added_tokens_decoder()
+  const special = new Set([...added.values()].filter(token => token.special).map(token => token.id))
+  let largest = -1
+  for (const id of tokenizer.get_vocab().values()) largest = Math.max(largest, id)
+  const first = tokenizer.encode("").ids[0]
+  const eos = tokenText(config.eos_token)
+  const eosId = eos === null ? undefined : tokenizer.token_to_id(eos)
+  return {
+    tokenizer,
+    special,
+    size: largest + 1,
+    bosTokenId: first !== undefined && special.has(first) ? first : null,
+    eosTokenIds: eosId === undefined ? [] : [eosId],
+  }
 }
 
 function checkText(text: unknown): asserts text is string {

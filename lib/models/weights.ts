@@ -69,6 +69,10 @@ export class BoundSection {
     return new BoundSection(section, prefix, template, bound, free)
   }
 
+  get disposed(): boolean {
+    return this.#disposed
+  }
+
   /** Handles by weight slot. ERR_OPTION once this section or one of its weights was disposed. */
   get weights(): number[] {
     if (this.#disposed)

@@ -16,5 +16,7 @@ std::span<const Export> weightExports();
 std::span<const Export> roundingExports();
 std::span<const Export> accumulatorExports();
 std::span<const Export> programExports();
+std::span<const Export> benchExports();
+std::span<const Export> packFileExports();
 
 }  // namespace tsq

@@ -12,8 +12,8 @@ namespace {
 std::atomic<uint64_t> nextHandle{1};
 
 const char* kindName(const NativeObject& object) {
-  static constexpr const char* kNames[] = {"a packed weight", "a vector",  "a mapped file",
-                                           "an accumulator",  "a program", "a cache"};
+  static constexpr const char* kNames[] = {"a packed weight", "a vector", "a mapped file", "an accumulator",
+                                           "a program",       "a cache",  "a read probe",  "a file of packed weights"};
   static_assert(std::size(kNames) == std::variant_size_v<NativeObject>);
   return kNames[object.index()];
 }
@@ -49,6 +49,8 @@ uint64_t objectBytes(const NativeObject& object) {
       return std::get<4>(object)->bytes;
     case 5:
       return std::get<5>(object)->bytes();
+    case 6:
+      return std::get<6>(object)->size();
     default:
       return 0;
   }

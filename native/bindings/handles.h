@@ -9,6 +9,7 @@
 #include <variant>
 
 #include "bindings/napi_setup.h"
+#include "kernels/pack_file.h"
 #include "kernels/packed_weight.h"
 #include "program/program.h"
 #include "runtime/memory.h"
@@ -37,7 +38,8 @@ struct SharedProgram {
 
 using NativeObject =
     std::variant<std::shared_ptr<const PackedWeight>, std::shared_ptr<const Vector>, std::shared_ptr<const MappedFile>,
-                 std::shared_ptr<SharedAccumulator>, std::shared_ptr<SharedProgram>, std::shared_ptr<KvCache>>;
+                 std::shared_ptr<SharedAccumulator>, std::shared_ptr<SharedProgram>, std::shared_ptr<KvCache>,
+                 std::shared_ptr<const AlignedBuffer>, std::shared_ptr<const PackFile>>;
 
 // Live objects of one environment. Used on its JavaScript thread only; running work holds its own shared_ptr.
 // Numbers are unique in the process and never used again, so a handle of another environment is refused like a released
@@ -75,7 +77,7 @@ class HandleTable {
   std::unordered_map<uint64_t, Entry> entries_;
 };
 
-// Native bytes that an object holds; 0 for a mapping, whose pages are the system's.
+// Native bytes that an object holds; 0 for files, whose pages are the system's.
 uint64_t objectBytes(const NativeObject& object);
 
 }  // namespace tsq

@@ -95,6 +95,7 @@ class RequestReader {
     const Napi::Value hidden = field("hidden");
     if (!a_.isNull(hidden))
       request.hidden = a_.view<float>(hidden, "hidden", rowsOf(request.hiddenSlot, "hiddenSlot")).data;
+    request.activations = activations(field("activations"), "activations");
     readObservers();
     const Napi::Value epilogue = field("epilogue");
     if (!a_.isNull(epilogue)) readEpilogue(epilogue);
@@ -103,6 +104,11 @@ class RequestReader {
 
  private:
   Napi::Value field(const char* key) const { return a_.property(object_, key, "request"); }
+
+  // Absent: exact.
+  Activations activations(Napi::Value value, const char* name) const {
+    return a_.isNull(value) ? Activations::kExact : static_cast<Activations>(a_.integer(value, name, 0, 1));
+  }
 
   // Floats of all rows of a slot.
   int64_t rowsOf(int64_t slot, const char* name) const {
@@ -219,6 +225,7 @@ class RequestReader {
         epilogue.referenceWidth = a_.integer(read("referenceWidth"), "epilogue.referenceWidth", 1);
         epilogue.referenceHead = a_.object<const PackedWeight>(read("referenceHead"), "epilogue.referenceHead");
         epilogue.referenceSoftcap = optionalNumber(read("referenceSoftcap"), "epilogue.referenceSoftcap", 0, 1e30, 0);
+        epilogue.referenceActivations = activations(read("referenceActivations"), "epilogue.referenceActivations");
         epilogue.referenceHidden =
             a_.view<float>(read("referenceHidden"), "epilogue.referenceHidden",
                            product({epilogue.count, epilogue.referenceWidth}, "epilogue.referenceHidden"))

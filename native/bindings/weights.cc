@@ -78,6 +78,7 @@ Product readProduct(Arguments& a) {
   args.x = a.output(a[1], "x", args.xType, product({args.m, k}, "x"));
   args.y = a.output(a[4], "y", args.yType, product({args.m, n}, "y"));
   args.bias = a.optionalView<float>(a[6], "bias", n).data;
+  args.activations = a.integer(a[7], "activations") == 1 ? Activations::kInt8 : Activations::kExact;
   return p;
 }
 

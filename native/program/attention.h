@@ -10,17 +10,29 @@ namespace tsq {
 
 struct StepContext;
 
-// How one sequence of the step is cut into tasks.
-struct SequenceTasks {
-  int64_t firstTile, tiles;  // attention tiles of all its KV heads; tiles of one head
-  int64_t firstAppend;       // pages to write to
-  int64_t pointers, blocks;  // into AttentionWorkspace::keys: [kvHead][blocks]
+// Queries that share a KV head and read its keys and values together, against one range of positions. The (row, head of
+// the group) pairs of a sequence are counted rows slowest.
+struct AttentionTask {
+  int32_t sequence, kvHead;
+  int64_t begin, end;  // queries
+  int64_t from, to;    // positions, `to` exclusive
+  int64_t part;        // place among the partial results; -1: the only range, which writes the output
+  bool appends;        // writes the new keys and values of its head and range before it reads them
+};
+
+// Queries whose ranges' results have to be put together: parts [part, part + ranges), `count` queries in each.
+struct AttentionMerge {
+  int32_t sequence, kvHead;
+  int64_t begin, count;
+  int64_t part, ranges;
 };
 
 struct AttentionWorkspace {
-  std::vector<SequenceTasks> tasks;
-  std::vector<const float*> keys, values;  // by block of 16 positions, as AttentionTile wants them
-  AlignedBuffer scratch;                   // one area per worker
+  std::vector<AttentionTask> tasks;
+  std::vector<AttentionMerge> merges;
+  std::vector<int64_t> appends;  // by sequence: pages that are written before the tasks run, those before it included
+  AlignedBuffer scratch;         // one area per worker
+  AlignedBuffer partial;         // by part: outputs [queries][headDim], peaks, sums
 };
 
 // Appends this step's keys and values to the cache, then computes every row's output: softmax(scale q K^T) V over the

@@ -67,8 +67,10 @@ class EpilogueRun {
   }
 
   // y [rows, vocabulary] = softcap(x [rows, width] head^T)
-  Status logits(const PackedWeight& head, const float* x, int64_t rows, double cap, float* y) const {
-    TSQ_RETURN_IF_ERROR(matmul({&head, x, Dtype::kF32, head.shape.k, rows, y, Dtype::kF32, vocabulary_, nullptr}));
+  Status logits(const PackedWeight& head, const float* x, int64_t rows, Activations activations, double cap,
+                float* y) const {
+    TSQ_RETURN_IF_ERROR(
+        matmul({&head, x, Dtype::kF32, head.shape.k, rows, y, Dtype::kF32, vocabulary_, nullptr, activations}));
     if (cap <= 0) return Status();
     const float c = static_cast<float>(cap);
     parallelBlocks(rows * vocabulary_, kTaskElements / 8, step_.abort(), [&](int64_t begin, int64_t end) {
@@ -83,11 +85,13 @@ class EpilogueRun {
       const float* row = hidden_ + step_.plan.epilogueRows[static_cast<size_t>(begin_ + i)] * width_;
       std::copy(row, row + width_, x + i * width_);
     }
-    if (e_.mode == EpilogueMode::kLogits) return logits(head_, x, rows, softcap_, e_.logits + begin_ * vocabulary_);
-    TSQ_RETURN_IF_ERROR(logits(head_, x, rows, softcap_, work_.logits.as<float>()));
+    float* own = e_.mode == EpilogueMode::kLogits ? e_.logits + begin_ * vocabulary_ : work_.logits.as<float>();
+    TSQ_RETURN_IF_ERROR(logits(head_, x, rows, step_.request.activations, softcap_, own));
+    if (e_.mode == EpilogueMode::kLogits) return Status();
     if (e_.mode == EpilogueMode::kDivergence) {
       const float* reference = e_.referenceHidden + begin_ * e_.referenceWidth;
-      TSQ_RETURN_IF_ERROR(logits(*e_.referenceHead, reference, rows, e_.referenceSoftcap, work_.reference.as<float>()));
+      TSQ_RETURN_IF_ERROR(logits(*e_.referenceHead, reference, rows, e_.referenceActivations, e_.referenceSoftcap,
+                                 work_.reference.as<float>()));
     }
     parallelBlocks(rows, 1, step_.abort(), [this](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) reduce(i);

@@ -9,6 +9,8 @@ namespace tsq {
 
 namespace {
 
+constexpr int32_t kMostTogether = 8;  // more than any architecture has of one input
+
 void embed(const StepContext& step, const SectionRun& run, const Op& op) {
   const PackedWeight& weight = step.matrix(run, op.weight[0]);
   const float scale = op.p[0] == 0 ? 1.0f : static_cast<float>(op.p[0]);
@@ -37,20 +39,34 @@ void rmsNorm(const StepContext& step, const SectionRun& run, const Op& op) {
   });
 }
 
-// Rows are cut so that the abort flag is seen within a second or so on a large layer. The cut depends on the shape
-// only.
-Status linear(const StepContext& step, const SectionRun& run, const Op& op) {
+// Linears of one input. Rows are cut so that the abort flag is seen within a second or so on a large layer. The cut
+// depends on the shapes only.
+Status linears(const StepContext& step, const SectionRun& run, const Op* ops, int32_t count) {
   constexpr double kProducts = 4e10;
-  const PackedWeight& weight = step.matrix(run, op.weight[0]);
-  const float* bias = op.weight[1] < 0 ? nullptr : step.vector(run, op.weight[1]).data();
-  const int64_t k = weight.shape.k, n = weight.shape.n;
-  const int64_t fitting = static_cast<int64_t>(kProducts / (static_cast<double>(k) * static_cast<double>(n)));
+  const int64_t k = step.width(ops->in[0]);
+  double outputs = 0;
+  for (int32_t i = 0; i < count; ++i) outputs += static_cast<double>(step.width(ops[i].out));
+  const int64_t fitting = static_cast<int64_t>(kProducts / (static_cast<double>(k) * outputs));
   const int64_t block = std::max<int64_t>(256, fitting / 256 * 256);
   for (int64_t row = 0; row < step.rows(); row += block) {
     if (step.abort().raised()) return aborted();
-    const int64_t rows = std::min(block, step.rows() - row);
-    TSQ_RETURN_IF_ERROR(matmul({&weight, step.slot(op.in[0]) + row * k, Dtype::kF32, k, rows,
-                                step.slot(op.out) + row * n, Dtype::kF32, n, bias}));
+    MatmulArgs products[kMostTogether];
+    for (int32_t i = 0; i < count; ++i) {
+      const Op& op = ops[i];
+      const int64_t n = step.width(op.out);
+      const float* bias = op.weight[1] < 0 ? nullptr : step.vector(run, op.weight[1]).data();
+      products[i] = {&step.matrix(run, op.weight[0]),
+                     step.slot(op.in[0]) + row * k,
+                     Dtype::kF32,
+                     k,
+                     std::min(block, step.rows() - row),
+                     step.slot(op.out) + row * n,
+                     Dtype::kF32,
+                     n,
+                     bias,
+                     step.request.activations};
+    }
+    TSQ_RETURN_IF_ERROR(matmulGroup(products, count));
   }
   return Status();
 }
@@ -58,15 +74,15 @@ Status linear(const StepContext& step, const SectionRun& run, const Op& op) {
 Status rope(const StepContext& step, const SectionRun& run, const Op& op) {
   const int64_t heads = static_cast<int64_t>(op.p[0]), headDim = static_cast<int64_t>(op.p[1]);
   const int64_t rotaryDim = static_cast<int64_t>(op.p[2]), half = rotaryDim / 2;
-  std::vector<const float*>& angles = step.work.ropeRows;
-  TSQ_RETURN_IF_ERROR(
-      step.work.ropes.lookup(step.vector(run, op.weight[0]), op.p[3], step.plan.positions, step.abort(), &angles));
+  const Result<const float*> angles =
+      step.work.ropes.lookup(step.vector(run, op.weight[0]), op.p[3], step.plan.positions, step.abort());
+  if (!angles.ok()) return angles.status();
   const float* x = step.slot(op.in[0]);
   float* y = step.slot(op.out);
   const KernelTable& table = kernels();
   parallelBlocks(step.rows(), unitsPerTask(heads * headDim), step.abort(), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin * heads; i < end * heads; ++i) {
-      const float* cosine = angles[static_cast<size_t>(i / heads)];
+      const float* cosine = angles.value() + i / heads * rotaryDim;
       table.rope(x + i * headDim, y + i * headDim, headDim, rotaryDim, cosine, cosine + half);
     }
   });
@@ -84,7 +100,19 @@ void elementwise(const StepContext& step, const Op& op, void (*kernel)(const flo
 
 }  // namespace
 
-Status runOp(const StepContext& step, const SectionRun& run, const Op& op) {
+int32_t opsTogether(const Op* ops, int32_t count) {
+  if (ops->kind != OpKind::kLinear) return 1;
+  int32_t together = 1;
+  for (; together < std::min(count, kMostTogether); ++together) {
+    const Op& op = ops[together];
+    const auto sameOutput = [&](const Op& other) { return other.out == op.out; };
+    if (op.kind != OpKind::kLinear || op.in[0] != ops->in[0] || std::any_of(ops, ops + together, sameOutput)) break;
+  }
+  return together;
+}
+
+Status runOps(const StepContext& step, const SectionRun& run, const Op* ops, int32_t count) {
+  const Op& op = *ops;
   switch (op.kind) {
     case OpKind::kEmbed:
       embed(step, run, op);
@@ -93,7 +121,7 @@ Status runOp(const StepContext& step, const SectionRun& run, const Op& op) {
       rmsNorm(step, run, op);
       break;
     case OpKind::kLinear:
-      TSQ_RETURN_IF_ERROR(linear(step, run, op));
+      TSQ_RETURN_IF_ERROR(linears(step, run, ops, count));
       break;
     case OpKind::kRope:
       TSQ_RETURN_IF_ERROR(rope(step, run, op));

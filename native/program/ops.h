@@ -4,7 +4,10 @@
 
 namespace tsq {
 
-// Runs one checked op over all rows of the step. kAborted leaves the output slot undefined.
-Status runOp(const StepContext& step, const SectionRun& run, const Op& op);
+// How many of ops [count], from the first one on, run as one: linears of the same input.
+int32_t opsTogether(const Op* ops, int32_t count);
+
+// Runs checked ops that opsTogether() put together over all rows of the step. kAborted leaves their slots undefined.
+Status runOps(const StepContext& step, const SectionRun& run, const Op* ops, int32_t count);
 
 }  // namespace tsq

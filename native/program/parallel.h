@@ -7,9 +7,9 @@
 
 namespace tsq {
 
-// Elements that one task of an elementwise operation handles: a few microseconds, well above the cost of handing it
-// out.
-constexpr int64_t kTaskElements = 16384;
+// Elements that one task of an elementwise operation handles: a few microseconds, more than waking the pool costs. One
+// row of a model's widest slot is one task, so that decoding one token wakes it for products and attention only.
+constexpr int64_t kTaskElements = 32768;
 
 // Calls fn(begin, end) over [0, count) in blocks of `block`; one block runs in place. Blocks that start after the abort
 // flag was raised are skipped: the caller checks the flag afterwards.

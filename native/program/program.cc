@@ -1,5 +1,6 @@
 #include "program/program.h"
 
+#include <algorithm>
 #include <cstring>
 #include <mutex>
 #include <new>
@@ -38,6 +39,7 @@ Status Program::Impl::step(const StepRequest& request) {
   TSQ_RETURN_IF_ERROR(validateRequest(spec, request, &plan));
   if (request.abort.raised()) return aborted();
   TSQ_RETURN_IF_ERROR(slots.prepare(request.rows));
+  work.ropes.beginStep();
   if (request.hidden != nullptr) {
     const int64_t floats = request.rows * slots.width(request.hiddenSlot);
     std::memcpy(slots.slot(request.hiddenSlot), request.hidden, static_cast<size_t>(floats) * sizeof(float));
@@ -49,7 +51,17 @@ Status Program::Impl::step(const StepRequest& request) {
     const Section& section = spec.sections[static_cast<size_t>(run.section)];
     for (int32_t op = run.opBegin - 1; op < run.opEnd; ++op) {
       if (request.abort.raised()) return aborted();
-      if (op >= run.opBegin) TSQ_RETURN_IF_ERROR(runOp(context, run, section.ops[static_cast<size_t>(op)]));
+      if (op >= run.opBegin) {
+        // An observer sees the slots as they are right after its op.
+        const bool observed = next != plan.observers.end() &&
+                              request.observers[static_cast<size_t>(*next)].run == static_cast<int32_t>(r);
+        const int32_t end =
+            observed ? std::min(run.opEnd, request.observers[static_cast<size_t>(*next)].op + 1) : run.opEnd;
+        const Op* ops = section.ops.data() + op;
+        const int32_t count = opsTogether(ops, end - op);
+        TSQ_RETURN_IF_ERROR(runOps(context, run, ops, count));
+        op += count - 1;
+      }
       for (; next != plan.observers.end(); ++next) {
         const Observer& observer = request.observers[static_cast<size_t>(*next)];
         if (observer.run != static_cast<int32_t>(r) || observer.op != op) break;

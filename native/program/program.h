@@ -125,6 +125,7 @@ struct Epilogue {
   int64_t referenceWidth = 0;
   std::shared_ptr<const PackedWeight> referenceHead;
   double referenceSoftcap = 0;
+  Activations referenceActivations = Activations::kExact;
 };
 
 struct StepRequest {
@@ -140,6 +141,7 @@ struct StepRequest {
   int32_t hiddenSlot = 0;
   std::vector<Observer> observers;
   Epilogue epilogue;
+  Activations activations = Activations::kExact;  // what linears and the head multiply with
   AbortFlag abort;
 };
 

@@ -1,6 +1,7 @@
 #include "program/rope_tables.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -10,7 +11,6 @@ namespace tsq {
 
 namespace {
 
-constexpr int64_t kBlock = 64;    // positions computed together
 constexpr size_t kMaxTables = 8;  // models use one or two; the least recently used makes room
 
 void fill(const Vector& frequencies, double factor, int64_t position, float* row) {
@@ -24,6 +24,10 @@ void fill(const Vector& frequencies, double factor, int64_t position, float* row
 
 }  // namespace
 
+void RopeTables::beginStep() {
+  for (Table& table : tables_) table.filled = false;
+}
+
 RopeTables::Table& RopeTables::find(const Vector& frequencies, double factor) {
   const size_t bytes = frequencies.size() * sizeof(float);
   for (Table& table : tables_) {
@@ -36,46 +40,32 @@ RopeTables::Table& RopeTables::find(const Vector& frequencies, double factor) {
     tables_.erase(std::min_element(tables_.begin(), tables_.end(),
                                    [](const Table& a, const Table& b) { return a.lastUse < b.lastUse; }));
   }
-  tables_.push_back({frequencies, factor, {}, 0});
+  tables_.push_back({frequencies, factor, {}});
   return tables_.back();
 }
 
-Status RopeTables::lookup(const Vector& frequencies, double factor, const std::vector<int64_t>& positions,
-                          AbortFlag abort, std::vector<const float*>* rows) {
+Result<const float*> RopeTables::lookup(const Vector& frequencies, double factor, const std::vector<int64_t>& positions,
+                                        AbortFlag abort) {
   Table& table = find(frequencies, factor);
   table.lastUse = ++uses_;
   const int64_t stride = static_cast<int64_t>(frequencies.size()) * 2;
-  missing_.clear();
-  rows->clear();
-  int64_t current = -1;
-  const float* data = nullptr;
-  for (const int64_t position : positions) {
-    if (position / kBlock != current) {
-      current = position / kBlock;
-      Block& block = table.blocks[current];
-      if (block.memory.size() == 0) {
-        Result<AlignedBuffer> memory = AlignedBuffer::allocate(static_cast<size_t>(kBlock * stride) * sizeof(float));
-        if (!memory.ok()) return memory.status();
-        block.memory = std::move(memory.value());
-      }
-      if (!block.filled) missing_.emplace_back(current, &block);
-      data = block.memory.as<float>();
+  if (!table.filled) {
+    const int64_t count = static_cast<int64_t>(positions.size());
+    const size_t needed = positions.size() * static_cast<size_t>(stride) * sizeof(float);
+    if (table.memory.size() < needed) {
+      Result<AlignedBuffer> memory = AlignedBuffer::allocate(std::bit_ceil(needed));
+      if (!memory.ok()) return memory.status();
+      table.memory = std::move(memory.value());
     }
-    rows->push_back(data + position % kBlock * stride);
+    float* rows = table.memory.as<float>();
+    parallelBlocks(count, unitsPerTask(stride * 16), abort, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        fill(table.frequencies, factor, positions[static_cast<size_t>(i)], rows + i * stride);
+    });
+    if (abort.raised()) return Status(Code::kAborted, "the step was aborted");
+    table.filled = true;
   }
-  // Several sequences may be at the same positions: a block is filled once.
-  std::sort(missing_.begin(), missing_.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-  missing_.erase(std::unique(missing_.begin(), missing_.end()), missing_.end());
-  const int64_t count = static_cast<int64_t>(missing_.size()) * kBlock;
-  parallelBlocks(count, unitsPerTask(stride * 16), abort, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const auto& [block, target] = missing_[static_cast<size_t>(i / kBlock)];
-      fill(table.frequencies, factor, block * kBlock + i % kBlock, target->memory.as<float>() + i % kBlock * stride);
-    }
-  });
-  if (abort.raised()) return Status(Code::kAborted, "the step was aborted");
-  for (const auto& missing : missing_) missing.second->filled = true;
-  return Status();
+  return table.memory.as<const float>();
 }
 
 }  // namespace tsq

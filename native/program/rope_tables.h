@@ -1,8 +1,6 @@
-// Cosines and sines of positions, computed once.
+// Cosines and sines of a step's positions.
 #pragma once
 #include <cstdint>
-#include <unordered_map>
-#include <utility>
 #include <vector>
 
 #include "program/program.h"
@@ -10,31 +8,28 @@
 
 namespace tsq {
 
-// One table for every vector of inverse frequencies and attention factor in use, filled in blocks of positions as they
-// occur. Vectors are told apart by their contents, so it does not matter whether a caller binds the same or an equal
-// one.
+// One table for every vector of inverse frequencies and attention factor in use, computed once a step. Vectors are told
+// apart by their contents, so it does not matter whether a caller binds the same or an equal one.
 class RopeTables {
  public:
-  // rows[i]: [cosines | sines], each of frequencies.size() floats, of positions[i]: rounded from double precision and
+  // What was computed belongs to an earlier step.
+  void beginStep();
+  // [cosines | sines] of every position, each of frequencies.size() floats, rounded from double precision and
   // multiplied by the factor. Valid until the next call.
-  Status lookup(const Vector& frequencies, double factor, const std::vector<int64_t>& positions, AbortFlag abort,
-                std::vector<const float*>* rows);
+  Result<const float*> lookup(const Vector& frequencies, double factor, const std::vector<int64_t>& positions,
+                              AbortFlag abort);
 
  private:
-  struct Block {
-    AlignedBuffer memory;
-    bool filled = false;  // false as well after an aborted or failed attempt
-  };
   struct Table {
     Vector frequencies;
     double factor;
-    std::unordered_map<int64_t, Block> blocks;
-    uint64_t lastUse;
+    AlignedBuffer memory;
+    bool filled = false;  // for this step; false as well after an aborted or failed attempt
+    uint64_t lastUse = 0;
   };
   Table& find(const Vector& frequencies, double factor);
 
   std::vector<Table> tables_;
-  std::vector<std::pair<int64_t, Block*>> missing_;
   uint64_t uses_ = 0;
 };
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
-#include <functional>
 #include <limits>
 
 #include "kernels/kernels.h"
@@ -22,87 +21,81 @@ void penalize(float* logits, float penalty, const std::vector<int32_t>& history,
 }
 
 bool anyNanOrInfinity(const float* x, int64_t count) {
-  bool found = false;
-  for (int64_t i = 0; i < count; ++i) found |= !(x[i] <= FLT_MAX);
-  return found;
+  int found = 0;
+  for (int64_t i = 0; i < count; ++i) found |= x[i] <= FLT_MAX ? 0 : 1;
+  return found != 0;
 }
 
-// The k-th largest element, k <= count. A buffer of up to 2k candidates is cut back to k whenever it is full, so that
-// for small k all but the first elements cost one comparison.
-float kthLargest(const float* x, int64_t count, size_t k, std::vector<float>* buffer) {
-  const size_t capacity = std::max<size_t>(2 * k, 64);
-  float threshold = -std::numeric_limits<float>::infinity();
-  const auto cut = [&] {
-    std::nth_element(buffer->begin(), buffer->begin() + static_cast<std::ptrdiff_t>(k - 1), buffer->end(),
-                     std::greater<float>());
-    buffer->resize(k);
-    threshold = (*buffer)[k - 1];
-  };
-  buffer->clear();
-  for (int64_t i = 0; i < count; ++i) {
-    if (x[i] <= threshold) continue;
-    buffer->push_back(x[i]);
-    if (buffer->size() == capacity) cut();
-  }
-  if (buffer->size() >= k) cut();
-  return threshold;
-}
+// Which weights the warpers leave: those above `edge`, the first `ties` equal to it, and none below `least`.
+struct Kept {
+  double least = 0;
+  float edge = 0;
+  int64_t ties = 0;
 
-// Sets to 0 what is not among the most likely weights that together reach share * total. Weights are >= 0. They are
-// counted in buckets of equal exponent and leading mantissa bits; only the bucket in which the sum reaches its goal is
-// sorted.
-void keepTopP(std::vector<float>* weights, double share, SamplingScratch* scratch) {
-  constexpr size_t kBuckets = 2048;  // float bits above the 20 lowest, sign 0
-  const auto bucketOf = [](float weight) { return static_cast<size_t>(floatToBits(weight) >> 20); };
-  std::vector<double>& buckets = scratch->buckets;
-  buckets.assign(kBuckets, 0.0);
-  double total = 0;
-  for (const float weight : *weights) {
-    buckets[bucketOf(weight)] += weight;
-    total += weight;
+  bool none(float peak) const { return peak < edge || peak < least || peak == 0; }
+  // Of one weight after another, in order of id; takes ties off.
+  float of(float weight) {
+    if (weight < least) return 0;
+    if (weight > edge) return weight;
+    return weight == edge && ties-- > 0 ? weight : 0;
   }
+};
+
+// The smallest set of most likely weights that reaches share * total.
+Kept topP(const std::vector<float>& weights, double share, double total, const std::vector<float>& peaks,
+          SelectionScratch* scratch) {
+  const int64_t count = static_cast<int64_t>(weights.size());
   const double goal = share * total;
-  double sum = 0;
-  size_t edge = kBuckets - 1;
-  while (edge > 0 && sum + buckets[edge] < goal) sum += buckets[edge--];
-
-  std::vector<int32_t>& tied = scratch->tied;
-  tied.clear();
-  for (size_t i = 0; i < weights->size(); ++i) {
-    const size_t bucket = bucketOf((*weights)[i]);
-    if (bucket == edge) tied.push_back(static_cast<int32_t>(i));
-    if (bucket < edge) (*weights)[i] = 0;
-  }
-  std::sort(tied.begin(), tied.end(), [&](int32_t a, int32_t b) {
-    const float x = (*weights)[static_cast<size_t>(a)], y = (*weights)[static_cast<size_t>(b)];
-    return x != y ? x > y : a < b;
-  });
-  for (const int32_t i : tied) {
-    float& weight = (*weights)[static_cast<size_t>(i)];
-    if (sum >= goal) {
-      weight = 0;
-    } else {
-      sum += weight;
-    }
-  }
+  // All weights below (1 - share) of the mean together are less than what is left out. Half of it: room for rounding.
+  const double floor = share < 0.999 ? 0.5 * (1 - share) * total / static_cast<double>(count) : 0;
+  const Cut cut = cutBySum(weights.data(), count, goal, std::max(static_cast<float>(floor), FLT_MIN), peaks, scratch);
+  const double ties = cut.value > 0 ? std::ceil((goal - cut.above) / cut.value) : 0;
+  return {0, cut.value, static_cast<int64_t>(std::clamp(ties, 1.0, static_cast<double>(count)))};
 }
 
-void keepMinP(std::vector<float>* weights, double share) {
-  const double least = share * *std::max_element(weights->begin(), weights->end());
-  for (float& weight : *weights) {
-    if (weight < least) weight = 0;
-  }
-}
-
-size_t draw(const std::vector<float>& weights, double unit) {
+// Index of the first weight at which the sum of those kept exceeds unit * their total.
+size_t draw(const std::vector<float>& weights, const Kept& kept, double unit, const std::vector<float>& peaks,
+            SamplingScratch* scratch) {
+  const auto blockEnd = [&](size_t begin) { return std::min(begin + kSelectionBlock, weights.size()); };
+  // By block first, each in four chains of additions.
+  std::vector<double>& sums = scratch->sums;
+  std::vector<int64_t>& ties = scratch->ties;  // left before the block
+  sums.clear();
+  ties.clear();
+  Kept left = kept;
   double total = 0;
-  for (const float weight : weights) total += weight;
+  for (size_t b = 0; b < peaks.size(); ++b) {
+    double chains[4] = {};
+    ties.push_back(left.ties);
+    if (!left.none(peaks[b])) {
+      const size_t begin = b * kSelectionBlock, end = blockEnd(begin);
+      size_t i = begin;
+      for (; i + 4 <= end; i += 4) {
+        for (size_t j = 0; j < 4; ++j) chains[j] += static_cast<double>(left.of(weights[i + j]));
+      }
+      for (; i < end; ++i) chains[0] += static_cast<double>(left.of(weights[i]));
+    }
+    sums.push_back((chains[0] + chains[1]) + (chains[2] + chains[3]));
+    total += sums.back();
+  }
+  // The block in which the sum exceeds the goal: the last one with anything in it, if rounding keeps it below.
   const double goal = unit * total;
   double sum = 0;
-  size_t last = 0;
-  for (size_t i = 0; i < weights.size(); ++i) {
-    if (weights[i] == 0) continue;
-    sum += weights[i];
+  size_t block = 0;
+  for (size_t b = 0; b < peaks.size(); ++b) {
+    if (sums[b] == 0) continue;
+    block = b;
+    if (sum + sums[b] > goal) break;
+    sum += sums[b];
+  }
+  if (sum + sums[block] <= goal) sum -= sums[block];
+  const size_t begin = block * kSelectionBlock, end = blockEnd(begin);
+  left.ties = ties[block];
+  size_t last = begin;
+  for (size_t i = begin; i < end; ++i) {
+    const float weight = left.of(weights[i]);
+    if (weight == 0) continue;
+    sum += weight;
     last = i;
     if (sum > goal) break;
   }
@@ -125,21 +118,30 @@ Result<int32_t> sampleToken(float* logits, int64_t count, const Sampling& sampli
     return Status(Code::kNumeric,
                   "a logit is NaN or +infinity, so no token can be sampled: the model's weights or inputs overflow");
   }
-  const float best = kernels().maximum(logits, count);
+  std::vector<float>& peaks = scratch->peaks;
+  blockPeaks(logits, count, &peaks);
+  const float best = kernels().maximum(peaks.data(), static_cast<int64_t>(peaks.size()));
   if (best < -FLT_MAX) return Status(Code::kNumeric, "every logit is -infinity, so no token can be sampled");
-  if (sampling.temperature == 0) return static_cast<int32_t>(firstMaximum(logits, count, best));
+  if (sampling.temperature == 0) {
+    const int64_t begin = firstMaximum(peaks.data(), static_cast<int64_t>(peaks.size()), best) * kSelectionBlock;
+    return static_cast<int32_t>(begin + firstMaximum(logits + begin, count - begin, best));
+  }
 
   std::vector<int32_t>& ids = scratch->ids;
   std::vector<float>& weights = scratch->weights;
-  ids.clear();
-  weights.clear();
   const bool cut = sampling.topK > 0 && sampling.topK < count;
   if (cut) {
-    const float threshold = kthLargest(logits, count, static_cast<size_t>(sampling.topK), &scratch->best);
-    for (int64_t i = 0; i < count; ++i) {
-      if (logits[i] < threshold) continue;
-      ids.push_back(static_cast<int32_t>(i));
-      weights.push_back(logits[i]);
+    ids.clear();
+    weights.clear();
+    const float threshold = kthLargest(logits, count, sampling.topK, peaks, &scratch->selection);
+    for (size_t b = 0; b < peaks.size(); ++b) {
+      if (peaks[b] < threshold) continue;
+      const int64_t begin = static_cast<int64_t>(b) * kSelectionBlock;
+      for (int64_t i = begin, end = std::min(begin + kSelectionBlock, count); i < end; ++i) {
+        if (logits[i] < threshold) continue;
+        ids.push_back(static_cast<int32_t>(i));
+        weights.push_back(logits[i]);
+      }
     }
   } else {
     weights.assign(logits, logits + count);
@@ -147,11 +149,16 @@ Result<int32_t> sampleToken(float* logits, int64_t count, const Sampling& sampli
   // The maximum is taken off before the division and the factor kept finite and above 0: no temperature leads to inf -
   // inf or 0 x inf.
   const float inverse = static_cast<float>(std::clamp<double>(1 / sampling.temperature, FLT_MIN, FLT_MAX));
+  const int64_t left = static_cast<int64_t>(weights.size());
   for (float& weight : weights) weight = (weight - best) * inverse;
-  kernels().expSum(weights.data(), 0.0f, weights.data(), static_cast<int64_t>(weights.size()));
-  if (sampling.topP < 1) keepTopP(&weights, sampling.topP, scratch);
-  if (sampling.minP > 0) keepMinP(&weights, sampling.minP);
-  const size_t drawn = draw(weights, randomUnit(sampling.seed, position));
+  const double total = kernels().expSum(weights.data(), 0.0f, weights.data(), left);
+  blockPeaks(weights.data(), left, &peaks);
+  Kept kept;
+  if (sampling.topP < 1) kept = topP(weights, sampling.topP, total, peaks, &scratch->selection);
+  if (sampling.minP > 0) {
+    kept.least = sampling.minP * kernels().maximum(peaks.data(), static_cast<int64_t>(peaks.size()));
+  }
+  const size_t drawn = draw(weights, kept, randomUnit(sampling.seed, position), peaks, scratch);
   return cut ? ids[drawn] : static_cast<int32_t>(drawn);
 }
 

@@ -4,14 +4,17 @@
 #include <vector>
 
 #include "program/program.h"
+#include "program/selection.h"
 
 namespace tsq {
 
 // Reused from call to call.
 struct SamplingScratch {
-  std::vector<float> penalized, best, weights;
-  std::vector<int32_t> ids, tied;
-  std::vector<double> buckets;
+  std::vector<float> penalized, peaks, weights;
+  std::vector<int32_t> ids;
+  std::vector<double> sums;
+  std::vector<int64_t> ties;
+  SelectionScratch selection;
 };
 
 // The token chosen from logits [count], which are overwritten. `history` holds ids below count; `sampling` has been

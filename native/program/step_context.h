@@ -11,7 +11,6 @@ namespace tsq {
 // Memory that operations reuse from step to step.
 struct Workspace {
   RopeTables ropes;
-  std::vector<const float*> ropeRows;
   AttentionWorkspace attention;
   EpilogueWorkspace epilogue;
 };

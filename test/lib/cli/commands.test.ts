@@ -102,11 +102,16 @@ t.test("evaluate", async t => {
     window: 128,
     stride: 64,
     bitsPerWeight: 4.125,
+    activations: "exact",
     against: { model: fable },
   })
   for (const name of ["tokenCount", "nll", "perplexity"]) t.type(found[name], "number", name)
   for (const name of ["perplexity", "klMean", "klMedian", "klP99", "klMax", "topAgreement"])
     t.type((found.against as Record<string, unknown>)[name], "number", name)
+  const rounded = onlyJson(await tsq(...args, "--activations", "int8", "--json"))
+  t.equal(rounded.activations, "int8")
+  t.not(rounded.nll, found.nll)
+  t.ok(Math.abs((rounded.nll as number) - (found.nll as number)) < 0.1)
   const words = await tsq("evaluate", fable, "--text", text, "--window", "128", "--protocol", "llama.cpp")
   t.match(words.stdout, /^perplexity \d\.\d{4} over \d+ tokens \(llama\.cpp, window 128\)\n$/)
 })
@@ -121,8 +126,11 @@ t.test("generate", async t => {
     "newTokens",
     "prefillTokensPerSecond",
     "decodeTokensPerSecond",
+    "activations",
   ])
   t.equal((result.tokens as number[]).length, result.newTokens)
+  t.equal(result.activations, "exact")
+  t.equal(onlyJson(await tsq(...args, "--activations", "int8", "--json")).activations, "int8")
   const words = await tsq(...args)
   t.equal(words.stdout, `${result.text}\n`)
   t.match(words.stderr, /8 new at [\d.]+\/s/)

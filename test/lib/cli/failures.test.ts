@@ -67,7 +67,6 @@ t.test("what later versions bring is ERR_UNSUPPORTED", async t => {
   const parent = folder(t)
   const out = join(parent, "out")
   for (const args of [
-    ["bench", "kernels", "--json"],
     ["serve", fable, "--port", "1234"],
     ["quantize", fable, out, "--scheme", "nf4"],
     ["quantize", fable, out, "--preset", "smoothquant"],
@@ -78,7 +77,6 @@ t.test("what later versions bring is ERR_UNSUPPORTED", async t => {
     ["quantize", fable, out, "--kv-cache", "int8"],
     ["quantize", fable, out, "--device", "cuda"],
     ["convert", fable, out, "--format", "gguf"],
-    ["evaluate", fable, "--text", fableCalibration, "--activations", "int8"],
     ["generate", fable, "--prompt", "a", "--kv-cache", "fp8"],
     ["generate", fable, "--prompt", "a", "--device", "cuda"],
     ["inspect", fable, "--for", "vllm"],

@@ -68,7 +68,6 @@ t.test("options", async t => {
   const refuses = (options: object, code: string, message: RegExp) =>
     t.rejects(loadModel(directory, options as LoadOptions), { code, message })
   await refuses({ device: "cuda" }, "ERR_UNSUPPORTED", /device "cuda" is not available in this version/)
-  await refuses({ activations: "int8" }, "ERR_UNSUPPORTED", /activations "int8" is not available/)
   await refuses({ kvCache: "fp8" }, "ERR_UNSUPPORTED", /kvCache "fp8" is not available/)
   await refuses({ device: 1 }, "ERR_OPTION", /"device" is 1/)
   await refuses({ threads: 0 }, "ERR_OPTION", /"threads" is 0/)

@@ -180,15 +180,27 @@ t.test("refuses weights", async t => {
   })
 })
 
+t.test("int8 activations: asked for by name, near the exact product, another result", async t => {
+  const next = random(19)
+  const [m, n, k] = [9, 80, 512]
+  const q = randomQuantized(next, { n, k, groupSize: 128, bits: 4, symmetric: true })
+  const x = Tensor.from(
+    new Float32Array(m * k).map(() => 2 * next() - 1),
+    [m, k],
+  )
+  const exact = matmulW4A16(x, q)
+  const rounded = matmulW4A16(x, q, { activations: "int8" })
+  const error = distance(numbers(rounded), numbers(exact)) / norm(numbers(exact))
+  t.ok(error > 1e-4 && error < 1.5e-2, `relative error ${error}`)
+  t.same((await matmul.async(x, q, { activations: "int8" })).data, rounded.data)
+  t.same(matmulW4A16(x, q, { activations: "exact" }).data, exact.data)
+  const dense = Tensor.from(Float32Array.from(numbers(x).subarray(0, 4 * k)), [4, k])
+  t.same(matmul(x, dense, { activations: "int8" }).data, matmul(x, dense).data, "float weights stay exact")
+})
+
 t.test("refuses options", async t => {
   await refused(t, [x, q, { biass: 1 }], "ERR_OPTION", 'unknown option "biass"; did you mean "bias"?')
   await refused(t, [x, q, 5], "ERR_OPTION", "options are 5, expected an object")
-  await refused(
-    t,
-    [x, q, { activations: "int8" }],
-    "ERR_UNSUPPORTED",
-    'activations "int8" are not available in this version',
-  )
   await refused(
     t,
     [x, q, { activations: "fp8" }],

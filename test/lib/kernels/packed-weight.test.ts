@@ -53,7 +53,8 @@ t.test("prepack refuses", async t => {
     message: /prepack: device "cuda" is not available/,
   })
   await t.rejects(prepack(q, { device: 1 as never }), { code: "ERR_OPTION", message: /option "device" is 1/ })
-  await t.rejects(prepack(q, { activations: "int8" as never }), { code: "ERR_UNSUPPORTED" })
+  await t.rejects(prepack(q, { activations: "int4" as never }), { code: "ERR_OPTION" })
+  ;(await prepack(q, { activations: "int8" })).dispose()
   await t.rejects(prepack(q, { kind: "f16" } as never), { code: "ERR_OPTION", message: /unknown option "kind"/ })
   await t.rejects(prepack(Tensor.empty([2, 2], "i8")), { code: "ERR_DTYPE", message: "prepack: the weight is i8" })
 })

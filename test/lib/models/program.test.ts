@@ -17,6 +17,18 @@ t.test("a block reads the residual first, writes it last, and every other slot o
   }
 })
 
+t.test("linears of one input follow each other, so that they run as one call", async t => {
+  const { ops } = program.sections[program.blocks[0]!]!
+  const runs: number[] = []
+  ops.forEach((op, i) => {
+    if (op.kind !== "linear") return
+    const before = ops[i - 1]!
+    if (before.kind === "linear" && before.in[0] === op.in[0]) runs[runs.length - 1]!++
+    else runs.push(1)
+  })
+  t.same(runs, [3, 1, 2, 1], "q, k and v; o; gate and up; down")
+})
+
 t.test("scale groups follow GQA", async t => {
   const groups = program.scaleGroups(0)
   t.same(

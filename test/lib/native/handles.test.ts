@@ -22,7 +22,7 @@ t.test("a handle of another kind is refused, naming both kinds", async t => {
   const y = floats([0])
   await refused(
     t,
-    () => native.matmul(vector, y, 0, 1, y, 0, null),
+    () => native.matmul(vector, y, 0, 1, y, 0, null, 0),
     "ERR_OPTION",
     /is a vector, expected a packed weight/,
   )
@@ -40,11 +40,11 @@ t.test("an object stays alive while a call uses it", async t => {
   const weight = await native.packDense(floats(new Float32Array(n * k).fill(1)), 0, n, k, 0)
   const x = floats(new Float32Array(32 * k).fill(1))
   const y = floats(new Float32Array(32 * n))
-  const work = native.matmulAsync(weight, x, 0, 32, y, 0, null)
+  const work = native.matmulAsync(weight, x, 0, 32, y, 0, null, 0)
   native.release(weight)
   await work
   t.ok(y.every(value => value === k))
-  await refused(t, () => native.matmulAsync(weight, x, 0, 32, y, 0, null), "ERR_OPTION", /not a live native object/)
+  await refused(t, () => native.matmulAsync(weight, x, 0, 32, y, 0, null, 0), "ERR_OPTION", /not a live native object/)
 })
 
 t.test("no call leaves a handle behind, refused ones included", async t => {

@@ -1,7 +1,10 @@
 // Calls every export of the addon with random arguments, in a process of its own: whatever they are, the process lives and every
 // refusal is an error of the registered class (or what a getter threw).
 // Usage: node hostile-arguments.mjs <seed> <rounds>. Prints one JSON object.
+import { mkdtempSync, rmSync } from "node:fs"
 import { createRequire } from "node:module"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 
 const native = createRequire(import.meta.url)("node-gyp-build")(fileURLToPath(new URL("../../..", import.meta.url)))
@@ -171,6 +174,21 @@ const ops = () =>
       operation(0, 7, [0], -1, [0], [0]),
     ].flat(),
   )
+// Random strings are file names here.
+const folder = mkdtempSync(join(tmpdir(), "tsq-hostile-"))
+process.chdir(folder)
+process.on("exit", () => {
+  process.chdir(tmpdir())
+  rmSync(folder, { recursive: true, force: true })
+})
+const packPath = join(folder, "pack")
+let packs = 0
+async function writtenPackFile() {
+  const weights = [native.packDenseSync(filled(Float32Array, k * k), 0, k, k, 0)]
+  await native.writePackFile(packPath, "{}", filled(Float32Array, k), Float64Array.from(weights), null)
+  native.release(weights[0])
+  return (await native.openPackFile(packPath)).file
+}
 const fixtures = {
   weight: native.packDenseSync(filled(Float32Array, k * k), 0, k, k, 0),
   table: native.packDenseSync(filled(Float32Array, 8 * k), 0, 8, k, 0),
@@ -183,6 +201,10 @@ const fixtures = {
   reservoir: native.createAccumulator(6, k, 4, 1),
   program: native.createProgram(Float64Array.of(k, k, k, k), Int32Array.of(4), ops(), 8),
   cache: native.createCache(1, 2, 8, 4),
+  codes: native.packCodesSync(new Uint8Array(k * k), k, k, 4, group, new Float32Array(k * groups), null, null, null),
+  decoded: native.packDenseSync(filled(Float32Array, k * k), 0, k, k, 0),
+  probe: await native.createReadProbe(4096),
+  packFile: await writtenPackFile(),
   released: native.vector(new Float32Array(1)),
 }
 native.release(fixtures.released)
@@ -282,6 +304,11 @@ const valid = {
   selectKernels: () => [pick([null, "reference", pick(native.cpu().supported)])],
   setThreads: () => [1 + below(4)],
   threads: () => [],
+  peakInstructions: () => [],
+  measurePeak: () => [pick(native.peakInstructions()), 0.05],
+  createReadProbe: () => [pick([256, 4096])],
+  measureRead: () => [fixtures.probe, pick([0, 64, 1024]), pick([256, 1024]), below(4)],
+  decodePacked: () => [fixtures.codes, fixtures.decoded],
   release: () => [fixtures.released],
   handleBytes: () => [pick(fixtureHandles)],
   handleCount: () => [],
@@ -315,10 +342,16 @@ const valid = {
   packCodesSync: () => valid.packCodes(),
   vector: () => [new Float32Array(8)],
   matmul: () =>
-    ((a, b) => [fixtures.weight, dtypeArray(a, 3 * k), a, 3, dtypeArray(b, 3 * k), b, maybe(filled(Float32Array, k))])(
-      dtype(),
-      dtype(),
-    ),
+    ((a, b) => [
+      fixtures.weight,
+      dtypeArray(a, 3 * k),
+      a,
+      3,
+      dtypeArray(b, 3 * k),
+      b,
+      maybe(filled(Float32Array, k)),
+      0,
+    ])(dtype(), dtype()),
   matmulAsync: () => valid.matmul(),
   roundNearest: () => [w(), n, k, grid(), maybe(search()), clip(), outputs(), flag()],
   dequantize: () => [
@@ -365,6 +398,16 @@ const valid = {
   createProgram: () => [Float64Array.of(k, k, k, k), Int32Array.of(4), ops(), 8],
   createCache: () => [1 + below(2), 1, 8, 1 + below(4)],
   step: () => [fixtures.program, request(), flag()],
+  openPackFile: () => [packPath],
+  readPackFloats: () => [fixtures.packFile, shared(Float32Array, k)],
+  readPackWeights: () => [fixtures.packFile, 0, below(2), flag()],
+  writePackFile: () => [
+    join(folder, `pack-${++packs}`),
+    "{}",
+    filled(Float32Array, below(8)),
+    Float64Array.of(fixtures.weight, fixtures.codes),
+    flag(),
+  ],
 }
 const exports = Object.keys(native)
 const untested = exports.filter(name => !(name in valid))
@@ -421,6 +464,8 @@ const made = []
 function note(name, result) {
   ++outcome.done
   if (/^(mapFile|packDense|packCodes|packRounded|vector|create)/.test(name)) made.push(result)
+  if (name === "openPackFile") made.push(result.file)
+  if (name === "readPackWeights") made.push(...result)
 }
 function noteError(name, error) {
   ++outcome.refused

@@ -68,8 +68,8 @@ test("packRounded is rounding, dequantizing and packing", async t => {
   const expected = native.packDenseSync(floats(values), 0, n, k, 0)
   const packed = await native.packRounded(w, n, k, grid({ groupSize, symmetric: false }), columnScale, null)
   const [y1, y2] = [new Float32Array(2 * n), new Float32Array(2 * n)]
-  native.matmul(expected, x, 0, 2, y1, 0, null)
-  native.matmul(packed, x, 0, 2, y2, 0, null)
+  native.matmul(expected, x, 0, 2, y1, 0, null, 0)
+  native.matmul(packed, x, 0, 2, y2, 0, null, 0)
   t.same(y2, y1)
   native.release(expected)
   native.release(packed)

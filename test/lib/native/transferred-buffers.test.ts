@@ -21,7 +21,7 @@ test("asynchronous calls take no memory that could be transferred", async t => {
   for (const x of [new Float32Array(2), new Float32Array(resizable(8, 16)), transferred(new Float32Array(2))])
     await refused(
       t,
-      () => native.matmulAsync(weight, x, 0, 1, y, 0, null),
+      () => native.matmulAsync(weight, x, 0, 1, y, 0, null, 0),
       "ERR_OPTION",
       /memory that cannot be detached/,
     )
@@ -33,7 +33,7 @@ test("synchronous calls see a transferred array as empty", async t => {
   const y = new Float32Array(1)
   await refused(
     t,
-    () => native.matmul(weight, transferred(new Float32Array(2)), 0, 1, y, 0, null),
+    () => native.matmul(weight, transferred(new Float32Array(2)), 0, 1, y, 0, null, 0),
     "ERR_SHAPE",
     /x has 0 bytes, expected at least 8/,
   )
@@ -72,12 +72,17 @@ test("resizable buffers: an array that was cut off is empty, one that grew is no
   const x = new Float32Array(buffer)
   x.set([3, 4])
   const y = new Float32Array(1)
-  native.matmul(weight, x, 0, 1, y, 0, null)
+  native.matmul(weight, x, 0, 1, y, 0, null, 0)
   t.equal(y[0], 11)
   buffer.resize(4)
-  await refused(t, () => native.matmul(weight, x, 0, 1, y, 0, null), "ERR_SHAPE", /x has 4 bytes, expected at least 8/)
+  await refused(
+    t,
+    () => native.matmul(weight, x, 0, 1, y, 0, null, 0),
+    "ERR_SHAPE",
+    /x has 4 bytes, expected at least 8/,
+  )
   buffer.resize(64)
-  native.matmul(weight, x, 0, 1, y, 0, null)
+  native.matmul(weight, x, 0, 1, y, 0, null, 0)
   t.equal(y[0], 3)
   native.release(weight)
 })
@@ -90,7 +95,7 @@ test("growing a SharedArrayBuffer during a call changes nothing", async t => {
   buffer.grow(2 ** 26)
   const weight = await packing
   const y = floats(new Float32Array(n))
-  native.matmul(weight, floats(new Float32Array(k).fill(1)), 0, 1, y, 0, null)
+  native.matmul(weight, floats(new Float32Array(k).fill(1)), 0, 1, y, 0, null, 0)
   t.ok(y.every(value => value === k))
   native.release(weight)
 })

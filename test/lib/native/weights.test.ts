@@ -22,20 +22,20 @@ test("dense weights multiply", async t => {
   const weight = native.packDenseSync(w, 0, n, k, 0)
   t.ok(native.handleBytes(weight) >= n * k * 4)
   const y = floats(new Float32Array(m * n))
-  native.matmul(weight, x, 0, m, y, 0, null)
+  native.matmul(weight, x, 0, m, y, 0, null, 0)
   t.ok(close(y, product(x, w, m, n, k), 1e-5))
-  await native.matmulAsync(weight, x, 0, m, y, 0, bias)
+  await native.matmulAsync(weight, x, 0, m, y, 0, bias, 0)
   t.ok(close(y, product(x, w, m, n, k, bias), 1e-5))
   const bf16 = (await native.packDense(w, 0, n, k, 2)) as number
-  native.matmul(bf16, x, 0, m, y, 0, null)
+  native.matmul(bf16, x, 0, m, y, 0, null, 0)
   t.ok(close(y, product(x, w, m, n, k), 0.1))
   const halves = new Uint16Array(m * k)
   native.convert(x, 0, halves, 1, m * k)
   const out = new Uint16Array(m * n)
-  native.matmul(weight, halves, 1, m, out, 1, bias)
+  native.matmul(weight, halves, 1, m, out, 1, bias, 0)
   native.convert(out, 1, y, 0, m * n)
   t.ok(close(y, product(x, w, m, n, k, bias), 0.02))
-  native.matmul(weight, x, 0, 0, y, 0, null)
+  native.matmul(weight, x, 0, 0, y, 0, null, 0)
   native.release(weight)
   native.release(bf16)
 })
@@ -69,11 +69,11 @@ test("codes multiply like what they stand for", async t => {
       const x = randomFloats(m * k, next)
       const y = floats(new Float32Array(m * n))
       const packed = await native.packCodes(codes, n, k, bits, groupSize, scales, zeros, groupIndex, inputScale)
-      await native.matmulAsync(packed, x, 0, m, y, 0, null)
+      await native.matmulAsync(packed, x, 0, m, y, 0, null, 0)
       t.ok(close(y, product(x, w, m, n, k), 2e-6 * 2 ** bits * k), `multiplied ${bits} bits`)
       const atOnce = native.packCodesSync(codes, n, k, bits, groupSize, scales, zeros, groupIndex, inputScale)
       const y2 = floats(new Float32Array(m * n))
-      native.matmul(atOnce, x, 0, m, y2, 0, null)
+      native.matmul(atOnce, x, 0, m, y2, 0, null, 0)
       t.same(y2, y)
       native.release(packed)
       native.release(atOnce)
@@ -138,34 +138,34 @@ test("products that are refused", async t => {
   const f32: DtypeCode = 0
   await refused(
     t,
-    () => native.matmul(weight, x, f32, 2, y, f32, null),
+    () => native.matmul(weight, x, f32, 2, y, f32, null, 0),
     "ERR_SHAPE",
     /x has 12 bytes, expected at least 24/,
   )
   await refused(
     t,
-    () => native.matmul(weight, x, f32, 1, y.subarray(1), f32, null),
+    () => native.matmul(weight, x, f32, 1, y.subarray(1), f32, null, 0),
     "ERR_SHAPE",
     /y has 4 bytes, expected at least 8/,
   )
   await refused(
     t,
-    () => native.matmul(weight, x, f32, 1, y, f32, y.subarray(1)),
+    () => native.matmul(weight, x, f32, 1, y, f32, y.subarray(1), 0),
     "ERR_SHAPE",
     /bias has 1 elements, expected at least 2/,
   )
   await refused(
     t,
-    () => native.matmul(weight, x, 1, 1, y, f32, null),
+    () => native.matmul(weight, x, 1, 1, y, f32, null, 0),
     "ERR_DTYPE",
     /x is a Float32Array, expected a Uint16Array/,
   )
-  await refused(t, () => native.matmul(weight, x, 5, 1, y, f32, null), "ERR_OPTION", /xType is 5/)
-  await refused(t, () => native.matmul(weight, x, f32, -1, y, f32, null), "ERR_OPTION", /m is -1/)
-  await refused(t, () => native.matmul(weight, x, f32, 2 ** 53, y, f32, null), "ERR_SHAPE", /too large/)
+  await refused(t, () => native.matmul(weight, x, 5, 1, y, f32, null, 0), "ERR_OPTION", /xType is 5/)
+  await refused(t, () => native.matmul(weight, x, f32, -1, y, f32, null, 0), "ERR_OPTION", /m is -1/)
+  await refused(t, () => native.matmul(weight, x, f32, 2 ** 53, y, f32, null, 0), "ERR_SHAPE", /too large/)
   await refused(
     t,
-    () => native.matmulAsync(weight, new Float32Array(3), f32, 1, y, f32, null),
+    () => native.matmulAsync(weight, new Float32Array(3), f32, 1, y, f32, null, 0),
     "ERR_OPTION",
     /x lies on an ordinary/,
   )

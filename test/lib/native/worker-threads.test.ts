@@ -17,7 +17,7 @@ test("four workers compute beside the main thread, each with handles and errors 
   const exits = workers.map(each => once(each, "exit"))
   for (let i = 0; i < 200; ++i) {
     const y = floats(new Float32Array(64))
-    await native.matmulAsync(weight, floats(new Float32Array(64).fill(1)), 0, 1, y, 0, null)
+    await native.matmulAsync(weight, floats(new Float32Array(64).fill(1)), 0, 1, y, 0, null, 0)
     if (!y.every(value => value === 64)) t.fail("wrong product on the main thread")
   }
   for (const [message] of await Promise.all(messages))
@@ -35,7 +35,7 @@ t.test("a worker that is terminated during work leaves the process alone", async
   }
   const y = floats(new Float32Array(1))
   const weight = native.packDenseSync(floats([2]), 0, 1, 1, 0)
-  await native.matmulAsync(weight, floats([3]), 0, 1, y, 0, null)
+  await native.matmulAsync(weight, floats([3]), 0, 1, y, 0, null, 0)
   t.equal(y[0], 6, "the pool still works")
   native.release(weight)
 })

@@ -22,14 +22,14 @@ async function compute() {
   for (let round = 0; round < 50; ++round) {
     const weight = await native.packDense(floats(n * k, 1), 0, n, k, 0)
     const y = floats(m * n, 0)
-    await native.matmulAsync(weight, floats(m * k, 1), 0, m, y, 0, null)
-    native.matmul(weight, floats(k, 1), 0, 1, y, 0, null)
+    await native.matmulAsync(weight, floats(m * k, 1), 0, m, y, 0, null, 0)
+    native.matmul(weight, floats(k, 1), 0, 1, y, 0, null, 0)
     sum += y.reduce((total, value) => total + value, 0)
     native.release(weight)
   }
   let code = ""
   try {
-    native.matmul(workerData.foreign, floats(1, 1), 0, 1, floats(1, 1), 0, null)
+    native.matmul(workerData.foreign, floats(1, 1), 0, 1, floats(1, 1), 0, null, 0)
   } catch (error) {
     code = `${error.constructor.name} ${error.code}`
   }

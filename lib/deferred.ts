@@ -1,0 +1,46 @@
+// Functions of the public face that load what they need with their first call: checkpoints, schemas and tokenizers take longer
+// to load than all the rest, and a program that only multiplies has no use for them.
+import type { LoadOptions } from "./engine/load-model.ts"
+import type { Model } from "./engine/model.ts"
+import type { EvaluateOptions, Evaluation } from "./evaluate/evaluate-model.ts"
+import type { ConversionReport, ConvertModelOptions } from "./quantize/convert-model.ts"
+import type { InspectModelOptions, ModelInspection } from "./quantize/inspect-model.ts"
+import type { PlannedQuantization, QuantizationReport, QuantizeModelOptions } from "./quantize/quantize-model.ts"
+
+/** Loads a Hugging Face directory, quantized or not, so that it runs. See engine/load-model.ts. */
+export async function loadModel(path: string, options?: LoadOptions): Promise<Model> {
+  return (await import("./engine/load-model.ts")).loadModel(path, options)
+}
+
+/** Scores a text with a model. See evaluate/evaluate-model.ts. */
+export async function evaluateModel(model: string | Model, options: EvaluateOptions): Promise<Evaluation> {
+  return (await import("./evaluate/evaluate-model.ts")).evaluateModel(model, options)
+}
+
+/** Quantizes the checkpoint in folder `source` into folder `out`. See quantize/quantize-model.ts. */
+export async function quantizeModel(
+  source: string,
+  out: string,
+  options?: QuantizeModelOptions,
+): Promise<QuantizationReport> {
+  return (await import("./quantize/quantize-model.ts")).quantizeModel(source, out, options)
+}
+
+/** What quantizeModel would do, without doing it. See quantize/quantize-model.ts. */
+export async function planQuantization(source: string, options?: QuantizeModelOptions): Promise<PlannedQuantization> {
+  return (await import("./quantize/quantize-model.ts")).planQuantization(source, options)
+}
+
+/** Converts the quantized checkpoint in folder `source` into folder `out`. See quantize/convert-model.ts. */
+export async function convertModel(
+  source: string,
+  out: string,
+  options: ConvertModelOptions,
+): Promise<ConversionReport> {
+  return (await import("./quantize/convert-model.ts")).convertModel(source, out, options)
+}
+
+/** Inspects a checkpoint folder, or a .safetensors file by itself. See quantize/inspect-model.ts. */
+export async function inspectModel(path: string, options?: InspectModelOptions): Promise<ModelInspection> {
+  return (await import("./quantize/inspect-model.ts")).inspectModel(path, options)
+}
