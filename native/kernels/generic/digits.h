@@ -9,7 +9,6 @@
 #pragma once
 
 #include "kernels/generic/codes.h"
-#include "kernels/generic/dots.h"
 #include "kernels/generic/quad_codes.h"
 #include "kernels/generic/split_quads.h"
 #include "kernels/generic/stream.h"

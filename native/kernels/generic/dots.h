@@ -5,61 +5,20 @@
 // totals in scratch. One to four rows: see dots_fused.h. Both make the same additions in the same order, so an output
 // depends neither on the path nor on the rows and panels of the call.
 //
-// A class `Dot` says what differs:
-//   kChunk, kWide            packed k of a chunk, of four bytes
-//   kTileRows, kTilePanels   the register tile
-//   kMostLimbs               parts of an activation
-//   Params                   of a block and 16 outputs: scales, zero points. read(w, index of the first output's scale)
-//   Sum                      of a block: start, accumulate (over a block), finish (adds to the total), given rowScale
-//   decodedBytes(kind, packed k)   of one panel
+// A class `Dot` says what differs: kChunk and kWide, packed k of a chunk and of four bytes; kTileRows and kTilePanels,
+// the register tile; kMostLimbs; kRowScales, whether rows have scales and sums of their own (both are null otherwise).
+// Params holds what read() gives of 16 outputs and a group. Sum belongs to a row and a block: start(), accumulate()
+// over the block, finish() adds it to the total. decodedBytes() of a panel.
 #pragma once
 
-#include "kernels/generic/codes.h"
+#include "kernels/generic/slab.h"
 #include "kernels/kernels.h"
-#include "layout/activations.h"
 
 namespace tsq {
 namespace {
 
-constexpr int64_t kShortestBlock = 8;  // packed k
-constexpr int64_t kSlabBlocks = 64;    // at most
-constexpr int64_t kSlabBytes = 16384;  // decoded, of kTilePanels; twice that where one block has more
 // Rows that share a decoded slab: their activations for it, and their totals, stay in the second-level cache.
 constexpr int64_t kSharedRows = 256;
-
-TSQ_INLINE int64_t least(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-
-// Packed k that are decoded together.
-template <class Dot>
-TSQ_INLINE int64_t slabLength(layout::WeightKind kind) {
-  const int64_t room = kSlabBytes / (Dot::decodedBytes(kind, 1) * Dot::kTilePanels);
-  return room < layout::kBlock ? layout::kBlock : least(room, kShortestBlock * kSlabBlocks);
-}
-
-// Neighbouring blocks that are decoded together.
-struct Slab {
-  int64_t block, p, chunk;         // the first one: its number, packed column and chunk
-  int64_t blocks, length, chunks;  // of all
-  int32_t lengths[kSlabBlocks];    // packed k of each
-};
-// The one that begins with block `block`.
-[[maybe_unused]] __attribute__((noinline)) void findSlab(const layout::Shape& shape, int64_t block, int64_t most,
-                                                         int64_t chunk, Slab* slab) {
-  const int64_t count = layout::blocks(shape);
-  slab->block = block;
-  slab->p = layout::blockAt(shape, block).p;
-  slab->chunk = layout::firstChunk(shape, block, chunk);
-  slab->blocks = slab->length = slab->chunks = 0;
-  for (; block < count && slab->blocks < kSlabBlocks; ++block) {
-    const int64_t length = layout::blockAt(shape, block).length;
-    if (slab->length > 0 && slab->length + length > most) break;
-    slab->lengths[slab->blocks++] = static_cast<int32_t>(length);
-    slab->length += length;
-    slab->chunks += layout::divideUp(length, chunk);
-  }
-}
 
 // What is asked for while a tile is multiplied, a little with every chunk: all at once would have to wait for memory.
 struct Fetch {
@@ -115,7 +74,7 @@ __attribute__((noinline)) void tile(const Tile& t) {
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-        for (int q = 0; q < kPanels; ++q) sums[r][q] = Dot::start(params[q], inputSums + r);
+        for (int q = 0; q < kPanels; ++q) sums[r][q] = Dot::start(params[q], inputSums, r);
       }
       Dot::template accumulate<kRows, kPanels>(sums, kind, weights, x + limb * apart, limbs * apart,
                                                *length / Dot::kWide, *t.fetch);
@@ -124,7 +83,7 @@ __attribute__((noinline)) void tile(const Tile& t) {
       __asm__("" : "+r"(total));
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        const Lanes rowScale = Dot::rowScale(scales + r);
+        const Lanes rowScale = Dot::rowScale(scales, r);
 #pragma GCC unroll 4
         for (int q = 0; q < kPanels; ++q, total += layout::kPanel) {
           store(total, Dot::finish(params[q], sums[r][q], rowScale, load(total)));
@@ -134,8 +93,10 @@ __attribute__((noinline)) void tile(const Tile& t) {
     weights += Dot::decodedBytes(kind, *length) * kPanels;
     x += layout::divideUp(*length, Dot::kChunk) * limbs * apart;
     params += kPanels;
-    scales += step;
-    inputSums += step;
+    if constexpr (Dot::kRowScales) {
+      scales += step;
+      inputSums += step;
+    }
   }
 }
 
@@ -177,7 +138,8 @@ TSQ_INLINE void tileOf(int64_t rows, const Tile& t) {
   tile<Dot, kRows, kPanels>(t);
 }
 
-// All rows of the bundles against one decoded slab of kPanels panels. Bundles are cut evenly: 16 rows are 8 + 8.
+// All rows of the bundles against one decoded slab of kPanels panels. Bundles are cut evenly: 16 rows are 6 + 5 + 5
+// where a tile has 6.
 template <class Dot, int kPanels>
 __attribute__((noinline)) void multiplySlab(const DotCall& call, int64_t firstRow, int64_t rows, Tile t) {
   const layout::Shape& shape = call.w->shape;
@@ -200,50 +162,12 @@ __attribute__((noinline)) void multiplySlab(const DotCall& call, int64_t firstRo
       t.fetch->ahead = tiles > 1 ? here * layout::kChunkBytes : next - t.x;
       tileOf<Dot, kPanels>(here, t);
       t.x += here * layout::kChunkBytes;
-      if (call.scales != nullptr) t.scales += here, t.sums += here;
+      if (call.scales != nullptr) {
+        t.scales += here;
+        t.sums += here;
+      }
       t.totals += here * kPanels * layout::kPanel;
       left -= here;
-    }
-  }
-}
-
-// Decodes a slab of `panels` panels. Codes: QuadCodes or PairCodes.
-template <class Dot>
-using DecodeSlab = void (*)(const PackedView& w, const Slab& slab, int64_t panel, int64_t panels, uint8_t* weights,
-                            typename Dot::Params* params);
-template <class Codes, int kTerm = 0>
-TSQ_INLINE void storeTerms(const Codes& codes, const Words (&lines)[Codes::kLines], uint8_t* out, int64_t apart,
-                           int64_t planeApart) {
-  const int64_t at = kTerm / Codes::kPlanes * apart + kTerm % Codes::kPlanes * planeApart;
-  storeWords(out + at, codes.template term<kTerm>(lines));
-  if constexpr (kTerm + 1 < Codes::kTerms) storeTerms<Codes, kTerm + 1>(codes, lines, out, apart, planeApart);
-}
-template <class Dot, class Codes>
-__attribute__((noinline)) void decodeSlab(const PackedView& w, const Slab& slab, int64_t panel, int64_t panels,
-                                          uint8_t* weights, typename Dot::Params* params) {
-  constexpr int64_t kStepBytes = Codes::kLines * 64, kVectors = Codes::kTerms / Codes::kPlanes;
-  const int64_t groups = layout::groups(w.shape), perGroup = layout::blocksPerGroup(w.shape), apart = panels * 64;
-  Codes codes(w);
-  for (int64_t q = 0; q < panels; ++q) {
-    const uint8_t* line = static_cast<const uint8_t*>(w.data) + (panel + q) * layout::panelBytes(w.shape) +
-                          slab.p / Codes::kStep * kStepBytes;
-    uint8_t* out = weights + q * 64;
-    for (int64_t b = 0; b < slab.blocks; ++b) {
-      const int64_t at = ((panel + q) * groups + (slab.block + b) / perGroup) * layout::kPanel;
-      params[b * panels + q] = Dot::read(w, at);
-      codes.setGroup(w, at);
-      // Both planes of a run follow each other.
-      for (int64_t steps = slab.lengths[b] / Codes::kStep; steps > 0;) {
-        const int64_t run = Codes::kPlanes > 1 ? least(steps, Dot::kRun / kVectors) : steps;
-        for (int64_t i = 0; i < run; ++i, line += kStepBytes, out += kVectors * apart) {
-          Words lines[Codes::kLines];
-#pragma GCC unroll 4
-          for (int l = 0; l < Codes::kLines; ++l) lines[l] = loadWords(line + l * 64);
-          storeTerms(codes, lines, out, apart, run * kVectors * apart);
-        }
-        out += (Codes::kPlanes - 1) * run * kVectors * apart;
-        steps -= run;
-      }
     }
   }
 }
@@ -275,13 +199,13 @@ int64_t dotScratchBytes(const layout::Shape&, int64_t rows, int64_t) {
          layout::roundUp(least(rows, kSharedRows), layout::kBundle) * Dot::kTilePanels * layout::kPanel * 4;
 }
 
-// Rows [row, row + rows) of whole bundles, kPanels panels: one pass over k.
+// Rows [row, row + rows) of the call, beginning with a bundle, and kPanels panels: one pass over k.
 template <class Dot, int kPanels>
 __attribute__((noinline)) void multiplyPass(const DotCall& call, DecodeSlab<Dot> decode, int64_t row, int64_t rows,
                                             int64_t panel) {
   const layout::Shape& shape = call.w->shape;
   const int64_t blocks = layout::blocks(shape), bytes = layout::panelBytes(shape);
-  const int64_t bytesOf8 = bytes / (layout::packedK(shape) / 8);  // packed k; U3 has whole lines only for 32 of them
+  const int64_t bytesOf8 = bytes / (layout::packedK(shape) / 8);  // packed k
   uint8_t* weights = call.scratch;
   auto* params = reinterpret_cast<typename Dot::Params*>(weights + 2 * kSlabBytes);
   float* totals = reinterpret_cast<float*>(params + kSlabBlocks * Dot::kTilePanels);

@@ -115,22 +115,24 @@ __attribute__((noinline)) void fusedPanels(const DotCall& call, const Codes& sha
 #pragma GCC unroll 4
       for (int q = 0; q < kPanels; ++q) {
 #pragma GCC unroll 4
-        for (int r = 0; r < kParts; ++r) sums[q][r].start(Dot::start(params[q], inputSums + r));
+        for (int r = 0; r < kParts; ++r) sums[q][r].start(Dot::start(params[q], inputSums, r));
       }
       fusedBlock<Dot, Codes, kParts, kPanels>(codes, line, bytes, ahead, x, length, sums);
 #pragma GCC unroll 4
       for (int limb = 0; limb < kLimbs; ++limb) {
 #pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r) {
-          const Lanes rowScale = Dot::rowScale(scales + r);
+          const Lanes rowScale = Dot::rowScale(scales, r);
 #pragma GCC unroll 4
           for (int q = 0; q < kPanels; ++q) {
             totals[q][r] = Dot::finish(params[q], sums[q][limb * kRows + r].total, rowScale, totals[q][r]);
           }
         }
       }
-      scales += kRows;
-      inputSums += kRows;
+      if constexpr (Dot::kRowScales) {
+        scales += kRows;
+        inputSums += kRows;
+      }
       p += length;
     }
   }

@@ -23,6 +23,7 @@ struct Pairs {
   static constexpr int64_t kWide = 2;
   static constexpr int64_t kRun = 16;
   static constexpr int kMostLimbs = 3;
+  static constexpr bool kRowScales = false;
   static constexpr int kTileRows = kRows, kTilePanels = kPanels;
   static constexpr int kTwoRowPanels = kPanelsOfTwoRows, kFourRowPanels = kPanelsOfFourRows;
 
@@ -32,8 +33,8 @@ struct Pairs {
   TSQ_METHOD static Params read(const PackedView& w, int64_t at) {
     return {w.scales != nullptr ? loadScales(w, at) : set1(1)};
   }
-  TSQ_METHOD static Sum start(const Params&, const int32_t*) { return zeros(); }
-  TSQ_METHOD static Lanes rowScale(const float*) { return zeros(); }
+  TSQ_METHOD static Sum start(const Params&, const int32_t*, int) { return zeros(); }
+  TSQ_METHOD static Lanes rowScale(const float*, int) { return zeros(); }
   TSQ_METHOD static Lanes finish(const Params& params, Sum sum, Lanes, Lanes total) {
     return fma(params.scale, sum, total);
   }

@@ -24,15 +24,16 @@ struct QuadBase {
   static constexpr int64_t kChunk = layout::kQuadChunk;
   static constexpr int64_t kWide = 4;
   static constexpr int kMostLimbs = 1;
+  static constexpr bool kRowScales = true;
 
   TSQ_METHOD static Params read(const PackedView& w, int64_t at) {
     const Words zero = w.zeros != nullptr ? widenBytes(w.zeros + at) : everyWord(w.zero);
     return {loadScales(w, at), keepBits(subWords(zeroWords(), zero), 0xffff)};
   }
-  TSQ_METHOD static Sum start(const Params& params, const int32_t* sum) {
-    return halfProducts(params.zero, broadcastWord(sum));
+  TSQ_METHOD static Sum start(const Params& params, const int32_t* sums, int row) {
+    return halfProducts(params.zero, broadcastWord(sums + row));
   }
-  TSQ_METHOD static Lanes rowScale(const float* scale) { return set1(*scale); }
+  TSQ_METHOD static Lanes rowScale(const float* scales, int row) { return set1(scales[row]); }
   TSQ_METHOD static Lanes finish(const Params& params, Sum sum, Lanes rowScale, Lanes total) {
     return fma(mul(params.scale, rowScale), floats(sum), total);
   }
