@@ -40,7 +40,11 @@ void quadsOf(const DotCall& call) {
   product<TileQuads<QuadCodes<kKind, 1>>>(call);
 }
 
+// Rows that are better off without tiles: weights go through registers once, and memory is what limits.
+constexpr int64_t kVectorRows = 4;
+
 void multiplyQuads(const DotCall& call) {
+  if (call.rows <= kVectorRows) return kAvx512VnniQuads.multiply(call);  // the same bytes
   switch (call.w->shape.kind) {
     case WeightKind::kU8:
       return quadsOf<WeightKind::kU8>(call);
@@ -53,6 +57,11 @@ void multiplyQuads(const DotCall& call) {
   }
 }
 
+int64_t quadScratch(const layout::Shape& shape, int64_t rows, int64_t panels) {
+  const int64_t tiles = tileScratch(shape, rows, panels), vectors = kAvx512VnniQuads.scratchBytes(shape, rows, panels);
+  return tiles > vectors ? tiles : vectors;
+}
+
 bool pairsPay(WeightKind kind, Dtype, int64_t) {
   return kind == WeightKind::kBF16 || layout::isInteger(kind);
 }
@@ -63,6 +72,6 @@ bool quadsPay(WeightKind kind, Dtype, int64_t) {
 }  // namespace
 
 const DotKernel kAmxPairs = {pairsPay, splitPairs, multiplyPairs, tileScratch};
-const DotKernel kAmxQuads = {quadsPay, splitQuads, multiplyQuads, tileScratch};
+const DotKernel kAmxQuads = {quadsPay, splitQuads, multiplyQuads, quadScratch};
 
 }  // namespace tsq
