@@ -43,13 +43,15 @@ export const elementTypes = { f32: 1, u8: 2 } as const
 type ElementType = keyof typeof elementTypes
 
 /** TensorProto: dims 1, data_type 2, name 8, raw_data 9. */
-const tensor = (name: string, type: ElementType, shape: readonly number[], data: ArrayBufferView): Message =>
-  message(
-    ...shape.map(size => number(1, size)),
-    number(2, elementTypes[type]),
-    text(8, name),
-    nested(9, chunk(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))),
-  )
+const tensor = (name: string, type: ElementType, shape: readonly number[], data: Message): Message =>
+  message(...shape.map(size => number(1, size)), number(2, elementTypes[type]), text(8, name), nested(9, data))
+
+/** Bytes like those given, but for the first four, which tell copies apart; copy 0 is equal. */
+function distinct(bytes: Uint8Array, copy: number): Message {
+  const head = bytes.slice(0, 4)
+  for (let i = 0; i < head.length; i++) head[i]! ^= copy >> (8 * i)
+  return message(chunk(head), chunk(bytes.subarray(4)))
+}
 
 /** ValueInfoProto: name 1, type 2 = { tensor_type 1 = { elem_type 1, shape 2 = { dim 1 = { dim_value 1 | dim_param 2 } } } }. */
 const value = (name: string, shape: readonly (number | string)[]): Message =>
@@ -91,8 +93,9 @@ export interface NBitsWeight {
 }
 
 /**
- * A model of `copies` nodes that all read the input "x" [m, k], each multiplying it with weights of its own (equal, but in
- * memory of their own) into "y0", "y1" …
+ * A model of `copies` nodes that all read the input "x" [m, k], each multiplying it with weights of its own into
+ * "y0", "y1" … The weights differ in a few codes, else onnxruntime would keep one packed copy of them for all nodes and read
+ * it from the cache. The first node's are those given.
  */
 export function matmulNBitsModel(weight: NBitsWeight, copies: number): Uint8Array {
   const { n, k, bits, block, accuracyLevel, codes, scales } = weight
@@ -100,6 +103,7 @@ export function matmulNBitsModel(weight: NBitsWeight, copies: number): Uint8Arra
   const nodes: Message[] = []
   const initializers: Message[] = []
   const outputs: Message[] = []
+  const scaleBytes = chunk(new Uint8Array(scales.buffer, scales.byteOffset, scales.byteLength))
   for (let i = 0; i < copies; i++) {
     // NodeProto: input 1, output 2, name 3, op_type 4, attribute 5, domain 7.
     nodes.push(
@@ -115,8 +119,8 @@ export function matmulNBitsModel(weight: NBitsWeight, copies: number): Uint8Arra
       ),
     )
     initializers.push(
-      tensor(`w${i}`, "u8", [n, blocks, (block * bits) / 8], codes),
-      tensor(`s${i}`, "f32", [n * blocks], scales),
+      tensor(`w${i}`, "u8", [n, blocks, (block * bits) / 8], distinct(codes, i)),
+      tensor(`s${i}`, "f32", [n * blocks], scaleBytes),
     )
     outputs.push(value(`y${i}`, ["m", n]))
   }

@@ -12,18 +12,17 @@ namespace tsq::blocking {
 constexpr int64_t kDepth = 256;
 // Calls of the dot kernels with at most this many rows decode and multiply in one pass.
 constexpr int64_t kFusedRows = 4;
-// Rows that share one decoded block: kRows x kDepth activations stay in L2.
-constexpr int64_t kRows = 256;
-// Panels decoded together by the widest micro-kernel.
-constexpr int64_t kMaxPanels = 2;
-
+// Rows that share one decoded block: kRows x kDepth activations stay in L2. A multiple of every micro-kernel height (4,
+// 6, 12).
+constexpr int64_t kRows = 240;
 // Floats between two rows of a copied block of activations: not a power of two, so that rows fall into different cache
 // sets.
 constexpr int64_t kRowStride = kDepth + 16;
+// Panels decoded together by the widest micro-kernel.
+constexpr int64_t kMaxPanels = 2;
 
 constexpr int64_t kWeightFloats = kMaxPanels * kDepth * layout::kPanel;
-constexpr int64_t kBlockFloats = kRows * kRowStride;
-constexpr int64_t kActivationFloats = 2 * kBlockFloats;  // while one is in use, the next is copied
+constexpr int64_t kActivationFloats = kRows * kRowStride;
 
 // m rows are cut evenly into blocks that depend on m alone, so that every thread count computes the same. No block has
 // more than kRows rows, and none so few that a part of a large call would take the path of a small one.

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "program/observers.h"
 #include "program/request_check.h"
@@ -87,10 +88,11 @@ Status checkObservers(const ProgramSpec& spec, const StepRequest& request, StepP
     TSQ_RETURN_IF_ERROR(checkReduction(spec, i, observer));
     plan->observers.push_back(static_cast<int32_t>(i));
   }
-  std::stable_sort(plan->observers.begin(), plan->observers.end(), [&request](int32_t a, int32_t b) {
+  // By place, then in the order given. (std::stable_sort would allocate.)
+  std::sort(plan->observers.begin(), plan->observers.end(), [&request](int32_t a, int32_t b) {
     const Observer& x = request.observers[static_cast<size_t>(a)];
     const Observer& y = request.observers[static_cast<size_t>(b)];
-    return x.run != y.run ? x.run < y.run : x.op < y.op;
+    return std::tie(x.run, x.op, a) < std::tie(y.run, y.op, b);
   });
   return Status();
 }

@@ -2,7 +2,7 @@
 // Include after an instruction set's parts.h.
 //
 //   kDepth packed columns at a time:
-//   activations   [rows][kRowStride], in L2; those of the next block are copied meanwhile
+//   activations   [rows][kRowStride], copied, in L2
 //   weights       [kTilePanels][kDepth][16], in L1
 //   y +=          one column of tiles after the other, kTileRows x kTilePanels * 16 outputs in registers
 //
@@ -37,9 +37,9 @@ void decodeCodes(const PackedView& w, int64_t panel, int64_t p, int64_t depth, f
   using S = Step<kKind>;
   const layout::Shape& shape = w.shape;
   const int64_t groups = layout::groups(shape), stride = layout::groupStride(shape), end = p + depth;
-  const int64_t bytes = layout::panelBytes(shape),
-                next = blocking::kDepth * 2 * layout::codeBits(kKind);  // the next block
-  const uint8_t* line = static_cast<const uint8_t*>(w.data) + panel * bytes + p / S::kColumns * S::kLines * 64;
+  constexpr int64_t kNext = blocking::kDepth * layout::kPanel * layout::codeBits(kKind) / 8;  // bytes to the next block
+  const uint8_t* line =
+      static_cast<const uint8_t*>(w.data) + panel * layout::panelBytes(shape) + p / S::kColumns * S::kLines * 64;
   while (p < end) {
     const int64_t group = p / stride, at = (panel * groups + group) * layout::kPanel;
     const int64_t stop = (group + 1) * stride < end ? (group + 1) * stride : end;
@@ -51,7 +51,7 @@ void decodeCodes(const PackedView& w, int64_t panel, int64_t p, int64_t depth, f
 #pragma GCC unroll 3
       for (int i = 0; i < S::kLines; ++i) {
         lines[i] = loadWords(line + i * 64);
-        prefetch(line + i * 64 + next);
+        prefetch(line + i * 64 + kNext);
       }
       S::words(lines, words);
       decodeWords<kKind>(decoder, words, scale, out);
@@ -61,11 +61,11 @@ void decodeCodes(const PackedView& w, int64_t panel, int64_t p, int64_t depth, f
 
 template <layout::WeightKind kKind>
 void widen(const PackedView& w, int64_t panel, int64_t p, int64_t depth, float* out) {
-  constexpr int64_t next = blocking::kDepth * layout::kPanel * 2;  // the next block
+  constexpr int64_t kNext = blocking::kDepth * layout::kPanel * 2;  // bytes to the next block
   const uint8_t* source =
       static_cast<const uint8_t*>(w.data) + panel * layout::panelBytes(w.shape) + p * layout::kPanel * 2;
   for (int64_t i = 0; i < depth; ++i, source += 32) {
-    prefetch(source + next);
+    prefetch(source + kNext);
     store(out + i * layout::kPanel, loadWeights<kKind>(source));
   }
 }
@@ -170,72 +170,39 @@ TSQ_INLINE void tileOf(int64_t rows, const Tile& t) {
   tile<kRows, kPanels>(t);
 }
 
-// Rows are cut evenly into tiles: 16 rows are 8 + 8 and not 12 + 4. First row of a tile:
-TSQ_INLINE int64_t tileStart(int64_t rows, int64_t tile) {
-  return rows * tile / layout::divideUp(rows, kTileRows);
-}
-
-// Activations of a block of columns.
-struct Rows {
-  const float* x;
-  int64_t ldx, depth;
-};
-
-// Asks for lines [begin, end) of rows from `row` on, which lie too far apart for the hardware's own fetching.
-TSQ_INLINE void fetchLines(const Rows& block, int64_t row, int64_t begin, int64_t end) {
-  const int64_t perRow = layout::divideUp(block.depth, 16);
-  for (int64_t i = begin; i < end; ++i) prefetchFar(block.x + (row + i / perRow) * block.ldx + i % perRow * 16);
-}
-
-// Rows [begin, end) of a block to [row][kRowStride].
-TSQ_INLINE void copyRows(const Rows& block, int64_t begin, int64_t end, float* out) {
-  for (int64_t r = begin; r < end; ++r) {
-    const float* from = block.x + r * block.ldx;
-    float* to = out + r * blocking::kRowStride;
-    int64_t i = 0;
-    for (; i + 16 <= block.depth; i += 16) store(to + i, load(from + i));
-    if (i < block.depth) storePartial(to + i, loadPartial(from + i, block.depth - i), block.depth - i);
-  }
-}
-
-// All rows of the block against one weight block; meanwhile rows [begin, end) of the next block are fetched.
+// All rows of the block against one weight block. Rows are cut evenly: 16 rows are 8 + 8 and not 12 + 4.
 template <int kPanels>
-void tileColumn(int64_t rows, Tile t, const Rows& next, int64_t begin, int64_t end) {
-  const int64_t tiles = layout::divideUp(rows, kTileRows);
-  const int64_t lines = (end - begin) * layout::divideUp(next.depth, 16);
-  for (int64_t i = 0; i < tiles; ++i) {
-    fetchLines(next, begin, lines * i / tiles, lines * (i + 1) / tiles);
-    const int64_t here = tileStart(rows, i + 1) - tileStart(rows, i);
+void tileColumn(int64_t rows, Tile t) {
+  int64_t tiles = layout::divideUp(rows, kTileRows);
+  while (rows > 0) {
+    const int64_t here = layout::divideUp(rows, tiles--);
     tileOf<kPanels>(here, t);
     t.x += here * blocking::kRowStride;
     t.y += here * t.ldy;
     t.from += here * t.fromLd;
+    rows -= here;
   }
 }
-template <int kPanels = kTilePanels>
-TSQ_INLINE void tileColumns(int panels, int64_t rows, const Tile& t, const Rows& next, int64_t begin, int64_t end) {
-  if constexpr (kPanels > 1) {
-    if (panels < kPanels) return tileColumns<kPanels - 1>(panels, rows, t, next, begin, end);
+
+TSQ_INLINE void copyBlock(const float* x, int64_t ldx, int64_t rows, int64_t depth, float* out) {
+  for (int64_t r = 0; r < rows; ++r, x += ldx, out += blocking::kRowStride) {
+    int64_t i = 0;
+    for (; i + 16 <= depth; i += 16) store(out + i, load(x + i));
+    if (i < depth) storePartial(out + i, loadPartial(x + i, depth - i), depth - i);
   }
-  tileColumn<kPanels>(rows, t, next, begin, end);
 }
 
 void tiledRows(const Call& call, int64_t rows, int64_t panelBegin, int64_t panelEnd, float* scratch) {
-  static_assert(kTilePanels <= blocking::kMaxPanels);
   const PackedView& w = *call.w;
   const int64_t width = layout::packedK(w.shape);
   float* weights = scratch;
   float* block = scratch + blocking::kWeightFloats;
-  float* nextBlock = block + blocking::kBlockFloats;
   alignas(64) const float nothing[kTilePanels * layout::kPanel] = {};
-  Rows next{call.x, call.ldx, width < blocking::kDepth ? width : blocking::kDepth};
-  copyRows(next, 0, rows, block);
   for (int64_t p = 0; p < width; p += blocking::kDepth) {
-    const int64_t depth = next.depth, rest = width - p - depth;
-    next = {call.x + p + depth, call.ldx, rest < blocking::kDepth ? rest : blocking::kDepth};
-    int64_t copied = 0;  // rows of the next block
+    const int64_t depth = width - p < blocking::kDepth ? width - p : blocking::kDepth;
+    copyBlock(call.x + p, call.ldx, rows, depth, block);
     for (int64_t panel = panelBegin; panel < panelEnd;) {
-      const int panels = panelEnd - panel >= kTilePanels ? kTilePanels : static_cast<int>(panelEnd - panel);
+      const int panels = panelEnd - panel >= kTilePanels ? kTilePanels : 1;
       const int64_t column = panel * layout::kPanel;
       Tile t{block, nullptr, 0, depth, call.y + column, call.ldy, w.shape.n - column, call.y + column, call.ldy};
       if (p == 0) {
@@ -243,15 +210,13 @@ void tiledRows(const Call& call, int64_t rows, int64_t panelBegin, int64_t panel
         t.fromLd = 0;
       }
       t.w = weightBlock(w, panel, panels, p, depth, weights, &t.apart);
+      if (panels == kTilePanels) {
+        tileColumn<kTilePanels>(rows, t);
+      } else {
+        tileColumn<1>(rows, t);
+      }
       panel += panels;
-      const int64_t until = next.depth > 0 ? rows * (panel - panelBegin) / (panelEnd - panelBegin) : 0;
-      tileColumns(panels, rows, t, next, copied, until);
-      copyRows(next, copied, until, nextBlock);
-      copied = until;
     }
-    float* used = block;
-    block = nextBlock;
-    nextBlock = used;
   }
 }
 

@@ -13,7 +13,7 @@
 namespace tsq {
 namespace {
 
-constexpr int64_t kTiledRows = 240;
+constexpr int64_t kTiledRows = blocking::kRows;
 constexpr int64_t kStepBytes = 16 * 16;                // of a decoded panel
 constexpr int64_t kPairsOfRows = layout::kBundle / 2;  // in an arranged bundle
 constexpr int64_t kArrangedStep = 2 * kPairsOfRows * 16;

@@ -54,7 +54,9 @@ t.test("a model of two nodes parses back", async t => {
       ["s1", [6], 1],
     ],
   )
-  t.strictSame([...message(initializers[2]!, 9)], [...codes])
+  t.strictSame([...message(initializers[0]!, 9)], [...codes])
+  // Equal weights would be kept once for both nodes.
+  t.strictSame([...message(initializers[2]!, 9)], [codes[0]! ^ 1, ...codes.subarray(1)])
   t.strictSame([...new Float32Array(message(initializers[3]!, 9).slice().buffer)], [...scales])
   // ValueInfo -> type -> tensor_type -> shape -> dim
   const dims = (value: Uint8Array) =>

@@ -25,8 +25,8 @@ TEST(dispatch_fast_tables_agree_bit_by_bit) {
   const std::vector<const KernelTable*> all = tables();
   if (all.size() < 3) return;  // one fast instruction set here: nothing to compare
   Random random(21);
-  for (int64_t m : {1, 2, 3, 4, 5, 30}) {
-    for (int bits : {4, 8}) {
+  for (int64_t m : {1, 2, 3, 4, 5, 6, 7, 8, 9, 30}) {
+    for (int bits : {2, 3, 4, 8}) {
       for (bool zeros : {false, true}) {
         const int64_t n = 70, k = 523;
         const Weight w = randomWeight(random, n, k, 100, {.bits = bits, .zeros = zeros});

@@ -66,7 +66,7 @@ TEST(matmul_random_codes) {
     const int64_t wanted[] = {16, 32, 64, 128, k, random.integer(1, k)};
     const int64_t groupSize = std::min(k, wanted[trial % 6]);
     WeightOptions options;
-    options.bits = trial % 4 == 3 ? static_cast<int>(random.integer(2, 8)) : trial % 4 == 2 ? 8 : 4;
+    options.bits = trial % 4 == 3 ? 4 : static_cast<int>(random.integer(2, 8));
     options.zeros = random.integer(0, 1) == 1;
     options.order = random.integer(0, 3) == 0;
     options.inputScale = random.integer(0, 3) == 0;
@@ -76,7 +76,21 @@ TEST(matmul_random_codes) {
   }
 }
 
-// Every path and its borders: fused (1 … 4 rows), tile heights, row blocks, one more and one less than a panel and a
+// Every number of rows of the fused path and the first ones behind it, every width of codes, groups that end within a
+// step of codes.
+TEST(matmul_few_rows_of_every_width) {
+  Random random(10);
+  for (int64_t m = 1; m <= 10; ++m) {
+    for (int bits = 2; bits <= 8; ++bits) {
+      for (int64_t groupSize : {3, 40, 100, 128}) {
+        const WeightOptions options{.bits = bits, .zeros = random.integer(0, 1) == 1};
+        checkCodes(random, m, random.integer(17, 70), 300, groupSize, options, Dtype::kF32, Dtype::kF32, bits % 2 == 0);
+      }
+    }
+  }
+}
+
+// Every path and its borders: fused (1 … 8 rows), tile heights, row blocks, one more and one less than a panel and a
 // depth block.
 TEST(matmul_edges) {
   Random random(2);
@@ -85,7 +99,7 @@ TEST(matmul_edges) {
                                {500, 5, 264, 24},   {2, 64, 1, 1},       {3, 20, 3000, 300}, {1, 40, 5000, 16},
                                {1, 40, 5000, 5000}, {9, 40, 5000, 5000}, {16, 16, 16, 16}};
   for (const auto& shape : shapes) {
-    for (int bits : {4, 8}) {
+    for (int bits : {2, 3, 4, 8}) {
       for (bool zeros : {false, true}) {
         WeightOptions options;
         options.bits = bits;
@@ -104,6 +118,47 @@ TEST(matmul_extreme_scales) {
       options.scale = scale;
       options.zeros = true;
       checkCodes(random, m, 50, 300, 32, options, Dtype::kF32, Dtype::kF32, false);
+    }
+  }
+}
+
+// Rows all of whose codes are zero points count nothing, to the last bit: no difference of large sums is taken.
+TEST(matmul_codes_at_the_zero_point) {
+  Random random(11);
+  for (int64_t m : {1, 2, 3, 5, 8, 20}) {
+    for (int bits : {2, 3, 4, 8}) {
+      Weight w = randomWeight(random, 33, 500, 64, {.bits = bits, .zeros = true});
+      for (int64_t j = 0; j < w.n; ++j) {
+        for (int64_t i = 0; i < w.k; ++i) {
+          w.codes[static_cast<size_t>(j * w.k + i)] = w.zeros[static_cast<size_t>(j * w.groups + i / 64)];
+        }
+      }
+      const tsq::Result<tsq::PackedWeight> packed = tsq::packCodes(w.source());
+      const std::vector<uint8_t> x = toBytes(random.normals(m * w.k), Dtype::kF32);
+      forEachTable([&](const KernelTable&) {
+        for (float y : run(packed.value(), x, Dtype::kF32, m, Dtype::kF32, nullptr)) CHECK(y == 0);
+      });
+    }
+  }
+}
+
+TEST(matmul_extreme_activations) {
+  Random random(12);
+  const int64_t n = 50, k = 300;
+  for (float size : {1e30f, 1e-30f}) {
+    for (int64_t m : {1, 2, 3, 7, 20}) {
+      for (int bits : {3, 4, 8}) {
+        const Weight w = randomWeight(random, n, k, 32, {.bits = bits, .zeros = true});
+        const tsq::Result<tsq::PackedWeight> packed = tsq::packCodes(w.source());
+        std::vector<float> x = random.normals(m * k);
+        for (float& value : x) value *= size;
+        const Product exact = product(x, m, n, k, nullptr, [&](int64_t j, int64_t i) { return w.value(j, i); });
+        forEachTable([&](const KernelTable& table) {
+          checkProduct(table, describe(w, m) + (size > 1 ? " large" : " small") + " x",
+                       run(packed.value(), toBytes(x, Dtype::kF32), Dtype::kF32, m, Dtype::kF32, nullptr), exact,
+                       Dtype::kF32);
+        });
+      }
     }
   }
 }

@@ -77,6 +77,68 @@ TEST(pack_codes_places_every_code) {
   }
 }
 
+// Rows longer than what is converted at a time, of every width, with and without gaps behind groups.
+TEST(pack_codes_long_rows) {
+  Random random(15);
+  for (int bits = 2; bits <= 8; ++bits) {
+    for (int64_t k : {512, 513, 1055, 1536}) {
+      for (int64_t groupSize : {int64_t{32}, int64_t{100}, int64_t{3}, k}) {
+        const WeightOptions options{
+            .bits = bits, .zeros = random.integer(0, 1) == 1, .order = random.integer(0, 2) == 0};
+        checkPacked(randomWeight(random, random.integer(1, 33), k, groupSize, options));
+      }
+    }
+  }
+}
+
+// Zero points of 2^bits and more are values like others: padding must not spill into other codes.
+TEST(pack_codes_zero_points_outside_the_codes) {
+  Random random(16);
+  for (int bits = 2; bits <= 7; ++bits) {
+    Weight w = randomWeight(random, 20, 90, 10, {.bits = bits, .zeros = true});
+    for (uint8_t& zero : w.zeros) zero = static_cast<uint8_t>(random.integer(1 << bits, 255));
+    const tsq::Result<tsq::PackedWeight> packed = tsq::packCodes(w.source());
+    CHECK(packed.ok());
+    std::vector<float> row(90);
+    for (int64_t n = 0; n < 20; ++n) {
+      tsq::unpackRow(packed.value(), n, row.data());
+      for (int64_t i = 0; i < 90; ++i) {
+        CHECK(std::fabs(row[static_cast<size_t>(i)] - w.value(n, i)) <= 2e-7 * std::fabs(w.value(n, i)));
+      }
+    }
+  }
+}
+
+TEST(pack_codes_keeps_scales_exactly_in_the_narrowest_type) {
+  Random random(17);
+  const auto typeOf = [&](std::vector<float> some) {
+    Weight w = randomWeight(random, 40, 300, 7, {});
+    for (float& scale : w.scales) scale = 0.25f;
+    // The last ones: a scan that ends early would miss them.
+    std::copy(some.begin(), some.end(), w.scales.end() - static_cast<int64_t>(some.size()));
+    const tsq::Result<tsq::PackedWeight> packed = tsq::packCodes(w.source());
+    CHECK(packed.ok());
+    for (int64_t n = 0; n < w.n; ++n) {
+      for (int64_t group = 0; group < w.groups; ++group) {
+        const float kept = static_cast<float>(tsq::reference::scaleAt(packed.value().view(), n, group));
+        CHECK(tsq::floatToBits(kept) == tsq::floatToBits(w.scales[static_cast<size_t>(n * w.groups + group)]));
+      }
+    }
+    return packed.value().scaleType;
+  };
+  using tsq::layout::ScaleType;
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  CHECK(typeOf({}) == ScaleType::kF16);
+  CHECK(typeOf({0.0f, -0.0f, 65504.0f, -1.5f, kInfinity}) == ScaleType::kF16);
+  CHECK(typeOf({0x1p-14f, 0x1.ff8p-15f, 0x1p-24f, -0x1.8p-23f}) == ScaleType::kF16);  // down to the least subnormal
+  CHECK(typeOf({0x1p-25f}) == ScaleType::kBF16);
+  CHECK(typeOf({65536.0f}) == ScaleType::kBF16);
+  CHECK(typeOf({0x1.02p-30f}) == ScaleType::kBF16);
+  CHECK(typeOf({0x1.002p+0f}) == ScaleType::kF32);
+  CHECK(typeOf({1e-3f}) == ScaleType::kF32);
+  CHECK(typeOf({0x1.004p+0f, 0x1p-30f}) == ScaleType::kF32);  // each fits one type, but no type fits both
+}
+
 TEST(pack_codes_identity_order_is_dropped) {
   Random random(12);
   Weight w = randomWeight(random, 3, 20, 8, {});
@@ -146,6 +208,27 @@ TEST(pack_dense_round_trips) {
       }
     }
   });
+  // Longer rows, whole panels and not, from memory of any alignment; NaN payloads stay where the type does.
+  for (int from = 0; from < 3; ++from) {
+    for (int64_t n : {16, 35}) {
+      const int64_t k = 530;
+      const size_t size = static_cast<size_t>(tsq::dtypeBytes(types[from]));
+      std::vector<uint8_t> bytes(1 + size * static_cast<size_t>(n * k));
+      for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random.integer(0, 255));
+      const tsq::Result<tsq::PackedWeight> packed =
+          tsq::packDense(bytes.data() + 1, types[from], n, k, static_cast<WeightKind>(from));
+      CHECK(packed.ok());
+      int64_t wrong = 0;
+      for (int64_t j = 0; j < n; ++j) {
+        for (int64_t i = 0; i < k; ++i) {
+          const size_t at = static_cast<size_t>(tsq::layout::element(packed.value().shape, j, i));
+          wrong += std::memcmp(packed.value().data.as<uint8_t>() + at * size,
+                               &bytes[1 + size * static_cast<size_t>(j * k + i)], size) != 0;
+        }
+      }
+      CHECK_MSG(wrong == 0, std::to_string(wrong) + " wrong elements");
+    }
+  }
   const float one = 1;
   CHECK(tsq::packDense(&one, Dtype::kF32, 0, 1, WeightKind::kF32).status().code() == tsq::Code::kShape);
   CHECK(tsq::packDense(&one, Dtype::kI32, 1, 1, WeightKind::kF32).status().code() == tsq::Code::kDtype);

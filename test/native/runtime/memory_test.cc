@@ -81,15 +81,15 @@ size_t presentPages(const uint8_t* data, size_t pages) {
 }  // namespace
 
 TEST(buffer_is_aligned_and_zero) {
-  for (const size_t bytes : {size_t{1}, size_t{63}, size_t{64}, size_t{65}, size_t{4096}, kMiB + 3, 4 * kMiB - 1,
-                             4 * kMiB, 4 * kMiB + 1, 5 * kMiB, 7 * kMiB - 5, 17 * kMiB + 12345}) {
+  for (const size_t bytes : {size_t{1}, size_t{63}, size_t{64}, size_t{65}, size_t{4096}, kMiB - 1, kMiB, kMiB + 3,
+                             4 * kMiB - 1, 4 * kMiB, 4 * kMiB + 1, 5 * kMiB, 7 * kMiB - 5, 17 * kMiB + 12345}) {
     // Twice: the second block may be memory that the first one has dirtied.
     for (int round = 0; round < 2; ++round) {
       Result<AlignedBuffer> result = AlignedBuffer::allocate(bytes);
       if (!CHECK_MSG(result.ok(), result.status().message())) return;
       const AlignedBuffer& buffer = result.value();
       CHECK(buffer.size() == bytes);
-      const size_t alignment = bytes >= 4 * kMiB ? 2 * kMiB : 64;
+      const size_t alignment = bytes >= kMiB ? 2 * kMiB : 64;
       CHECK_MSG(reinterpret_cast<uintptr_t>(buffer.data()) % alignment == 0, std::to_string(bytes));
       uint8_t* data = buffer.as<uint8_t>();
       bool zero = true;
