@@ -24,25 +24,21 @@ TSQ_INLINE void storeTerms(const Codes& codes, const Words (&lines)[Codes::kLine
   if constexpr (kTerm + 1 < Codes::kTerms) storeTerms<Codes, kTerm + 1>(codes, lines, out);
 }
 
-// One step of packed lines; fetches what lies `ahead` bytes on, or the next lines of a panel read from end to end (0).
-template <typename Codes>
-TSQ_INLINE void decodeStep(const Codes& codes, const uint8_t* at, int64_t ahead, uint8_t* out) {
+// One step of packed lines.
+template <typename Codes, typename Fetch>
+TSQ_INLINE void decodeStep(const Codes& codes, const uint8_t* at, Fetch ahead, uint8_t* out) {
   Words lines[Codes::kLines];
 #pragma GCC unroll 4
   for (int i = 0; i < Codes::kLines; ++i) {
     lines[i] = loadWords(at + i * 64);
-    if (ahead == 0) {
-      fetchAhead(at + i * 64);
-    } else {
-      prefetch(at + i * 64 + ahead);
-    }
+    ahead.fetch(at + i * 64);
   }
   storeTerms<Codes, 0>(codes, lines, out);
 }
 
 // A chunk of kChunk packed columns, of which the first `length` exist, to one tile.
-template <typename Codes, int64_t kChunk>
-TSQ_INLINE void decodeChunk(const Codes& codes, const uint8_t* at, int64_t length, int64_t ahead, uint8_t* out) {
+template <typename Codes, int64_t kChunk, typename Fetch>
+TSQ_INLINE void decodeChunk(const Codes& codes, const uint8_t* at, int64_t length, Fetch ahead, uint8_t* out) {
   const int64_t stepBytes = lineBytes<Codes::kKind>(Codes::kStep);
   if (length == kChunk) {
 #pragma GCC unroll 8

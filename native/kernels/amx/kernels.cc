@@ -1,14 +1,26 @@
-// Kernels on AMX tiles: exact pairs of bf16 parts and quads of int8.
-#include "kernels/amx/products.h"
+// Kernels on AMX tiles: exact pairs of bf16 parts, quads of int8.
+#include "kernels/amx/few.h"
+#include "kernels/amx/many.h"
 #include "kernels/avx512/words.h"
 #include "kernels/generic/split_pairs.h"
 #include "kernels/generic/split_quads.h"
 #include "kernels/tables.h"
 
+#include <algorithm>
+
 namespace tsq {
 namespace {
 
 using layout::WeightKind;
+
+template <typename Engine>
+TSQ_INLINE void product(const DotCall& call) {
+  if (call.rows <= layout::kBundle && call.rows * call.limbs <= kFewStreams) return fewRows<Engine>(call);
+  manyRows<Engine>(call);
+}
+int64_t tileScratch(const layout::Shape&, int64_t rows, int64_t panels) {
+  return std::max(manyScratch(rows, panels), static_cast<int64_t>(sizeof(FewSpace)));
+}
 
 template <WeightKind kKind>
 void pairsOf(const DotCall& call) {
@@ -41,7 +53,7 @@ void quadsOf(const DotCall& call) {
 }
 
 // Rows that are better off without tiles: weights go through registers once, and memory is what limits.
-constexpr int64_t kVectorRows = 4;
+constexpr int64_t kVectorRows = 8;
 
 void multiplyQuads(const DotCall& call) {
   if (call.rows <= kVectorRows) return kAvx512VnniQuads.multiply(call);  // the same bytes
@@ -58,8 +70,7 @@ void multiplyQuads(const DotCall& call) {
 }
 
 int64_t quadScratch(const layout::Shape& shape, int64_t rows, int64_t panels) {
-  const int64_t tiles = tileScratch(shape, rows, panels), vectors = kAvx512VnniQuads.scratchBytes(shape, rows, panels);
-  return tiles > vectors ? tiles : vectors;
+  return std::max(tileScratch(shape, rows, panels), kAvx512VnniQuads.scratchBytes(shape, rows, panels));
 }
 
 bool pairsPay(WeightKind kind, Dtype, int64_t) {

@@ -9,7 +9,8 @@
 namespace tsq {
 namespace {
 
-constexpr int64_t kTileRowBytes = 64, kTileHeight = 16, kTileBytes = 1024;
+constexpr int64_t kTileRowBytes = 64, kTileBytes = 1024;
+constexpr int kTileHeight = 16;
 
 // Palette 1: rows and bytes of a row for each of the eight registers.
 struct alignas(64) TileShapes {
@@ -18,14 +19,15 @@ struct alignas(64) TileShapes {
   uint8_t rows[16] = {};
 };
 
-// Tiles 0 … 3: sums, 4 and 5: activations, of `rows` rows; 6 and 7: weights.
+// Tiles 0 … 3: sums; 4 and 5: activations; 6 and 7: weights. Activations in tile 4 go with sums in even tiles, those in
+// tile 5 with odd ones, or both with any where they have as many rows.
 class TileSession {
  public:
-  __attribute__((always_inline)) explicit TileSession(int rows) {
+  __attribute__((always_inline)) TileSession(int rows4, int rows5) {
     TileShapes shapes;
     for (int i = 0; i < 8; ++i) {
       shapes.rowBytes[i] = static_cast<uint16_t>(kTileRowBytes);
-      shapes.rows[i] = static_cast<uint8_t>(i < 6 ? rows : kTileHeight);
+      shapes.rows[i] = static_cast<uint8_t>(i >= 6 ? kTileHeight : i % 2 == 0 ? rows4 : rows5);
     }
     __asm__ volatile("ldtilecfg %0" : : "m"(shapes) : "memory");
   }
@@ -38,6 +40,12 @@ class TileSession {
 template <int kTile>
 TSQ_INLINE void tileZero() {
   __asm__ volatile("tilezero %%tmm%c0" : : "i"(kTile));
+}
+// Tiles 0 … kTiles - 1.
+template <int kTiles, int kTile = 0>
+TSQ_INLINE void clearTiles() {
+  tileZero<kTile>();
+  if constexpr (kTile + 1 < kTiles) clearTiles<kTiles, kTile + 1>();
 }
 // Rows of 64 bytes behind each other.
 template <int kTile>

@@ -22,10 +22,10 @@ using Words = __m512i;  // 16 x u32
 // Shapes of the register tiles in generic/ that fit 32 registers of 16 lanes.
 constexpr int kTileRows = 12;  // rows x panels of the matmul micro-kernel
 constexpr int kTilePanels = 2;
-constexpr int kFusedPanels = 2;        // panels side by side for few rows
-constexpr int kDigitPairStreams = 10;  // sums of two panels side by side, at most
-constexpr int kAttentionLanes = 24;    // accumulators of attention: query vectors x blocks
-constexpr int kGramRows = 16;          // rows of a Gram tile at once
+constexpr int kFusedPanels = 2;      // panels side by side for few rows
+constexpr int kDigitRegisters = 32;  // for sums, weights and digits
+constexpr int kAttentionLanes = 24;  // accumulators of attention: query vectors x blocks
+constexpr int kGramRows = 16;        // rows of a Gram tile at once
 
 TSQ_INLINE Lanes zeros() {
   return _mm512_setzero_ps();

@@ -19,7 +19,7 @@ TSQ_INLINE Words dotQuads(Words sum, Words codes, Words x) {
 namespace tsq {
 namespace {
 
-using Quads = DirectQuads<6, 1, 2, 1>;
+using Quads = DirectQuads<6, 1, 2, 2, 1, 1>;
 
 }  // namespace
 

@@ -133,94 +133,111 @@ void splitDigits(const SplitRow& row) {
 
 // --- products --------------------------------------------------------------------------------------------------------
 
-// One step of kPanels panels against kStreams streams of digits, `apart` bytes from panel to panel.
-template <typename Codes, int kTerm, int kStreams, int kPanels>
+// One step of kPanels panels against kStreams streams of digits. Terms add to kChains chains of sums in turn.
+template <typename Codes, int kTerm, int kChains, int kStreams, int kPanels>
 TSQ_INLINE void digitTerms(const Codes& codes, const Words (&lines)[kPanels][Codes::kLines], const uint8_t* x,
-                           Words (&sums)[kPanels][kStreams]) {
+                           Words (&sums)[kChains][kPanels][kStreams]) {
   Words terms[kPanels];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int q = 0; q < kPanels; ++q) terms[q] = codes.template term<kTerm>(lines[q]);
 #pragma GCC unroll 12
   for (int s = 0; s < kStreams; ++s) {
     const Words quad = broadcastWord(x + s * layout::kChunkBytes + kTerm * 4);
-#pragma GCC unroll 2
-    for (int q = 0; q < kPanels; ++q) sums[q][s] = dotQuads(sums[q][s], terms[q], quad);
+#pragma GCC unroll 4
+    for (int q = 0; q < kPanels; ++q) {
+      Words& sum = sums[kTerm % kChains][q][s];
+      sum = dotQuads(sum, terms[q], quad);
+    }
   }
-  if constexpr (kTerm + 1 < Codes::kTerms) digitTerms<Codes, kTerm + 1>(codes, lines, x, sums);
+  if constexpr (kTerm + 1 < Codes::kTerms) digitTerms<Codes, kTerm + 1, kChains>(codes, lines, x, sums);
 }
 
-// Sums of one block, to `out` as [panel][stream][16].
-template <typename Codes, int kStreams, int kPanels>
-TSQ_INLINE void digitBlock(const Codes& codes, const uint8_t* line, int64_t apart, const uint8_t* x, int64_t length,
-                           int32_t* out) {
+// Sums of one block less the zero points' share, to `out` as [panel][stream][16].
+template <typename Codes, int kChains, int kStreams, int kPanels>
+TSQ_INLINE void digitBlock(const Codes& codes, const uint8_t* line, int64_t apart, Ahead ahead, const uint8_t* x,
+                           int64_t length, const int32_t* inputSums, const Words (&zeroPoints)[kPanels], int32_t* out) {
   constexpr int64_t kStepBytes = Codes::kLines * 64;
-  Words sums[kPanels][kStreams];
-#pragma GCC unroll 2
-  for (int q = 0; q < kPanels; ++q) {
+  Words sums[kChains][kPanels][kStreams];
 #pragma GCC unroll 12
-    for (int s = 0; s < kStreams; ++s) sums[q][s] = zeroWords();
+  for (int s = 0; s < kStreams; ++s) {
+    const Words inputSum = broadcastWord(inputSums + s);
+#pragma GCC unroll 4
+    for (int q = 0; q < kPanels; ++q) {
+      sums[0][q][s] = halfProducts(zeroPoints[q], inputSum);
+      if constexpr (kChains == 2) sums[1][q][s] = zeroWords();
+    }
   }
   for (int64_t begin = 0; begin < length; begin += layout::kQuadChunk, x += (kStreams - 1) * layout::kChunkBytes) {
     const int64_t here = length - begin < layout::kQuadChunk ? length - begin : layout::kQuadChunk;
     const uint8_t* end = x + here;
     for (; x < end; x += Codes::kStep, line += kStepBytes) {
       Words lines[kPanels][Codes::kLines];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int q = 0; q < kPanels; ++q) {
 #pragma GCC unroll 3
         for (int i = 0; i < Codes::kLines; ++i) {
           lines[q][i] = loadWords(line + q * apart + i * 64);
-          fetchAhead(line + q * apart + i * 64);
+          ahead.fetch(line + q * apart + i * 64);
         }
       }
       digitTerms<Codes, 0>(codes, lines, x, sums);
     }
     x += layout::kQuadChunk - here;
   }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int q = 0; q < kPanels; ++q) {
 #pragma GCC unroll 12
-    for (int s = 0; s < kStreams; ++s) storeWords(out + (q * kStreams + s) * layout::kPanel, sums[q][s]);
+    for (int s = 0; s < kStreams; ++s) {
+      const Words sum = kChains == 2 ? addWords(sums[0][q][s], sums[kChains - 1][q][s]) : sums[0][q][s];
+      storeWords(out + (q * kStreams + s) * layout::kPanel, sum);
+    }
   }
 }
 
 // Adds the sums of one block and panel to the totals of every row.
-TSQ_INLINE void addDigits(const DotCall& call, int64_t index, Lanes scale, Lanes zero, const int32_t* sums,
+TSQ_INLINE void addDigits(int64_t rows, int64_t limbs, const float* rowScales, Lanes scale, const int32_t* sums,
                           Lanes (&totals)[kDigitRows]) {
-  for (int64_t row = 0; row < call.rows; ++row) {
-    Lanes value = zeros();
-    for (int64_t limb = call.limbs - 1; limb >= 0; --limb) {
-      const int64_t stream = limb * call.rows + row;
-      const Lanes offset = set1(static_cast<float>(call.sums[index * call.limbs * call.rows + stream]));
-      const Lanes dot = fmaNegated(zero, offset, floats(loadWords(sums + stream * layout::kPanel)));
-      value = fma(value, set1(256), dot);
+  for (int64_t row = 0; row < rows; ++row) {
+    const int32_t* sum = sums + ((limbs - 1) * rows + row) * layout::kPanel;
+    Lanes value = floats(loadWords(sum));
+    for (int64_t limb = limbs - 1; limb > 0; --limb) {
+      sum -= rows * layout::kPanel;
+      value = fma(value, set1(256), floats(loadWords(sum)));
     }
-    totals[row] = fma(mul(scale, set1(call.scales[index * call.rows + row])), value, totals[row]);
+    totals[row] = fma(mul(scale, set1(rowScales[row])), value, totals[row]);
   }
 }
 
-template <typename Codes, int kStreams, int kPanels>
+template <typename Codes, int kChains, int kStreams, int kPanels>
 TSQ_INLINE void digitPanels(const DotCall& call, int64_t panel) {
   const PackedView& w = *call.w;
   const layout::Shape& shape = w.shape;
   const int64_t bytes = layout::panelBytes(shape), groups = layout::groups(shape), blocks = layout::blocks(shape);
   const Codes codes(w);
-  const uint8_t* line = static_cast<const uint8_t*>(w.data) + panel * bytes;
+  const uint8_t* begin = static_cast<const uint8_t*>(w.data) + panel * bytes;
+  const uint8_t* line = begin;
   const uint8_t* x = call.chunks;
   alignas(64) int32_t sums[kPanels * kStreams * layout::kPanel];
   Lanes totals[kPanels][kDigitRows];
   for (int q = 0; q < kPanels; ++q) {
     for (int64_t row = 0; row < kDigitRows; ++row) totals[q][row] = zeros();
   }
+  const int64_t rows = call.rows, limbs = call.limbs;
+  const float* rowScales = call.scales;
+  const int32_t* inputSums = call.sums;
   layout::BlockWalk walk(shape);
-  for (int64_t index = 0; index < blocks; ++index, walk.next()) {
-    const int64_t length = walk.length();
-    digitBlock<Codes, kStreams, kPanels>(codes, line, bytes, x, length, sums);
+  for (int64_t index = 0; index < blocks; ++index, walk.next(), rowScales += rows, inputSums += kStreams) {
+    const int64_t length = walk.length(), at = (panel * groups + walk.group) * layout::kPanel;
+    Words zeroPoints[kPanels];
+    for (int q = 0; q < kPanels; ++q) zeroPoints[q] = negatedZeros(w, at + q * groups * layout::kPanel);
+    digitBlock<Codes, kChains, kStreams, kPanels>(codes, line, bytes, Ahead(line - begin, bytes, kPanels), x, length,
+                                                  inputSums, zeroPoints, sums);
     line += length * layout::kPanel * layout::codeBits(Codes::kKind) / 8;
     x += layout::divideUp(length, layout::kQuadChunk) * kStreams * layout::kChunkBytes;
+#pragma GCC unroll 4
     for (int q = 0; q < kPanels; ++q) {
-      const int64_t at = ((panel + q) * groups + walk.group) * layout::kPanel;
-      addDigits(call, index, loadScales(w, at), loadZeros(w, at), sums + q * kStreams * layout::kPanel, totals[q]);
+      addDigits(rows, limbs, rowScales, loadScales(w, at + q * groups * layout::kPanel),
+                sums + q * kStreams * layout::kPanel, totals[q]);
     }
   }
   for (int q = 0; q < kPanels; ++q) {
@@ -238,13 +255,23 @@ TSQ_INLINE void digitPanels(const DotCall& call, int64_t panel) {
   }
 }
 
+// Whether there are registers for so many sums, and lines, weights and digits beside them.
+template <typename Codes, int kStreams>
+constexpr bool fitsDigits(int panels, int chains) {
+  return panels * (chains * kStreams + 1 + Codes::kLines) + 2 <= kDigitRegisters;
+}
+
+// Two panels share the digits, and two chains of sums hide the latency of each other. (Four panels would too, but
+// memory serves two streams a thread faster than four.)
 template <typename Codes, int kStreams>
 __attribute__((noinline)) void digitStreams(const DotCall& call) {
-  // Two panels side by side hide the latency of the sums, where registers last.
-  constexpr int kPanels = kStreams <= kDigitPairStreams ? 2 : 1;
+  constexpr int kPanels = fitsDigits<Codes, kStreams>(2, 1) ? 2 : 1;
+  constexpr int kChains = fitsDigits<Codes, kStreams>(kPanels, 2) ? 2 : 1;
   int64_t panel = call.panelBegin;
-  for (; panel + kPanels <= call.panelEnd; panel += kPanels) digitPanels<Codes, kStreams, kPanels>(call, panel);
-  for (; panel < call.panelEnd; ++panel) digitPanels<Codes, kStreams, 1>(call, panel);
+  for (; panel + kPanels <= call.panelEnd; panel += kPanels) {
+    digitPanels<Codes, kChains, kStreams, kPanels>(call, panel);
+  }
+  for (; panel < call.panelEnd; ++panel) digitPanels<Codes, kChains, kStreams, 1>(call, panel);
 }
 
 template <typename Codes, int kStreams = kLeastDigits>

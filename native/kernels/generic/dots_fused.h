@@ -6,14 +6,12 @@
 #pragma once
 
 #include "kernels/generic/dots.h"
+#include "kernels/generic/stream.h"
 
 namespace tsq {
 namespace {
 
-// Bytes between the line in use and the one fetched ahead, where the processor's own fetching stops at page ends.
-template <int kPanels>
-constexpr int64_t kFetchAhead = kPanels > 2 ? 1024 : 2048;
-constexpr int64_t kFetchGroups = 8;  // the same for scales and zero points
+constexpr int64_t kFetchGroups = 8;  // ahead, of scales and zero points
 
 TSQ_INLINE void prefetchGroup(const PackedView& w, int64_t at) {
   const int64_t bytes = w.scaleType == layout::ScaleType::kF32 ? 4 : 2;
@@ -27,12 +25,12 @@ TSQ_INLINE void fusedTerms(const Codes (&codes)[kPanels], const Words (&lines)[k
                            const uint8_t* x, Partial (&sums)[kPanels][kRows]) {
   constexpr int kVector = kTerm / Codes::kPlanes, kPlane = kTerm % Codes::kPlanes;
   Words weights[kPanels];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int q = 0; q < kPanels; ++q) weights[q] = codes[q].template term<kTerm>(lines[q]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
     const Words value = broadcastWord(x + r * layout::kChunkBytes + kVector * 4);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int q = 0; q < kPanels; ++q) sums[q][r].template add<kPlane>(weights[q], value);
   }
   if constexpr (kTerm + 1 < Codes::kTerms) {
@@ -42,7 +40,7 @@ TSQ_INLINE void fusedTerms(const Codes (&codes)[kPanels], const Words (&lines)[k
 
 // One block of kPanels panels, `bytes` bytes apart. Moves line and x to the next block.
 template <class Dot, class Codes, int kRows, int kPanels, class Partial>
-TSQ_INLINE void fusedBlock(const Codes (&codes)[kPanels], const uint8_t*& line, int64_t bytes, int64_t ahead,
+TSQ_INLINE void fusedBlock(const Codes (&codes)[kPanels], const uint8_t*& line, int64_t bytes, Ahead ahead,
                            const uint8_t*& x, int64_t length, Partial (&sums)[kPanels][kRows]) {
   constexpr int64_t kChunkSteps = Dot::kChunk / Codes::kStep, kRunSteps = Dot::template runSteps<Codes>();
   constexpr int64_t kStepX = Codes::kTerms / Codes::kPlanes * 4;
@@ -51,20 +49,20 @@ TSQ_INLINE void fusedBlock(const Codes (&codes)[kPanels], const uint8_t*& line, 
     for (int64_t left = least(steps, kChunkSteps); left > 0; left -= kRunSteps) {
       for (int64_t i = least(left, kRunSteps); i > 0; --i, line += Codes::kLines * 64, at += kStepX) {
         Words lines[kPanels][Codes::kLines];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int q = 0; q < kPanels; ++q) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
           for (int l = 0; l < Codes::kLines; ++l) {
             const uint8_t* p = line + q * bytes + l * 64;
             lines[q][l] = loadWords(p);
-            prefetch(p + ahead);
+            ahead.fetch(p);
           }
         }
         fusedTerms<Codes, kRows, kPanels>(codes, lines, at, sums);
       }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int q = 0; q < kPanels; ++q) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) sums[q][r].flush();
       }
     }
@@ -86,9 +84,9 @@ __attribute__((noinline)) void fusedPanels(const DotCall& call, const Codes& sha
   const float* scales = call.scales;
   const int32_t* inputSums = call.sums;
   Lanes totals[kPanels][kRows];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int q = 0; q < kPanels; ++q) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) totals[q][r] = zeros();
   }
   int64_t p = 0;
@@ -99,7 +97,7 @@ __attribute__((noinline)) void fusedPanels(const DotCall& call, const Codes& sha
     typename Dot::Params params[kPanels];
     // At its end a panel's successor is the next one that no other stream reads.
     const int64_t far = group + kFetchGroups + (group + kFetchGroups < groups ? 0 : (kPanels - 1) * groups);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int q = 0; q < kPanels; ++q) {
       const int64_t index = at + q * groups * layout::kPanel;
       codes[q] = shared;
@@ -109,21 +107,19 @@ __attribute__((noinline)) void fusedPanels(const DotCall& call, const Codes& sha
     }
     while (p < groupEnd) {
       const int64_t length = least(groupEnd - p, layout::kBlock);
-      const int64_t last = line - begin + kFetchAhead<kPanels>;
-      const int64_t ahead = kFetchAhead<kPanels> + (last < bytes ? 0 : (kPanels - 1) * bytes);
       Partial sums[kPanels][kParts];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int q = 0; q < kPanels; ++q) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < kParts; ++r) sums[q][r].start(Dot::start(params[q], inputSums, r));
       }
-      fusedBlock<Dot, Codes, kParts, kPanels>(codes, line, bytes, ahead, x, length, sums);
-#pragma GCC unroll 4
+      fusedBlock<Dot, Codes, kParts, kPanels>(codes, line, bytes, Ahead(line - begin, bytes, kPanels), x, length, sums);
+#pragma GCC unroll 8
       for (int limb = 0; limb < kLimbs; ++limb) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
           const Lanes rowScale = Dot::rowScale(scales, r);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
           for (int q = 0; q < kPanels; ++q) {
             totals[q][r] = Dot::finish(params[q], sums[q][limb * kRows + r].total, rowScale, totals[q][r]);
           }
@@ -137,9 +133,9 @@ __attribute__((noinline)) void fusedPanels(const DotCall& call, const Codes& sha
     }
   }
   alignas(64) float out[kRows * kPanels * layout::kPanel];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int q = 0; q < kPanels; ++q) store(out + (r * kPanels + q) * layout::kPanel, totals[q][r]);
   }
   writePanels(call, 0, kRows, panel, kPanels, out);

@@ -8,6 +8,13 @@
 namespace tsq {
 namespace {
 
+// Zero points of 16 outputs from scale `at`, negated, as half words: times the sum of a block of x (16 bits too) they
+// are what the sum of its products starts with.
+TSQ_INLINE Words negatedZeros(const PackedView& w, int64_t at) {
+  const Words zero = w.zeros != nullptr ? widenBytes(w.zeros + at) : everyWord(w.zero);
+  return keepBits(subWords(zeroWords(), zero), 0xffff);
+}
+
 // One step of packed lines. A term is one vector of bytes for one quad; where kPlanes is 2, 8-bit codes are two terms,
 // lower and upper nibbles, since a sum of two products with 8 bits does not fit the 16 that maddubs leaves for it.
 template <layout::WeightKind kWeights, int kNibblePlanes>

@@ -15,7 +15,7 @@ namespace {
 // Of 16 outputs in one block.
 struct QuadParams {
   Lanes scale;
-  Words zero;  // negated, as a half word: times the sum of x it is what the sum of products starts with
+  Words zero;  // negatedZeros()
 };
 
 struct QuadBase {
@@ -26,10 +26,7 @@ struct QuadBase {
   static constexpr int kMostLimbs = 1;
   static constexpr bool kRowScales = true;
 
-  TSQ_METHOD static Params read(const PackedView& w, int64_t at) {
-    const Words zero = w.zeros != nullptr ? widenBytes(w.zeros + at) : everyWord(w.zero);
-    return {loadScales(w, at), keepBits(subWords(zeroWords(), zero), 0xffff)};
-  }
+  TSQ_METHOD static Params read(const PackedView& w, int64_t at) { return {loadScales(w, at), negatedZeros(w, at)}; }
   TSQ_METHOD static Sum start(const Params& params, const int32_t* sums, int row) {
     return halfProducts(params.zero, broadcastWord(sums + row));
   }
@@ -39,24 +36,15 @@ struct QuadBase {
   }
 };
 
-template <class Dot, layout::WeightKind kKind>
-void multiplyKind(const DotCall& call) {
+// Few rows go by with the weights in one pass, as many panels side by side as Dot says for their number.
+template <class Dot, layout::WeightKind kKind, int kRows = 1>
+TSQ_INLINE void multiplyKind(const DotCall& call) {
   using Codes = QuadCodes<kKind, Dot::kNibblePlanes>;
-  constexpr int kTwo = Dot::kTwoRowPanels, kFour = Dot::kFourRowPanels;
-  switch (call.rows) {
-    case 0:
-      return;
-    case 1:
-      return multiplyFused<Dot, Codes, 1, 1, kTwo>(call);
-    case 2:
-      return multiplyFused<Dot, Codes, 2, 1, kTwo>(call);
-    case 3:
-      return multiplyFused<Dot, Codes, 3, 1, kFour>(call);
-    case 4:
-      return multiplyFused<Dot, Codes, 4, 1, kFour>(call);
-    default:
-      return multiplyMany<Dot, Codes>(call);
+  if constexpr (Dot::fusedPanels(kRows) > 0) {
+    if (call.rows == kRows) return multiplyFused<Dot, Codes, kRows, 1, Dot::fusedPanels(kRows)>(call);
+    return multiplyKind<Dot, kKind, kRows + 1>(call);
   }
+  multiplyMany<Dot, Codes>(call);
 }
 
 template <class Dot>

@@ -7,10 +7,14 @@
 namespace tsq {
 namespace {
 
-template <int kRows, int kPanels, int kPanelsOfTwoRows, int kPanelsOfFourRows>
+// kFused: panels side by side for one row, two rows and so on.
+template <int kRows, int kPanels, int... kFused>
 struct DirectQuads : QuadBase {
   static constexpr int kTileRows = kRows, kTilePanels = kPanels;
-  static constexpr int kTwoRowPanels = kPanelsOfTwoRows, kFourRowPanels = kPanelsOfFourRows;
+  TSQ_METHOD static constexpr int fusedPanels(int rows) {
+    constexpr int kCount = sizeof...(kFused), kPanelsOf[] = {kFused...};
+    return rows <= kCount ? kPanelsOf[rows - 1] : 0;
+  }
   static constexpr int kNibblePlanes = 1;
   static constexpr int64_t kRun = 16;  // quads between two flushes
 

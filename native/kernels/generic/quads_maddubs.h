@@ -11,7 +11,9 @@ namespace {
 template <int kRows, int kPanels, int kPanelsOfTwoRows, int kPanelsOfFourRows>
 struct MaddubsQuads : QuadBase {
   static constexpr int kTileRows = kRows, kTilePanels = kPanels;
-  static constexpr int kTwoRowPanels = kPanelsOfTwoRows, kFourRowPanels = kPanelsOfFourRows;
+  TSQ_METHOD static constexpr int fusedPanels(int rows) {
+    return rows <= 2 ? kPanelsOfTwoRows : rows <= 4 ? kPanelsOfFourRows : 0;
+  }
   static constexpr int kNibblePlanes = 2;
   static constexpr int64_t kRun = 8;        // quads of codes below 16: 8 * 2 * 15 * 127 < 2^15
   static constexpr int64_t kShortRun = 16;  // below 8

@@ -66,6 +66,22 @@ TSQ_INLINE Words shiftDownSigned(Words w) {
   return {shiftDownSigned4<kBits>(w.a), shiftDownSigned4<kBits>(w.b), shiftDownSigned4<kBits>(w.c),
           shiftDownSigned4<kBits>(w.d)};
 }
+// Sixteen unsigned bytes.
+TSQ_INLINE Words widenBytes(const uint8_t* p) {
+  const uint8x16_t bytes = vld1q_u8(p);
+  const uint16x8_t low = vmovl_u8(vget_low_u8(bytes)), high = vmovl_u8(vget_high_u8(bytes));
+  return {vmovl_u16(vget_low_u16(low)), vmovl_u16(vget_high_u16(low)), vmovl_u16(vget_low_u16(high)),
+          vmovl_u16(vget_high_u16(high))};
+}
+// Signed halves multiplied, neighbours added to 32 bits.
+TSQ_INLINE uint32x4_t halfProducts4(uint32x4_t a, uint32x4_t b) {
+  const int32x4_t x = vreinterpretq_s32_u32(a), y = vreinterpretq_s32_u32(b);
+  const int32x4_t low = vmulq_s32(vshrq_n_s32(vshlq_n_s32(x, 16), 16), vshrq_n_s32(vshlq_n_s32(y, 16), 16));
+  return vreinterpretq_u32_s32(vmlaq_s32(low, vshrq_n_s32(x, 16), vshrq_n_s32(y, 16)));
+}
+TSQ_INLINE Words halfProducts(Words a, Words b) {
+  return {halfProducts4(a.a, b.a), halfProducts4(a.b, b.b), halfProducts4(a.c, b.c), halfProducts4(a.d, b.d)};
+}
 TSQ_INLINE uint32x4_t ifZero4(uint32x4_t x, uint32x4_t yes, uint32x4_t no) {
   return vbslq_u32(vceqzq_u32(x), yes, no);
 }

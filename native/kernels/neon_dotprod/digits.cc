@@ -4,7 +4,7 @@
 namespace tsq {
 namespace {
 
-constexpr int kDigitPairStreams = 0;  // sums of one panel fill the registers
+constexpr int kDigitRegisters = 0;  // sums of one panel fill them
 
 TSQ_INLINE uint32x4_t dotQuads4(uint32x4_t sum, uint32x4_t codes, uint32x4_t x) {
   return vreinterpretq_u32_s32(

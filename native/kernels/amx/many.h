@@ -1,220 +1,12 @@
-// y = x W^T over tiles. Two paths: *few* rows, whose limbs all fit one activation tile, take the weights as they come
-// from memory, four panels side by side; *many* rows share a decoded block of two panels.
+// y = x W^T over tiles for many rows, which share a decoded block of two panels.
 #pragma once
 
-#include "kernels/amx/decode.h"
-#include "kernels/amx/tiles.h"
-#include "kernels/kernels.h"
+#include "kernels/amx/engines.h"
 
 namespace tsq {
 namespace {
 
-using layout::kBundle;
-using layout::kPanel;
-
-constexpr int kFewPanels = 4;
 constexpr int kManyPanels = 2;
-
-TSQ_INLINE int64_t smaller(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-
-// Exact products: bf16 parts of the activations with codes less zero points, scaled by the group.
-template <typename PairCodes>
-struct TilePairs {
-  using Codes = PairCodes;
-  static constexpr int64_t kChunk = layout::kPairChunk;
-
-  template <int kSums, int kX, int kW>
-  TSQ_METHOD static void multiply() {
-    tilePairs<kSums, kX, kW>();
-  }
-  // What the sums of a block add to the totals of one row, for 16 outputs of a group. `at`: of their first scale.
-  struct Finish {
-    Lanes scale;
-    TSQ_METHOD Finish(const PackedView& w, int64_t at) : scale(Codes::kScaled ? loadScales(w, at) : zeros()) {}
-    TSQ_METHOD Lanes operator()(const uint8_t* sums, const float*, const int32_t*, Lanes total) const {
-      const Lanes sum = load(reinterpret_cast<const float*>(sums));
-      return Codes::kScaled ? fma(scale, sum, total) : add(total, sum);
-    }
-  };
-};
-
-// Activations of 8 bits with codes as they are.
-template <typename QuadCodes>
-struct TileQuads {
-  using Codes = QuadCodes;
-  static constexpr int64_t kChunk = layout::kQuadChunk;
-
-  template <int kSums, int kX, int kW>
-  TSQ_METHOD static void multiply() {
-    tileQuads<kSums, kX, kW>();
-  }
-  struct Finish {
-    Lanes scale, zero;
-    TSQ_METHOD Finish(const PackedView& w, int64_t at) : scale(loadScales(w, at)), zero(loadZeros(w, at)) {}
-    // Sums of codes, and their products with zero points, are below 2^24: exact in f32.
-    TSQ_METHOD Lanes operator()(const uint8_t* sums, const float* rowScale, const int32_t* rowSum, Lanes total) const {
-      const Lanes dot = fmaNegated(zero, set1(static_cast<float>(*rowSum)), floats(loadWords(sums)));
-      return fma(mul(scale, set1(*rowScale)), dot, total);
-    }
-  };
-};
-
-// Where a block begins in the packed panel and in the activations.
-template <typename Engine>
-struct BlockPlace {
-  layout::Block block;
-  const uint8_t* lines;  // panel 0
-  int64_t chunk;         // its first chunk
-  TSQ_METHOD BlockPlace(const PackedView& w, int64_t index)
-      : block(layout::blockAt(w.shape, index)),
-        lines(static_cast<const uint8_t*>(w.data) + lineBytes<Engine::Codes::kKind>(block.p)),
-        chunk(layout::firstChunk(w.shape, index, Engine::kChunk)) {}
-};
-
-TSQ_INLINE void writeRow(const DotCall& call, int64_t row, int64_t panel, Lanes total) {
-  const int64_t column = panel * kPanel, count = call.w->shape.n - column;
-  float* y = call.y + row * call.ldy + column;
-  if (count >= kPanel) {
-    store(y, call.bias != nullptr ? add(total, load(call.bias + column)) : total);
-  } else {
-    storePartial(y, call.bias != nullptr ? add(total, loadPartial(call.bias + column, count)) : total, count);
-  }
-}
-
-// --- few rows ------------------------------------------------------------------------------------------------------
-
-// Chunks that are decoded ahead of the multiplication. Tiles are not forwarded from the store buffer: a chunk must have
-// left it, and stores leave in order, behind the multiplications before them.
-constexpr int kAhead = 3;
-
-// Working space of the few-rows path: decoded chunks in a ring, sums, totals.
-struct alignas(64) FewSpace {
-  uint8_t weights[kAhead + 1][kFewPanels][kTileBytes];
-  uint8_t sums[kFewPanels][kTileBytes];
-  float totals[kFewPanels][kBundle][kPanel];
-};
-
-// One weight tile against the activations in tile 4, for panel q: sums in tile q.
-template <typename Engine>
-TSQ_INLINE void fewStep(const uint8_t (&weights)[kFewPanels][kTileBytes], int panels) {
-  tileLoad<6>(weights[0]);
-  Engine::template multiply<0, 4, 6>();
-  if (panels > 1) {
-    tileLoad<7>(weights[1]);
-    Engine::template multiply<1, 4, 7>();
-  }
-  if (panels > 2) {
-    tileLoad<6>(weights[2]);
-    Engine::template multiply<2, 4, 6>();
-  }
-  if (panels > 3) {
-    tileLoad<7>(weights[3]);
-    Engine::template multiply<3, 4, 7>();
-  }
-}
-
-TSQ_INLINE void storeSums(FewSpace& space, int panels) {
-  tileStore<0>(space.sums[0]);
-  if (panels > 1) tileStore<1>(space.sums[1]);
-  if (panels > 2) tileStore<2>(space.sums[2]);
-  if (panels > 3) tileStore<3>(space.sums[3]);
-}
-
-TSQ_INLINE void clearSums() {
-  tileZero<0>();
-  tileZero<1>();
-  tileZero<2>();
-  tileZero<3>();
-}
-
-// Goes through the chunks of `panels` neighbouring panels and decodes them.
-template <typename Engine>
-struct ChunkReader {
-  using Codes = typename Engine::Codes;
-  const PackedView& w;
-  const int64_t panel, bytes, blocks, groups;
-  Codes codes[kFewPanels];
-  int64_t index = -1, rest = 0;    // block; packed columns of it that are left
-  const uint8_t* lines = nullptr;  // panel 0
-
-  TSQ_METHOD ChunkReader(const DotCall& call, int64_t firstPanel)
-      : w(*call.w),
-        panel(firstPanel),
-        bytes(layout::panelBytes(w.shape)),
-        blocks(layout::blocks(w.shape)),
-        groups(layout::groups(w.shape)),
-        codes{Codes(*call.w), Codes(*call.w), Codes(*call.w), Codes(*call.w)} {}
-
-  TSQ_METHOD void next(int panels, uint8_t (&out)[kFewPanels][kTileBytes]) {
-    if (rest <= 0) {
-      if (++index >= blocks) return;
-      const BlockPlace<Engine> place(w, index);
-      lines = place.lines + panel * bytes;
-      rest = place.block.length;
-      for (int q = 0; q < panels; ++q) codes[q].setGroup(w, ((panel + q) * groups + place.block.group) * kPanel);
-    }
-    const int64_t length = smaller(Engine::kChunk, rest);
-    for (int q = 0; q < panels; ++q) decodeChunk<Codes, Engine::kChunk>(codes[q], lines + q * bytes, length, 0, out[q]);
-    rest -= Engine::kChunk;
-    lines += lineBytes<Codes::kKind>(Engine::kChunk);
-  }
-};
-
-// kPanels neighbouring panels; every row of every limb is a row of the activation tile.
-template <typename Engine, int kPanels>
-__attribute__((noinline)) void fewPanels(const DotCall& call, int64_t panel, FewSpace& space) {
-  constexpr int panels = kPanels;
-  const PackedView& w = *call.w;
-  const int64_t blocks = layout::blocks(w.shape), groups = layout::groups(w.shape);
-  const int64_t tileRows = call.rows * call.limbs;
-  ChunkReader<Engine> reader(call, panel);
-  for (int q = 0; q < panels; ++q) {
-    for (int64_t row = 0; row < call.rows; ++row) store(space.totals[q][row], zeros());
-  }
-  const uint8_t* activations = call.chunks;
-  for (int i = 0; i < kAhead; ++i) reader.next(panels, space.weights[i]);
-  int now = 0;
-  for (int64_t index = 0; index < blocks; ++index) {
-    const layout::Block block = layout::blockAt(w.shape, index);
-    clearSums();
-    for (int64_t begin = 0; begin < block.length; begin += Engine::kChunk) {
-      reader.next(panels, space.weights[(now + kAhead) % (kAhead + 1)]);
-      tileLoad<4>(activations);
-      activations += tileRows * kTileRowBytes;
-      fewStep<Engine>(space.weights[now], panels);
-      now = (now + 1) % (kAhead + 1);
-    }
-    storeSums(space, panels);
-    for (int q = 0; q < panels; ++q) {
-      const typename Engine::Finish finish(w, ((panel + q) * groups + block.group) * kPanel);
-      for (int64_t row = 0; row < call.rows; ++row) {
-        Lanes total = load(space.totals[q][row]);
-        for (int64_t limb = 0; limb < call.limbs; ++limb) {
-          const int64_t scale = index * call.rows + row;
-          total = finish(space.sums[q] + (limb * call.rows + row) * kTileRowBytes, call.scales + scale,
-                         call.sums + scale, total);
-        }
-        store(space.totals[q][row], total);
-      }
-    }
-  }
-  for (int q = 0; q < panels; ++q) {
-    for (int64_t row = 0; row < call.rows; ++row) writeRow(call, row, panel + q, load(space.totals[q][row]));
-  }
-}
-
-template <typename Engine>
-void fewRows(const DotCall& call) {
-  FewSpace& space = *reinterpret_cast<FewSpace*>(call.scratch);
-  const TileSession session(static_cast<int>(call.rows * call.limbs));
-  int64_t panel = call.panelBegin;
-  for (; panel + kFewPanels <= call.panelEnd; panel += kFewPanels) fewPanels<Engine, kFewPanels>(call, panel, space);
-  for (; panel < call.panelEnd; ++panel) fewPanels<Engine, 1>(call, panel, space);
-}
-
-// --- many rows -----------------------------------------------------------------------------------------------------
 
 // Chunks that the many-rows path takes at a time: those of two panels of weights, decoded, stay in the first-level
 // cache while the activations of all rows pass by. A block has no more.
@@ -272,7 +64,7 @@ template <typename Engine, int kBundles>
 __attribute__((noinline)) void multiplyBlock(const uint8_t* const (&a)[2], const int64_t (&apart)[2], int64_t chunks,
                                              int limbs, const uint8_t* weights0, const uint8_t* weights1, int panels,
                                              uint8_t (*sums)[kTileBytes]) {
-  clearSums();
+  clearTiles<4>();
   const uint8_t *a0 = a[0], *a1 = a[1];
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     tileLoad<6>(weights0 + chunk * kTileBytes);
@@ -323,6 +115,12 @@ TSQ_INLINE Stretch stretchFrom(const layout::Shape& shape, int64_t first) {
   return stretch;
 }
 
+// Panels lie far apart and only a piece of each is read: the same piece of the next but one is fetched.
+struct NextPanels {
+  int64_t bytes;
+  TSQ_METHOD void fetch(const uint8_t* line) const { prefetch(line + bytes); }
+};
+
 template <typename Engine>
 __attribute__((noinline)) void decodeStretch(typename Engine::Codes& codes, const DotCall& call, const Stretch& stretch,
                                              int64_t panel, uint8_t* out) {
@@ -333,8 +131,8 @@ __attribute__((noinline)) void decodeStretch(typename Engine::Codes& codes, cons
     codes.setGroup(*call.w, (panel * layout::groups(shape) + place.block.group) * kPanel);
     const uint8_t* lines = place.lines + panel * bytes;
     for (int64_t rest = place.block.length; rest > 0; rest -= Engine::kChunk, out += kTileBytes) {
-      // Panels lie far apart and only a piece of each is read: fetch the same piece of the next but one.
-      decodeChunk<typename Engine::Codes, Engine::kChunk>(codes, lines, smaller(Engine::kChunk, rest), 2 * bytes, out);
+      decodeChunk<typename Engine::Codes, Engine::kChunk>(codes, lines, smaller(Engine::kChunk, rest),
+                                                          NextPanels{2 * bytes}, out);
       lines += lineBytes<Engine::Codes::kKind>(Engine::kChunk);
     }
   }
@@ -408,7 +206,7 @@ __attribute__((noinline)) void manyRows(const DotCall& call) {
                    layout::rowBytes(shape, Engine::kChunk, call.limbs) * kBundle};
   typename Engine::Codes codes(*call.w);
   {
-    const TileSession session(static_cast<int>(kTileHeight));
+    const TileSession session(kTileHeight, kTileHeight);
     Stretch stretch{};
     while (stretch.last < g.blocks) {
       stretch = stretchFrom<Engine>(shape, stretch.last);
@@ -426,17 +224,9 @@ __attribute__((noinline)) void manyRows(const DotCall& call) {
   }
 }
 
-template <typename Engine>
-TSQ_INLINE void product(const DotCall& call) {
-  if (call.rows * call.limbs <= kTileHeight) return fewRows<Engine>(call);
-  manyRows<Engine>(call);
-}
-
-int64_t tileScratch(const layout::Shape&, int64_t rows, int64_t panels) {
+int64_t manyScratch(int64_t rows, int64_t panels) {
   const int64_t pairs = layout::divideUp(panels, kManyPanels);
-  const int64_t many = static_cast<int64_t>(sizeof(ManySpace)) + pairs * rows * 2 * kPanel * 4;
-  const int64_t few = static_cast<int64_t>(sizeof(FewSpace));
-  return many > few ? many : few;
+  return static_cast<int64_t>(sizeof(ManySpace)) + pairs * rows * 2 * kPanel * 4;
 }
 
 }  // namespace
