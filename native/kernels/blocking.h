@@ -21,8 +21,12 @@ constexpr int64_t kRowStride = kDepth + 16;
 // Panels decoded together by the widest micro-kernel.
 constexpr int64_t kMaxPanels = 2;
 
+// Panels whose totals stay in L2 beside the activations while all columns pass by.
+constexpr int64_t kTotalPanels = 32;
+
 constexpr int64_t kWeightFloats = kMaxPanels * kDepth * layout::kPanel;
 constexpr int64_t kActivationFloats = kRows * kRowStride;
+constexpr int64_t kTotalFloats = kRows * kTotalPanels * layout::kPanel;
 
 // m rows are cut evenly into blocks that depend on m alone, so that every thread count computes the same. No block has
 // more than kRows rows, and none so few that a part of a large call would take the path of a small one.

@@ -139,7 +139,7 @@ Status selectKernels(const char* name) {
 }
 
 int64_t linearScratch(const layout::Shape&) {
-  return blocking::kWeightFloats + blocking::kActivationFloats;
+  return blocking::kWeightFloats + blocking::kActivationFloats + blocking::kTotalFloats;
 }
 
 int64_t attentionScratch(int64_t headDim) {

@@ -4,7 +4,10 @@
 //   kDepth packed columns at a time:
 //   activations   [rows][kRowStride], copied, in L2
 //   weights       [kTilePanels][kDepth][16], in L1
-//   y +=          one column of tiles after the other, kTileRows x kTilePanels * 16 outputs in registers
+//   totals +=     one column of tiles after the other, kTileRows x kTilePanels * 16 outputs in registers
+//
+// Totals of kTotalPanels panels stay in L2, close together: rows of y lie too far apart for it. Only the last block of
+// columns writes to y.
 //
 // An output is the sum of its block sums in order of k, each a single chain: independent of tiles, panels and
 // instruction set.
@@ -37,7 +40,7 @@ void decodeCodes(const PackedView& w, int64_t panel, int64_t p, int64_t depth, f
   using S = Step<kKind>;
   const layout::Shape& shape = w.shape;
   const int64_t groups = layout::groups(shape), stride = layout::groupStride(shape), end = p + depth;
-  constexpr int64_t kNext = blocking::kDepth * layout::kPanel * layout::codeBits(kKind) / 8;  // bytes to the next block
+  const int64_t next = kTilePanels * layout::panelBytes(shape);  // bytes to what is decoded next
   const uint8_t* line =
       static_cast<const uint8_t*>(w.data) + panel * layout::panelBytes(shape) + p / S::kColumns * S::kLines * 64;
   while (p < end) {
@@ -51,7 +54,7 @@ void decodeCodes(const PackedView& w, int64_t panel, int64_t p, int64_t depth, f
 #pragma GCC unroll 3
       for (int i = 0; i < S::kLines; ++i) {
         lines[i] = loadWords(line + i * 64);
-        prefetch(line + i * 64 + kNext);
+        prefetch(line + i * 64 + next);
       }
       S::words(lines, words);
       decodeWords<kKind>(decoder, words, scale, out);
@@ -61,11 +64,11 @@ void decodeCodes(const PackedView& w, int64_t panel, int64_t p, int64_t depth, f
 
 template <layout::WeightKind kKind>
 void widen(const PackedView& w, int64_t panel, int64_t p, int64_t depth, float* out) {
-  constexpr int64_t kNext = blocking::kDepth * layout::kPanel * 2;  // bytes to the next block
+  const int64_t next = kTilePanels * layout::panelBytes(w.shape);  // bytes to what is widened next
   const uint8_t* source =
       static_cast<const uint8_t*>(w.data) + panel * layout::panelBytes(w.shape) + p * layout::kPanel * 2;
   for (int64_t i = 0; i < depth; ++i, source += 32) {
-    prefetch(source + kNext);
+    prefetch(source + next);
     store(out + i * layout::kPanel, loadWeights<kKind>(source));
   }
 }
@@ -184,6 +187,14 @@ void tileColumn(int64_t rows, Tile t) {
   }
 }
 
+template <int kPanels = kTilePanels>
+TSQ_INLINE void tileColumns(int panels, int64_t rows, const Tile& t) {
+  if constexpr (kPanels > 1) {
+    if (panels < kPanels) return tileColumns<kPanels - 1>(panels, rows, t);
+  }
+  tileColumn<kPanels>(rows, t);
+}
+
 TSQ_INLINE void copyBlock(const float* x, int64_t ldx, int64_t rows, int64_t depth, float* out) {
   for (int64_t r = 0; r < rows; ++r, x += ldx, out += blocking::kRowStride) {
     int64_t i = 0;
@@ -192,29 +203,42 @@ TSQ_INLINE void copyBlock(const float* x, int64_t ldx, int64_t rows, int64_t dep
   }
 }
 
+// What the totals of panels from `column` on begin with.
+TSQ_INLINE void startTotals(const Call& call, int64_t column, float (&out)[kTilePanels * layout::kPanel]) {
+  for (int64_t i = 0; i < kTilePanels * layout::kPanel; ++i) {
+    out[i] = call.bias != nullptr && column + i < call.w->shape.n ? call.bias[column + i] : 0;
+  }
+}
+
+// At most kTotalPanels panels.
 void tiledRows(const Call& call, int64_t rows, int64_t panelBegin, int64_t panelEnd, float* scratch) {
+  constexpr int64_t kWidth = kTilePanels * layout::kPanel;
   const PackedView& w = *call.w;
   const int64_t width = layout::packedK(w.shape);
   float* weights = scratch;
-  float* block = scratch + blocking::kWeightFloats;
-  alignas(64) const float nothing[kTilePanels * layout::kPanel] = {};
+  float* block = weights + blocking::kWeightFloats;
+  float* const totals = block + blocking::kActivationFloats;
   for (int64_t p = 0; p < width; p += blocking::kDepth) {
     const int64_t depth = width - p < blocking::kDepth ? width - p : blocking::kDepth;
     copyBlock(call.x + p, call.ldx, rows, depth, block);
-    for (int64_t panel = panelBegin; panel < panelEnd;) {
-      const int panels = panelEnd - panel >= kTilePanels ? kTilePanels : 1;
+    float* total = totals;
+    for (int64_t panel = panelBegin; panel < panelEnd; total += rows * kWidth) {
+      const int panels = panelEnd - panel >= kTilePanels ? kTilePanels : static_cast<int>(panelEnd - panel);
       const int64_t column = panel * layout::kPanel;
-      Tile t{block, nullptr, 0, depth, call.y + column, call.ldy, w.shape.n - column, call.y + column, call.ldy};
+      Tile t{block, nullptr, 0, depth, total, kWidth, kWidth, total, kWidth};
+      alignas(64) float start[kWidth];
       if (p == 0) {
-        t.from = call.bias != nullptr ? call.bias + column : nothing;
+        startTotals(call, column, start);
+        t.from = start;
         t.fromLd = 0;
       }
-      t.w = weightBlock(w, panel, panels, p, depth, weights, &t.apart);
-      if (panels == kTilePanels) {
-        tileColumn<kTilePanels>(rows, t);
-      } else {
-        tileColumn<1>(rows, t);
+      if (p + depth == width) {
+        t.y = call.y + column;
+        t.ldy = call.ldy;
+        t.columns = w.shape.n - column;
       }
+      t.w = weightBlock(w, panel, panels, p, depth, weights, &t.apart);
+      tileColumns(panels, rows, t);
       panel += panels;
     }
   }
@@ -228,7 +252,10 @@ void linear(const PackedView& w, const float* x, int64_t ldx, int64_t m, float* 
   for (int64_t block = 0; block < blocking::rowBlocks(m); ++block) {
     const int64_t row = blocking::rowStart(m, block), rows = blocking::rowStart(m, block + 1) - row;
     const Call part{&w, x + row * ldx, ldx, y + row * ldy, ldy, bias};
-    tiledRows(part, rows, panelBegin, panelEnd, scratch);
+    for (int64_t panel = panelBegin; panel < panelEnd; panel += blocking::kTotalPanels) {
+      const int64_t rest = panelEnd - panel;
+      tiledRows(part, rows, panel, panel + (rest < blocking::kTotalPanels ? rest : blocking::kTotalPanels), scratch);
+    }
   }
 }
 
