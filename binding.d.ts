@@ -223,6 +223,11 @@ export interface Binding {
   // Handles
   /** Frees the object once running calls that use it end. Releasing twice is no error. */
   release(handle: Handle): void
+  /**
+   * The garbage collector is told what native objects hold, and begins a collection for every 64 MB more. Between true and false
+   * (which may be nested) it is told nothing; then all of it at once.
+   */
+  deferReports(defer: boolean): void
   /** Native bytes an object holds (a mapping: 0). ERR_OPTION when it was released. */
   handleBytes(handle: Handle): number
   /** Live handles of this environment, for leak tests. */

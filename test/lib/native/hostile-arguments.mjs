@@ -310,6 +310,7 @@ const valid = {
   measureRead: () => [fixtures.probe, pick([0, 64, 1024]), pick([256, 1024]), below(4)],
   decodePacked: () => [fixtures.codes, fixtures.decoded],
   release: () => [fixtures.released],
+  deferReports: () => [random() < 0.5],
   handleBytes: () => [pick(fixtureHandles)],
   handleCount: () => [],
   mapFile: () => [process.execPath],

@@ -115,7 +115,7 @@ test("weights that are refused", async t => {
   await refused(t, () => pack(bytes([0, 0, 0, 16]), 0, 1, 4, 4, 2, scales, null, null, null), "ERR_FORMAT", /16|code/)
   await refused(
     t,
-    () => pack(codes, 2 ** 30, 2 ** 30, 4, 2, scales, null, null, null),
+    () => pack(codes, 0, 2 ** 30, 2 ** 30, 4, 2, scales, null, null, null),
     "ERR_SHAPE",
     /too large|expected/,
   )
