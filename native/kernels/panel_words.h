@@ -13,7 +13,17 @@ namespace {
 
 using SixteenBytes = uint8_t __attribute__((vector_size(16)));
 
-// The line of one step of eight columns of 16 rows, from their two words in AWQ's order in each column.
+// Swaps the two middle bytes of every four.
+TSQ_INLINE EightShorts swapMiddle(uint64_t bytes) {
+  constexpr uint64_t kOuter = 0xff0000ffff0000ffu, kThird = 0x00ff000000ff0000u, kSecond = 0x0000ff000000ff00u;
+  bytes = (bytes & kOuter) | (bytes & kThird) >> 8 | (bytes & kSecond) << 8;
+  EightShorts out{};
+  std::memcpy(&out, &bytes, 8);
+  return out;
+}
+
+// The line of one step of eight columns of 16 rows, from their two words in AWQ's order in each column. Every shuffle
+// is one that the baseline processor has.
 TSQ_INLINE void awqLine(const uint8_t* source, int64_t stride, uint8_t* line) {
   constexpr uint64_t kLow = 0x0f0f0f0f0f0f0f0fu;
   SixteenBytes pairs[4];  // columns 2 b and 2 b + 1 of a row in a byte
@@ -21,10 +31,11 @@ TSQ_INLINE void awqLine(const uint8_t* source, int64_t stride, uint8_t* line) {
     uint64_t even, odd;
     std::memcpy(&even, source + 2 * b * stride, 8);
     std::memcpy(&odd, source + (2 * b + 1) * stride, 8);
-    const uint64_t halves[2] = {(even & kLow) | (odd & kLow) << 4, (even >> 4 & kLow) | (odd & ~kLow)};
-    std::memcpy(&pairs[b], halves, 16);
-    // Rows 0 … 15, which lie as 0 4 1 5 8 12 9 13 2 6 3 7 10 14 11 15.
-    pairs[b] = __builtin_shufflevector(pairs[b], pairs[b], 0, 2, 8, 10, 1, 3, 9, 11, 4, 6, 12, 14, 5, 7, 13, 15);
+    // Rows 0 4 1 5 8 12 9 13, then 2 6 3 7 10 14 11 15.
+    const EightShorts first = swapMiddle((even & kLow) | (odd & kLow) << 4);
+    const EightShorts second = swapMiddle((even >> 4 & kLow) | (odd & ~kLow));
+    const EightShorts rows = __builtin_shufflevector(first, second, 0, 8, 1, 9, 2, 10, 3, 11);
+    std::memcpy(&pairs[b], &rows, 16);
   }
   // Four bytes a row.
   const auto low = [](SixteenBytes a, SixteenBytes b) {
@@ -50,11 +61,17 @@ inline bool hasPanelWords(const layout::StoredCodes& stored, const layout::Shape
          (layout::groups(shape) == 1 || shape.groupSize % align == 0);
 }
 
+// Asks for the part of a column that is used soon: columns lie in different pages, where the hardware stops. Into the
+// second-level cache: columns a power of two apart share the few ways of a set of the first.
+TSQ_INLINE void fetchAhead(const uint8_t* column, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(column + i, 0, 2);
+}
+
 // Panels [first, first + count), all of them of 16 rows, to `out`. Several at a time, since those of a column lie side
 // by side in the layouts that run across rows.
 inline void movePanelWords(const layout::StoredCodes& stored, const layout::Shape& shape, int64_t first, int64_t count,
                            uint8_t* out) {
-  constexpr int64_t kLine = layout::kPanel * 4;
+  constexpr int64_t kLine = layout::kPanel * 4, kAhead = 16;
   const int64_t bytes = layout::panelBytes(shape), lines = bytes / kLine;
   if (stored.layout == layout::CodeLayout::kRows) {
     const int64_t row = lines * 4;
@@ -65,6 +82,7 @@ inline void movePanelWords(const layout::StoredCodes& stored, const layout::Shap
   } else if (stored.layout == layout::CodeLayout::kColumns) {
     const uint8_t* source = stored.data + first * kLine;
     for (int64_t line = 0; line < lines; ++line, source += shape.n * 4) {
+      if (line + kAhead < lines) fetchAhead(source + kAhead * shape.n * 4, count * kLine);
       for (int64_t panel = 0; panel < count; ++panel) {
         std::memcpy(out + panel * bytes + line * kLine, source + panel * kLine, kLine);
       }
@@ -73,6 +91,7 @@ inline void movePanelWords(const layout::StoredCodes& stored, const layout::Shap
     const int64_t stride = shape.n / 2;
     const uint8_t* source = stored.data + first * 8;
     for (int64_t line = 0; line < lines; ++line, source += 8 * stride) {
+      for (int64_t i = 0; i < 8 && line + 2 < lines; ++i) fetchAhead(source + (16 + i) * stride, count * 8);
       for (int64_t panel = 0; panel < count; ++panel) {
         awqLine(source + panel * 8, stride, out + panel * bytes + line * kLine);
       }

@@ -1,6 +1,7 @@
 // Codes of 2 to 8 bits, eight at a time: side by side in a word, or a byte each. Little-endian. Include in files of
 // this folder only.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -13,30 +14,28 @@ TSQ_INLINE constexpr uint64_t lowHalves(int shift) {
   return shift == 32 ? 0xffffffffu : ~uint64_t{0} / ((uint64_t{1} << shift) + 1);
 }
 // The lower `bits` bits of every `step` bits.
-TSQ_INLINE constexpr uint64_t lowBits(int bits, int step) {
-  uint64_t mask = 0;
-  for (int at = 0; at < 64; at += step) mask |= (bits == 64 ? ~uint64_t{0} : (uint64_t{1} << bits) - 1) << at;
-  return mask;
-}
+template <int kBits, int kStep>
+constexpr uint64_t kLowBits =
+    ((uint64_t{1} << kBits) - 1) * (kStep == 64 ? 1 : ~uint64_t{0} / ((uint64_t{1} << kStep % 64) - 1));
 
 // Eight codes of kBits bits, low ones first, to a byte each: the upper half of them moves up, then that of each half.
 template <int kBits>
 TSQ_INLINE uint64_t spread(uint64_t codes) {
-  codes = (codes & lowBits(4 * kBits, 64)) | (codes << (32 - 4 * kBits) & lowBits(4 * kBits, 64) << 32);
-  codes = (codes & lowBits(2 * kBits, 32)) | (codes << (16 - 2 * kBits) & lowBits(2 * kBits, 32) << 16);
-  return (codes & lowBits(kBits, 16)) | (codes << (8 - kBits) & lowBits(kBits, 16) << 8);
+  codes = (codes & kLowBits<4 * kBits, 64>) | (codes << (32 - 4 * kBits) & kLowBits<4 * kBits, 64> << 32);
+  codes = (codes & kLowBits<2 * kBits, 32>) | (codes << (16 - 2 * kBits) & kLowBits<2 * kBits, 32> << 16);
+  return (codes & kLowBits<kBits, 16>) | (codes << (8 - kBits) & kLowBits<kBits, 16> << 8);
 }
 // The inverse, of bytes below 2^kBits.
 template <int kBits>
 TSQ_INLINE uint64_t gather(uint64_t bytes) {
-  bytes = (bytes & lowBits(kBits, 16)) | (bytes >> (8 - kBits) & lowBits(kBits, 16) << kBits);
-  bytes = (bytes & lowBits(2 * kBits, 32)) | (bytes >> (16 - 2 * kBits) & lowBits(2 * kBits, 32) << 2 * kBits);
-  return (bytes & lowBits(4 * kBits, 64)) | (bytes >> (32 - 4 * kBits) & lowBits(4 * kBits, 64) << 4 * kBits);
+  bytes = (bytes & kLowBits<kBits, 16>) | (bytes >> (8 - kBits) & kLowBits<kBits, 16> << kBits);
+  bytes = (bytes & kLowBits<2 * kBits, 32>) | (bytes >> (16 - 2 * kBits) & kLowBits<2 * kBits, 32> << 2 * kBits);
+  return (bytes & kLowBits<4 * kBits, 64>) | (bytes >> (32 - 4 * kBits) & kLowBits<4 * kBits, 64> << 4 * kBits);
 }
 
 // The sums of eight bytes, each modulo 256.
 TSQ_INLINE uint64_t addBytes(uint64_t a, uint64_t b) {
-  constexpr uint64_t kTop = lowBits(1, 8) << 7;
+  constexpr uint64_t kTop = kLowBits<1, 8> << 7;
   return ((a & ~kTop) + (b & ~kTop)) ^ ((a ^ b) & kTop);
 }
 
@@ -71,18 +70,26 @@ TSQ_INLINE void transposeWords(uint64_t (&words)[kWord]) {
 // Codes of a row, a byte each, of its bit stream; see BitStream for `awq` and `add`.
 template <int kBits>
 void unpackRow(const uint8_t* stream, int64_t cols, bool awq, int add, uint8_t* codes) {
-  const uint64_t added = lowBits(1, 8) * static_cast<uint64_t>(add & ((1 << kBits) - 1));
-  const auto eight = [&](int64_t streamBytes, int64_t count) {
-    uint64_t packed = 0;
-    std::memcpy(&packed, stream, static_cast<size_t>(streamBytes));
+  const uint64_t added = kLowBits<1, 8> * static_cast<uint64_t>(add & ((1 << kBits) - 1));
+  const auto take = [&](uint64_t packed) {
     if (kBits == 4 && awq) packed = fromAwqOrder(static_cast<uint32_t>(packed));
-    const uint64_t bytes = addBytes(spread<kBits>(packed), added) & lowBits(kBits, 8);
-    std::memcpy(codes, &bytes, static_cast<size_t>(count));
-    stream += kBits;
-    codes += 8;
+    return addBytes(spread<kBits>(packed), added) & kLowBits<kBits, 8>;
   };
-  for (int64_t i = 0; i < cols / 8; ++i) eight(kBits, 8);
-  if (cols % 8 > 0) eight((cols % 8 * kBits + 7) / 8, cols % 8);
+  const int64_t size = (cols * kBits + 7) / 8;
+  int64_t at = 0, from = 0;
+  // Eight bytes are read at once where there are so many; those behind the eight codes are not looked at.
+  for (; at + 8 <= cols && from + 8 <= size; at += 8, from += kBits) {
+    uint64_t packed;
+    std::memcpy(&packed, stream + from, 8);
+    const uint64_t bytes = take(packed);
+    std::memcpy(codes + at, &bytes, 8);
+  }
+  for (; at < cols; at += 8, from += kBits) {
+    uint64_t packed = 0;
+    std::memcpy(&packed, stream + from, static_cast<size_t>(std::min<int64_t>(kBits, size - from)));
+    const uint64_t bytes = take(packed);
+    std::memcpy(codes + at, &bytes, static_cast<size_t>(std::min<int64_t>(8, cols - at)));
+  }
 }
 
 using UnpackRow = void (*)(const uint8_t*, int64_t, bool, int, uint8_t*);

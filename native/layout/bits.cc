@@ -17,29 +17,32 @@ constexpr int64_t kTaskCodes = 1 << 16;
 // True when every code was < 2^bits. Codes that are not are cut off, so nothing depends on them being checked first.
 template <int kBits>
 bool packRow(const uint8_t* codes, const BitStream& stream, uint8_t* out) {
-  constexpr uint64_t kMask = lowBits(kBits, 8);
-  const uint64_t added = lowBits(1, 8) * static_cast<uint64_t>(stream.add & ((1 << kBits) - 1));
+  constexpr uint64_t kMask = kLowBits<kBits, 8>;
+  const uint64_t added = kLowBits<1, 8> * static_cast<uint64_t>(stream.add & ((1 << kBits) - 1));
   uint64_t seen = 0;
-  const auto eight = [&](int64_t count) {
-    uint64_t bytes = 0;
-    std::memcpy(&bytes, codes, static_cast<size_t>(count));
-    seen |= bytes;
-    bytes = addBytes(bytes, added) & kMask;
-    // What is added to codes that are not there is no code.
-    if (count < 8) bytes &= (uint64_t{1} << 8 * count) - 1;
-    const uint64_t packed = gather<kBits>(bytes);
-    return kBits == 4 && stream.interleave ? toAwqOrder(static_cast<uint32_t>(packed)) : packed;
+  const auto packed = [&](uint64_t bytes) {
+    const uint64_t words = gather<kBits>(bytes & kMask);
+    return kBits == 4 && stream.interleave ? toAwqOrder(static_cast<uint32_t>(words)) : words;
   };
   const int64_t whole = stream.cols / 8, rest = stream.cols % 8;
-  for (int64_t i = 0; i < whole; ++i, codes += 8) {
-    const uint64_t packed = eight(8);
-    std::memcpy(out + i * kBits, &packed, kBits);
+  for (int64_t i = 0; i < whole; ++i) {
+    uint64_t bytes;
+    std::memcpy(&bytes, codes + i * 8, 8);
+    seen |= bytes;
+    const uint64_t word = packed(addBytes(bytes, added));
+    std::memcpy(out + i * kBits, &word, kBits);
   }
-  // The last code and what pads its word.
-  const uint64_t packed = rest > 0 ? eight(rest) : 0;
-  const int64_t bytes = 4 * rowWords(stream.cols, kBits) - whole * kBits;
-  if (bytes > 0) std::memset(out + whole * kBits, 0, static_cast<size_t>(bytes));
-  std::memcpy(out + whole * kBits, &packed, static_cast<size_t>(std::min<int64_t>(bytes, kBits)));
+  // The last codes, and zeros up to the end of their word.
+  uint64_t word = 0;
+  if (rest > 0) {
+    uint64_t bytes = 0;
+    std::memcpy(&bytes, codes + whole * 8, static_cast<size_t>(rest));
+    seen |= bytes;
+    word = packed(addBytes(bytes, added) & ((uint64_t{1} << 8 * rest) - 1));
+  }
+  const int64_t left = 4 * rowWords(stream.cols, kBits) - whole * kBits;
+  if (left > 0) std::memset(out + whole * kBits, 0, static_cast<size_t>(left));
+  std::memcpy(out + whole * kBits, &word, static_cast<size_t>(std::min<int64_t>(left, kBits)));
   return (seen & ~kMask) == 0;
 }
 
