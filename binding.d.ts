@@ -20,6 +20,12 @@ export interface Mapped {
 
 export type Source = ArrayBufferView | Mapped
 
+/**
+ * How the codes of a weight [n, k] lie. 0: [n, k], a byte a code. 1: [n, ceil(k · bits / 32)] words, every row a bit stream.
+ * 2: the same words transposed. 3: [k, n / 8] words in AWQ's order, 4 bits.
+ */
+export type CodeLayout = 0 | 1 | 2 | 3
+
 /** Storage of a packed weight: f32 0, f16 1, bf16 2, 4-bit codes 3, 8-bit codes 4. */
 export type WeightKind = 0 | 1 | 2 | 3 | 4
 
@@ -217,6 +223,11 @@ export interface Binding {
   // Handles
   /** Frees the object once running calls that use it end. Releasing twice is no error. */
   release(handle: Handle): void
+  /**
+   * The garbage collector is told what native objects hold, and begins a collection for every 64 MB more. Between true and false
+   * (which may be nested) it is told nothing; then all of it at once.
+   */
+  deferReports(defer: boolean): void
   /** Native bytes an object holds (a mapping: 0). ERR_OPTION when it was released. */
   handleBytes(handle: Handle): number
   /** Live handles of this environment, for leak tests. */
@@ -273,6 +284,8 @@ export interface Binding {
     add: number,
     out: Uint8Array,
   ): Promise<void>
+  /** out [n, k], a byte a code. Bytes of any alignment. */
+  unpackCodes(codes: Source, layout: CodeLayout, n: number, k: number, bits: number, out: Uint8Array): Promise<void>
   /** out [cols, rows] of elements of 1, 2 or 4 bytes. */
   transpose(
     source: ArrayBufferView,
@@ -301,9 +314,10 @@ export interface Binding {
   // Packed weights and products
   packDense(source: Source, dtype: DtypeCode, n: number, k: number, kind: WeightKind): Promise<Handle>
   packDenseSync(source: Source, dtype: DtypeCode, n: number, k: number, kind: WeightKind): Handle
-  /** codes [n, k] < 2^bits, scales [n, G], zeros [n, G] or null (2^(bits-1)), groupIndex [k] or null, inputScale [k] or null. */
+  /** codes < 2^bits, bytes of any alignment, scales [n, G], zeros [n, G] or null (2^(bits-1)), groupIndex [k] or null, inputScale [k] or null. */
   packCodes(
-    codes: Uint8Array,
+    codes: Source,
+    layout: CodeLayout,
     n: number,
     k: number,
     bits: number,
@@ -314,7 +328,8 @@ export interface Binding {
     inputScale: Float32Array | null,
   ): Promise<Handle>
   packCodesSync(
-    codes: Uint8Array,
+    codes: Source,
+    layout: CodeLayout,
     n: number,
     k: number,
     bits: number,

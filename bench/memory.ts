@@ -7,10 +7,14 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { parseArgs } from "node:util"
+import { smallestVocabulary, syntheticVocabulary, tokenizerFiles } from "../lib/bench/synthetic-tokenizer.ts"
 import { planQuantization, type QuantizeModelOptions, quantizeModel } from "../lib/quantize/quantize-model.ts"
 import { table } from "../lib/report/tables.ts"
 
 const limitOfNearest = 1.5e9
+
+/** Of no use here but that a checkpoint has one: the smallest takes no memory that would be measured. */
+const tokenizer = syntheticVocabulary(smallestVocabulary)
 
 /** Uniform 32-bit numbers, a function of the seed (xorshift). */
 function generator(seed: number): () => number {
@@ -39,8 +43,8 @@ function llamaConfig(layers: number) {
     rms_norm_eps: 1e-5,
     rope_theta: 500000,
     tie_word_embeddings: true,
-    bos_token_id: 0,
-    eos_token_id: 1,
+    bos_token_id: tokenizer.beginId,
+    eos_token_id: tokenizer.endId,
   }
 }
 
@@ -65,7 +69,7 @@ function shapes(config: ReturnType<typeof llamaConfig>): [name: string, shape: n
   return list
 }
 
-/** Streams the checkpoint to disk: norms of ones, other weights uniform in ±0.02, and a tokenizer of a few tokens. */
+/** Streams the checkpoint to disk: norms of ones, other weights uniform in ±0.02, and a tokenizer. */
 async function writeModel(directory: string, layers: number): Promise<void> {
   await mkdir(directory, { recursive: true })
   const config = llamaConfig(layers)
@@ -102,9 +106,8 @@ async function writeModel(directory: string, layers: number): Promise<void> {
     }
   }
   await file.close()
-  const tokenizer = { version: "1.0", added_tokens: [], model: { type: "BPE", vocab: { a: 0, b: 1 }, merges: [] } }
-  await writeFile(join(directory, "config.json"), JSON.stringify(config))
-  await writeFile(join(directory, "tokenizer.json"), JSON.stringify(tokenizer))
+  for (const [name, value] of Object.entries({ ...tokenizerFiles(tokenizer), "config.json": config }))
+    await writeFile(join(directory, name), JSON.stringify(value))
 }
 
 interface Run {

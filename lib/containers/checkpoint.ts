@@ -4,7 +4,7 @@ import { join } from "node:path"
 import { type Dtype, dtypeInfo, isFloat } from "../core/dtype.ts"
 import { ioError, TsqError } from "../core/errors.ts"
 import { elementCount, sharedArray, sharedBytes, sharedFloats, Tensor } from "../core/tensor.ts"
-import { native } from "../native.ts"
+import { type Mapped, native } from "../native.ts"
 import { describe, isObject, parseJsonObject } from "./json.ts"
 import { SafetensorsFile, type TensorEntry } from "./safetensors.ts"
 
@@ -131,6 +131,12 @@ export class Checkpoint {
   /** Paths, relative to the folder, of everything that is neither weights nor configuration: tokenizer, templates, licence … */
   companionFiles(): string[] {
     return [...this.#companions]
+  }
+
+  /** The stored bytes where they lie, at any alignment, until this is disposed. */
+  mapped(name: string): Mapped {
+    const { file, offset, bytes } = this.entry(name)
+    return { mapping: file.mapping.value, offset, bytes }
   }
 
   /** Unmaps the files. Tensors from here cannot be used afterwards. */

@@ -91,19 +91,21 @@ export class QuantizedTensor {
 
   /** Bits per weight with scales and zero points, as they are stored. */
   get bitsPerWeight(): number {
-    const [n, k] = this.shape
-    const { bits, granularity, scaleType } = this.scheme
-    const scaleBits = scaleType === "f32" ? 32 : 16
-    const scales = granularity === "tensor" ? 1 : n * this.groups
-    const zeroBits = this.zeros ? bits : 0
-    return bits + (scales * (scaleBits + zeroBits)) / (n * k)
+    return bitsPerWeight(this.scheme, this.shape, this.zeros !== null)
   }
+}
+
+export function bitsPerWeight(scheme: IntegerScheme, [n, k]: readonly [number, number], hasZeros: boolean): number {
+  const { bits, granularity, groupSize, scaleType } = scheme
+  const scaleBits = scaleType === "f32" ? 32 : 16
+  const scales = granularity === "tensor" ? 1 : n * Math.ceil(k / groupSize)
+  return bits + (scales * (scaleBits + (hasZeros ? bits : 0))) / (n * k)
 }
 
 const granularities = ["group", "channel", "tensor"]
 const scaleTypes = ["f32", "f16", "bf16"]
 
-function checkScheme(scheme: IntegerScheme, shape: readonly number[]): void {
+export function checkScheme(scheme: IntegerScheme, shape: readonly number[]): void {
   if (!Array.isArray(shape) || shape.length !== 2 || !shape.every(size => Number.isSafeInteger(size) && size >= 1))
     throw new TsqError(
       "ERR_SHAPE",

@@ -2,10 +2,9 @@
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import { isFloat } from "../core/dtype.ts"
 import { TsqError } from "../core/errors.ts"
-import type { QuantizedTensor } from "../core/quantized-tensor.ts"
 import type { FormatReader } from "../formats/format.ts"
 import { detectFormat } from "../formats/registry.ts"
-import { type PackedWeight, prepack, prepackDense } from "../kernels/packed-weight.ts"
+import { type PackedWeight, prepackDense, prepackStored } from "../kernels/packed-weight.ts"
 import type { WeightSource } from "../models/weights.ts"
 import type { WeightSummary } from "./model.ts"
 
@@ -81,9 +80,9 @@ export class CheckpointSource implements WeightSource {
 
   async #pack(module: string, n: number, k: number): Promise<PackedWeight> {
     if (this.#reader && this.#quantized.has(module)) {
-      const tensor: QuantizedTensor = await this.#reader.read(module)
+      const tensor = await this.#reader.stored(module)
       if (tensor.shape[0] !== n || tensor.shape[1] !== k) throw wrongShape(module, tensor.shape, [n, k])
-      return this.#record(module, n * k, tensor.bitsPerWeight, true, await prepack(tensor))
+      return this.#record(module, n * k, tensor.bitsPerWeight, true, await prepackStored(tensor))
     }
     const name = `${module}.weight`
     const { shape, dtype } = this.#checkpoint.entry(name)

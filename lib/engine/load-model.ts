@@ -8,7 +8,10 @@ import { setThreads } from "../core/machine.ts"
 import { describe, Options } from "../core/options.ts"
 import type { LongWork } from "../core/progress.ts"
 import { type Activations, readActivations } from "../kernels/packed-weight.ts"
+import type { GenerationDefaults } from "../models/generation-config.ts"
 import { type BoundSection, ModelRunner, type WeightSource } from "../models/runner.ts"
+import type { Tokenizer } from "../models/tokenizer.ts"
+import { native } from "../native.ts"
 import { CheckpointSource } from "./checkpoint-source.ts"
 import { Model, type WeightSummary } from "./model.ts"
 import { PackCache } from "./pack-cache.ts"
@@ -140,11 +143,6 @@ async function assemble(
       "ERR_OPTION",
       `loadModel: maxContext is ${maxContext}, expected at most the model's context of ${config.maxContext}`,
     )
-  const { loadTokenizer } = await import("../models/tokenizer.ts")
-  const tokenizer = await loadTokenizer(path, { later: tokenizerLater })
-  const { readGenerationDefaults } = await import("../models/generation-config.ts")
-  const generationDefaults = await readGenerationDefaults(path)
-
   const last = program.sections.length - 1
   const places: [section: number, prefix: string][] = [
     [0, ""],
@@ -154,16 +152,30 @@ async function assemble(
   const report = progressOf("load", places.length, onProgress)
   const runner = new ModelRunner(program)
   const bound: BoundSection[] = []
+  // Begun before the tokenizer, which keeps this thread busy and no other.
+  const embedding = runner.bindSection(0, "", source)
+  embedding.catch(() => {})
+  // Nothing of what a model holds can be collected: looking through the heap every 64 MB would take longer than packing them.
+  native.deferReports(true)
+  let tokenizer: Tokenizer
+  let generationDefaults: GenerationDefaults
   try {
+    const { loadTokenizer } = await import("../models/tokenizer.ts")
+    tokenizer = await loadTokenizer(path, { later: tokenizerLater })
+    const { readGenerationDefaults } = await import("../models/generation-config.ts")
+    generationDefaults = await readGenerationDefaults(path)
     for (const [section, prefix] of places) {
       throwIfAborted(signal)
-      bound.push(await runner.bindSection(section, prefix, source))
+      bound.push(await (section === 0 ? embedding : runner.bindSection(section, prefix, source)))
       report(bound.length, prefix || (section === 0 ? "embedding" : "head"))
     }
   } catch (error) {
+    if (bound.length === 0) (await embedding.catch(() => null))?.dispose()
     for (const section of bound) section.dispose()
     runner.dispose()
     throw error
+  } finally {
+    native.deferReports(false)
   }
   return new Model({
     path,

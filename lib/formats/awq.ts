@@ -2,7 +2,8 @@
 // 0 2 4 6 1 3 5 7. The GEMV layouts have the same tensor names and other contents.
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import { TsqError } from "../core/errors.ts"
-import { QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { QuantizedTensor } from "../core/quantized-tensor.ts"
+import { StoredTensor } from "../core/stored-tensor.ts"
 import { sharedBytes } from "../core/tensor.ts"
 import {
   bytesOf,
@@ -188,6 +189,10 @@ class AwqReader implements FormatReader {
   }
 
   async read(module: string): Promise<QuantizedTensor> {
+    return (await this.stored(module)).unpacked()
+  }
+
+  async stored(module: string): Promise<StoredTensor> {
     const checkpoint = this.#checkpoint
     const [k, packed] = matrixShape(checkpoint, expectEntry(checkpoint, `${module}.qweight`, ["I32"]))
     const n = packed * 8
@@ -195,16 +200,17 @@ class AwqReader implements FormatReader {
     const groups = Math.ceil(k / groupSize)
     expectEntry(checkpoint, `${module}.qzeros`, ["I32"], [groups, packed])
     expectEntry(checkpoint, `${module}.scales`, ["F16", "BF16", "F32"], [groups, n])
-    const codes = await unpack(await readInts(checkpoint, `${module}.qweight`), k, n, bits, { interleave: true })
     const zeros = await unpack(await readInts(checkpoint, `${module}.qzeros`), groups, n, bits, { interleave: true })
     const { values, scaleType } = await readScales(checkpoint, `${module}.scales`)
     const symmetric = Buffer.compare(bytesOf(zeros), Buffer.alloc(zeros.length, middle)) === 0
-    return new QuantizedTensor({
+    return new StoredTensor({
       scheme: { bits, symmetric, granularity: this.#groupSize === -1 ? "channel" : "group", groupSize, scaleType },
       shape: [n, k],
-      codes: await transposed(codes, k, n),
+      codes: checkpoint.mapped(`${module}.qweight`),
+      layout: "awq",
       scales: await transposed(values, groups, n),
       zeros: symmetric ? null : await transposed(zeros, groups, n),
+      groupIndex: null,
     })
   }
 }

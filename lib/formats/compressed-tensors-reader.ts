@@ -2,7 +2,8 @@
 import { setImmediate as nextTurn } from "node:timers/promises"
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import { TsqError } from "../core/errors.ts"
-import { type IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
+import { StoredTensor } from "../core/stored-tensor.ts"
 import { sharedBytes, sharedFloats } from "../core/tensor.ts"
 import { expectEntry, matrixShape, modulesWith, readInts, readScales, rowWords, transposed, unpack } from "./arrays.ts"
 import { CompressedTensorsConfig, type WeightSettings } from "./compressed-tensors-config.ts"
@@ -35,23 +36,33 @@ export class CompressedTensorsReader implements FormatReader {
   }
 
   async read(module: string): Promise<QuantizedTensor> {
+    return (await this.stored(module)).unpacked()
+  }
+
+  async stored(module: string): Promise<StoredTensor> {
     const settings = this.#config.settings(module)
     const { bits, strategy, symmetric } = settings
     const [n, k] = await this.#shape(module)
     const layout = this.#layout(module, n, k, bits)
     const groupSize = strategy === "group" ? Math.min(settings.groupSize, k) : k
     const groups = Math.ceil(k / groupSize)
-    const codes = await unpackWords(await readInts(this.#checkpoint, `${module}.weight_packed`), n, k, bits, layout)
     const { values, scaleType } = await this.#scales(module, strategy, n, groups)
     const scheme: IntegerScheme = { bits, symmetric, granularity: strategy, groupSize, scaleType }
-    return new QuantizedTensor({
+    return new StoredTensor({
       scheme,
       shape: [n, k],
-      codes,
+      ...(await this.#codes(module, n, k, bits, layout)),
       scales: values,
       zeros: symmetric ? null : await this.#zeroPoints(module, n, groups, bits, layout),
       groupIndex: await this.#groupIndex(module, settings, k, groupSize, groups),
     })
+  }
+
+  async #codes(module: string, n: number, k: number, bits: number, layout: Layout) {
+    const name = `${module}.weight_packed`
+    if (layout === "dense") return { codes: this.#checkpoint.mapped(name), layout: "rows" as const }
+    const codes = await unpackWords(await readInts(this.#checkpoint, name), n, k, bits, layout)
+    return { codes, layout: "bytes" as const }
   }
 
   async #shape(module: string): Promise<[number, number]> {

@@ -3,6 +3,7 @@
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import type { NamedTensor } from "../containers/safetensors-writer.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { StoredTensor } from "../core/stored-tensor.ts"
 
 export type { NamedTensor }
 
@@ -57,5 +58,8 @@ export interface FormatReader {
   modules: readonly string[]
   /** Tensor names in the checkpoint that belong to quantized modules (not to be copied as dense tensors). */
   tensorNames(module: string): readonly string[]
+  /** A module whose codes stay in the checkpoint, which must stay open. */
+  stored(module: string): Promise<StoredTensor>
+  /** The same, one byte a code. */
   read(module: string): Promise<QuantizedTensor>
 }

@@ -1,7 +1,8 @@
 // Reads the modules of a GPTQ checkpoint.
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import { TsqError } from "../core/errors.ts"
-import { type IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
+import { StoredTensor } from "../core/stored-tensor.ts"
 import { bytesOf, expectEntry, matrixShape, modulesWith, readInts, readScales, transposed, unpack } from "./arrays.ts"
 import type { FormatReader } from "./format.ts"
 import { GptqConfig, type GptqSettings } from "./gptq-config.ts"
@@ -37,6 +38,10 @@ export class GptqReader implements FormatReader {
   }
 
   async read(module: string): Promise<QuantizedTensor> {
+    return (await this.stored(module)).unpacked()
+  }
+
+  async stored(module: string): Promise<StoredTensor> {
     const checkpoint = this.#checkpoint
     const settings = this.#config.settings(module)
     const { bits } = settings
@@ -51,8 +56,6 @@ export class GptqReader implements FormatReader {
     const groups = Math.ceil(k / groupSize)
     expectEntry(checkpoint, `${module}.qzeros`, ["I32"], [groups, (n * bits) / 32])
     expectEntry(checkpoint, `${module}.scales`, ["F16", "BF16", "F32"], [groups, n])
-    const words = await transposed(await readInts(checkpoint, `${module}.qweight`), rows, n)
-    const codes = await unpack(words, n, k, bits)
     const zeros = await this.#zeroPoints(module, settings, groups, n)
     const { values, scaleType } = await readScales(checkpoint, `${module}.scales`)
     const scheme: IntegerScheme = {
@@ -62,10 +65,11 @@ export class GptqReader implements FormatReader {
       groupSize,
       scaleType,
     }
-    return new QuantizedTensor({
+    return new StoredTensor({
       scheme,
       shape: [n, k],
-      codes,
+      codes: checkpoint.mapped(`${module}.qweight`),
+      layout: "columns",
       scales: await transposed(values, groups, n),
       zeros: zeros && (await transposed(zeros, groups, n)),
       groupIndex: await this.#groupIndex(module, settings, k, groupSize, groups),

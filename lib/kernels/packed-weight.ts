@@ -4,6 +4,7 @@ import { TsqError } from "../core/errors.ts"
 import { describe, listChoices, Options } from "../core/options.ts"
 import { QuantizedTensor } from "../core/quantized-tensor.ts"
 import { shareable } from "../core/shared-array.ts"
+import { codeLayouts, type StoredTensor } from "../core/stored-tensor.ts"
 import { Tensor } from "../core/tensor.ts"
 import { type Handle, NativeHandle, native, type Source } from "../native.ts"
 
@@ -82,7 +83,7 @@ export async function prepack(weight: QuantizedTensor | Tensor, options?: Prepac
   const checked = new Options("prepack", options, ["device", "activations"])
   checkDevice(checked)
   readActivations(checked)
-  if (weight instanceof QuantizedTensor) return packCodes(weight)
+  if (weight instanceof QuantizedTensor) return packTensor(weight)
   if (weight instanceof Tensor) return prepackDense(weight)
   throw new TsqError("ERR_DTYPE", `prepack: weight is ${describe(weight)}, expected a QuantizedTensor or a Tensor`)
 }
@@ -138,7 +139,9 @@ export function packedOf(q: QuantizedTensor): PackedWeight {
   if (packed === undefined) {
     const [n, k] = q.shape
     const { bits, groupSize } = q.scheme
-    const handle = native.packCodesSync(q.codes, n, k, bits, groupSize, q.scales, q.zeros, q.groupIndex, q.inputScale)
+    const layout = codeLayouts.bytes
+    const { codes, scales, zeros, groupIndex, inputScale } = q
+    const handle = native.packCodesSync(codes, layout, n, k, bits, groupSize, scales, zeros, groupIndex, inputScale)
     packed = new PackedWeight(handle, q.shape, bits)
     packs.set(q, packed)
   }
@@ -151,7 +154,7 @@ export async function packedOfAsync(q: QuantizedTensor): Promise<PackedWeight> {
   if (packed) return packed
   let making = pending.get(q)
   if (!making) {
-    making = packCodes(q).finally(() => pending.delete(q))
+    making = packTensor(q).finally(() => pending.delete(q))
     pending.set(q, making)
   }
   const made = await making
@@ -162,11 +165,21 @@ export async function packedOfAsync(q: QuantizedTensor): Promise<PackedWeight> {
   return made
 }
 
-async function packCodes(q: QuantizedTensor): Promise<PackedWeight> {
+/** Packs what a checkpoint stores, as it lies there. */
+export async function prepackStored(stored: StoredTensor): Promise<PackedWeight> {
+  const [n, k] = stored.shape
+  const { bits, groupSize } = stored.scheme
+  const { codes, layout, scales, zeros, groupIndex } = stored
+  const handle = await native.packCodes(codes, layout, n, k, bits, groupSize, scales, zeros, groupIndex, null)
+  return new PackedWeight(handle, stored.shape, bits)
+}
+
+async function packTensor(q: QuantizedTensor): Promise<PackedWeight> {
   const [n, k] = q.shape
   const { bits, groupSize } = q.scheme
   const handle = await native.packCodes(
     await shareable(q.codes),
+    codeLayouts.bytes,
     n,
     k,
     bits,

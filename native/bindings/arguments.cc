@@ -169,6 +169,18 @@ Source Arguments::source(Napi::Value value, const char* name, Dtype dtype, int64
   return {mapping->data() + offset, bytes};
 }
 
+layout::StoredCodes Arguments::storedCodes() {
+  layout::StoredCodes stored{};
+  stored.layout = static_cast<layout::CodeLayout>(integer((*this)[1], "layout", 0, 3));
+  stored.n = integer((*this)[2], "n", 1);
+  stored.k = integer((*this)[3], "k", 1);
+  stored.bits = static_cast<int>(integer((*this)[4], "bits", 2, 8));
+  (void)product({stored.n, stored.k, stored.bits}, "codes");
+  check(layout::checkStoredCodes(stored));
+  stored.data = source((*this)[0], "codes", Dtype::kU8, layout::storedBytes(stored)).data;
+  return stored;
+}
+
 void* Arguments::bytes(Napi::Value value, const char* name, int64_t bytes) {
   const ArrayInfo found = array(value, name, true);
   if (found.bytes < bytes)

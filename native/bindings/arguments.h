@@ -16,6 +16,7 @@
 #include "bindings/environment.h"
 #include "bindings/napi_setup.h"
 #include "bindings/typed_array.h"
+#include "layout/stored_codes.h"
 #include "runtime/scalar.h"
 #include "runtime/thread_pool.h"
 
@@ -105,6 +106,8 @@ class Arguments {
   // `length` elements of `dtype` to be read: the same, or a slice of a mapped file. Reads properties, so call it before
   // views.
   Source source(Napi::Value value, const char* name, Dtype dtype, int64_t length);
+  // Arguments 0 … 4: codes as bytes or a slice of a mapped file, layout, n, k, bits.
+  layout::StoredCodes storedCodes();
   // Any typed array of at least `bytes` bytes.
   void* bytes(Napi::Value value, const char* name, int64_t bytes);
   AbortFlag abortFlag(Napi::Value value);

@@ -36,6 +36,12 @@ Napi::Value unpackBits(Arguments& a) {
   return promise(a, [=]() -> Status { return layout::unpackBits(words.data, stream, out.data); });
 }
 
+Napi::Value unpackCodes(Arguments& a) {
+  const layout::StoredCodes stored = a.storedCodes();
+  const auto out = a.view<uint8_t>(a[5], "out", product({stored.n, stored.k}, "out"));
+  return promise(a, [=]() -> Status { return layout::unpackCodes(stored, out.data); });
+}
+
 Napi::Value transpose(Arguments& a) {
   const int64_t rows = a.integer(a[1], "rows"), cols = a.integer(a[2], "cols");
   const int elementBytes = static_cast<int>(a.integer(a[3], "elementBytes", 1, 4));
@@ -52,6 +58,7 @@ Napi::Value transpose(Arguments& a) {
 constexpr Export kExports[] = {
     {"packBits", packBits, true},
     {"unpackBits", unpackBits, true},
+    {"unpackCodes", unpackCodes, true},
     {"transpose", transpose, true},
 };
 

@@ -18,8 +18,14 @@ Napi::Value handleCount(Arguments& a) {
   return Napi::Number::New(a.env(), static_cast<double>(a.environment().handles.size()));
 }
 
+Napi::Value deferReports(Arguments& a) {
+  a.environment().handles.deferReports(a.boolean(a[0], "defer"));
+  return a.env().Undefined();
+}
+
 constexpr Export kExports[] = {
     {"release", release, false},
+    {"deferReports", deferReports, false},
     {"handleBytes", handleBytes, false},
     {"handleCount", handleCount, false},
 };

@@ -93,8 +93,20 @@ void HandleTable::refuseKind(uint64_t handle, const NativeObject& found, const N
          "handle " + std::to_string(handle) + " is " + kindName(found) + ", expected " + kindName(expected));
 }
 
-void HandleTable::adjust(int64_t bytes) const {
-  if (bytes != 0) Napi::MemoryManagement::AdjustExternalMemory(env_, bytes);
+void HandleTable::deferReports(bool defer) {
+  if (defer) {
+    ++deferrals_;
+  } else if (deferrals_ > 0) {
+    --deferrals_;
+    adjust(0);
+  }
+}
+
+void HandleTable::adjust(int64_t bytes) {
+  unreported_ += bytes;
+  if (deferrals_ > 0 || unreported_ == 0) return;
+  Napi::MemoryManagement::AdjustExternalMemory(env_, unreported_);
+  unreported_ = 0;
 }
 
 }  // namespace tsq

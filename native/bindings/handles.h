@@ -54,6 +54,8 @@ class HandleTable {
   void release(uint64_t handle);
   // Reports again what an object holds, where it has grown.
   void account(uint64_t handle);
+  // Between true and false, which may be nested, nothing is reported; then all of it at once.
+  void deferReports(bool defer);
 
   // kOption (Refusal) where `handle` is not a live object; of another kind likewise, naming both.
   const NativeObject& object(uint64_t handle) const;
@@ -71,10 +73,12 @@ class HandleTable {
     int64_t accounted;
   };
   [[noreturn]] static void refuseKind(uint64_t handle, const NativeObject& found, const NativeObject& expected);
-  void adjust(int64_t bytes) const;
+  void adjust(int64_t bytes);
 
   Napi::Env env_;
   std::unordered_map<uint64_t, Entry> entries_;
+  int deferrals_ = 0;
+  int64_t unreported_ = 0;
 };
 
 // Native bytes that an object holds; 0 for files, whose pages are the system's.

@@ -31,24 +31,26 @@ Napi::Value packDenseWeight(Arguments& a) {
 }
 
 Napi::Value packCodesWeight(Arguments& a) {
+  const layout::StoredCodes stored = a.storedCodes();
   CodesSource source{};
-  source.n = a.integer(a[1], "n", 1);
-  source.k = a.integer(a[2], "k", 1);
-  source.bits = static_cast<int>(a.integer(a[3], "bits", 2, 8));
-  source.groupSize = a.integer(a[4], "groupSize", 1);
+  source.codes = stored.data;
+  source.layout = stored.layout;
+  source.n = stored.n;
+  source.k = stored.k;
+  source.bits = stored.bits;
+  source.groupSize = a.integer(a[5], "groupSize", 1);
   const int64_t groups = product({source.n, groupCount(source.k, source.groupSize)}, "scales");
-  source.codes = a.view<uint8_t>(a[0], "codes", product({source.n, source.k}, "codes")).data;
-  source.scales = a.view<float>(a[5], "scales", groups).data;
-  source.zeros = a.optionalView<uint8_t>(a[6], "zeros", groups).data;
+  source.scales = a.view<float>(a[6], "scales", groups).data;
+  source.zeros = a.optionalView<uint8_t>(a[7], "zeros", groups).data;
   // A copy: packing uses it as an index after checking it.
   std::vector<int32_t> groupIndex;
-  if (!a.isNull(a[7])) {
-    groupIndex = a.copy<int32_t>(a[7], "groupIndex");
+  if (!a.isNull(a[8])) {
+    groupIndex = a.copy<int32_t>(a[8], "groupIndex");
     if (static_cast<int64_t>(groupIndex.size()) != source.k)
       refuse(Code::kShape, std::string(a.target().name) + ": groupIndex has " + std::to_string(groupIndex.size()) +
                                " elements, expected k = " + std::to_string(source.k));
   }
-  source.inputScale = a.optionalView<float>(a[8], "inputScale", source.k).data;
+  source.inputScale = a.optionalView<float>(a[9], "inputScale", source.k).data;
   return weightHandle(a, [source, groupIndex = std::move(groupIndex)]() -> Result<PackedWeight> {
     CodesSource checked = source;
     checked.groupIndex = groupIndex.empty() ? nullptr : groupIndex.data();

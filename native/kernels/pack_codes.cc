@@ -1,15 +1,16 @@
-// Integer codes, one a byte in rows, into panels of 32-bit words (layout/packed.h).
+// Integer codes into panels of 32-bit words (layout/packed.h).
 #include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <new>
-#include <numeric>
 #include <string>
 
 #include "kernels/code_words.h"
 #include "kernels/interleave.h"
 #include "kernels/kernels.h"
+#include "kernels/pack_source.h"
 #include "kernels/packed_weight.h"
+#include "kernels/panel_words.h"
 #include "runtime/thread_pool.h"
 
 namespace tsq {
@@ -19,75 +20,44 @@ using layout::kPanel;
 using layout::Shape;
 using layout::WeightKind;
 
-std::string number(int64_t value) {
-  return std::to_string(value);
-}
+// Panels that a task packs: they take whole cache lines of the columns of every layout that runs across rows.
+constexpr int64_t kTaskPanels = 8;
 
 WeightKind kindOf(int bits) {
   return bits == 2 ? WeightKind::kU2 : bits == 3 ? WeightKind::kU3 : bits == 4 ? WeightKind::kU4 : WeightKind::kU8;
 }
 
-// Columns in packed order: stable by group. Empty where the groups already lie in order.
-Status orderColumns(const CodesSource& source, const Shape& shape, std::vector<int32_t>* order) {
-  const int64_t groups = layout::groups(shape);
-  std::vector<int64_t> next(static_cast<size_t>(groups));
-  bool identity = true;
-  for (int64_t column = 0; column < shape.k; ++column) {
-    const int64_t group = source.groupIndex[column];
-    if (group < 0 || group >= groups) {
-      return {Code::kFormat, "packCodes: group index of column " + number(column) + " is " + number(group) +
-                                 ", expected 0 … " + number(groups - 1) + " for k = " + number(shape.k) +
-                                 " and group size " + number(shape.groupSize)};
-    }
-    ++next[group];
-    identity = identity && group == column / shape.groupSize;
-  }
-  for (int64_t group = 0; group < groups; ++group) {
-    const int64_t size = std::min(shape.groupSize, shape.k - group * shape.groupSize);
-    if (next[group] != size) {
-      return {Code::kFormat, "packCodes: group " + number(group) + " has " + number(next[group]) +
-                                 " columns in the group index, expected " + number(size) +
-                                 " for k = " + number(shape.k) + " and group size " + number(shape.groupSize)};
-    }
-    next[group] = group * shape.groupSize;
-  }
-  if (identity) return {};
-  order->resize(static_cast<size_t>(shape.k));
-  for (int64_t column = 0; column < shape.k; ++column) {
-    (*order)[next[source.groupIndex[column]]++] = static_cast<int32_t>(column);
-  }
-  return {};
-}
-
-// The narrowest type that holds every scale exactly: files mostly keep f16 or bf16, given here as f32.
-layout::ScaleType narrowest(const float* scales, int64_t count) {
-  constexpr int64_t kBlock = 1024;
-  bool half = true, bfloat = true;
-  for (int64_t begin = 0; begin < count && (half || bfloat); begin += kBlock) {
-    const int64_t end = std::min(begin + kBlock, count);
-    uint32_t seen = 0, unusual = 0;
-    for (int64_t i = begin; i < end; ++i) {
-      const uint32_t bits = floatToBits(scales[i]), magnitude = bits & 0x7fffffffu;
-      seen |= bits;
-      // Neither zero nor in the range of normal halves.
-      unusual |= static_cast<uint32_t>(magnitude - 0x38800000u >= 0x47800000u - 0x38800000u && magnitude != 0);
-    }
-    bfloat = bfloat && (seen & 0xffff) == 0;
-    if ((seen & 0x1fff) == 0 && unusual == 0) continue;
-    for (int64_t i = begin; i < end && half; ++i) {
-      half = floatToBits(f16ToFloat(floatToF16(scales[i]))) == floatToBits(scales[i]);
-    }
-  }
-  return half ? layout::ScaleType::kF16 : bfloat ? layout::ScaleType::kBF16 : layout::ScaleType::kF32;
-}
-
 class CodePacker {
  public:
   CodePacker(const CodesSource& source, PackedWeight* weight)
-      : source_(source), weight_(*weight), shape_(weight->shape), table_(kernels()) {}
+      : source_(source),
+        stored_{source.codes, source.layout, source.n, source.k, source.bits},
+        weight_(*weight),
+        shape_(weight->shape),
+        table_(kernels()),
+        moves_(weight->order.empty() && hasPanelWords(stored_, shape_)) {}
 
-  // Packs one panel; returns the bits that some code has and none may have.
-  uint8_t panel(int64_t panel) const {
+  // Room that every thread needs for panels(): for the codes of a panel, where they are not a byte each already and not
+  // all panels can be moved.
+  int64_t roomBytes() const {
+    const bool whole = shape_.n % kPanel == 0;
+    return stored_.layout == layout::CodeLayout::kBytes || (moves_ && whole) ? 0 : kPanel * shape_.k;
+  }
+
+  // Packs panels [first, end); returns the bits that some code has and none may have.
+  uint8_t panels(int64_t first, int64_t end, uint8_t* room) const {
+    for (int64_t panel = first; panel < end; ++panel) scalesAndZeros(panel);
+    const int64_t moved = moves_ ? std::clamp(shape_.n / kPanel, first, end) : first;
+    if (moved > first) movePanelWords(stored_, shape_, first, moved - first, panelData(first));
+    uint8_t seen = 0;
+    for (int64_t panel = moved; panel < end; ++panel) seen |= codes(panel, room);
+    return static_cast<uint8_t>(seen & ~((1u << source_.bits) - 1));
+  }
+
+ private:
+  uint8_t* panelData(int64_t panel) const { return weight_.data.as<uint8_t>() + panel * layout::panelBytes(shape_); }
+
+  void scalesAndZeros(int64_t panel) const {
     switch (weight_.scaleType) {
       case layout::ScaleType::kF16:
         panelScales(panel, Dtype::kF16, weight_.scales.as<uint16_t>());
@@ -99,32 +69,39 @@ class CodePacker {
         panelScales(panel, Dtype::kF32, weight_.scales.as<uint32_t>());
     }
     if (source_.zeros != nullptr) panelZeros(panel);
+  }
 
+  // Packs the codes of a panel; returns the bits that they have.
+  uint8_t codes(int64_t panel, uint8_t* room) const {
     // Rows apart by more than a power of two, so that they fall into different cache sets. Rows that pad the last
     // panel stay zero: they have no scale.
     constexpr int64_t kStride = kCodeChunk / 4 + 16;
     alignas(64) uint32_t words[kPanel * kStride];
     const int64_t rows = std::min(kPanel, shape_.n - panel * kPanel), width = layout::packedK(shape_);
     if (rows < kPanel) std::memset(words, 0, sizeof words);
-    uint32_t* out = weight_.data.as<uint32_t>() + layout::codeWord(shape_, panel * kPanel, 0);
+    const uint8_t* first = stored_.data + panel * kPanel * shape_.k;
+    if (stored_.layout != layout::CodeLayout::kBytes) {
+      unpackRows(stored_, panel * kPanel, rows, room);
+      first = room;
+    }
+    uint32_t* out = reinterpret_cast<uint32_t*>(panelData(panel));
     uint8_t seen = 0;
     for (int64_t p = 0; p < width; p += kCodeChunk) {
       const int64_t count = std::min(kCodeChunk, width - p), perRow = count * layout::codeBits(shape_.kind) / 32;
       for (int64_t row = 0; row < rows; ++row) {
-        alignas(64) uint8_t room[kCodeChunk];
-        fetchAhead(panel * kPanel, rows, p, row);
-        const uint8_t* codes = rowCodes(panel * kPanel + row, p, count, room, &seen);
+        alignas(64) uint8_t gathered[kCodeChunk];
+        fetchAhead(first, rows, p, row);
+        const uint8_t* codes = rowCodes(first + row * shape_.k, panel * kPanel + row, p, count, gathered, &seen);
         codeWords(shape_.kind, codes, count, words + row * kStride);
       }
       interleave(words, kStride * 4, perRow, out);
       out += perRow * kPanel;
     }
-    return static_cast<uint8_t>(seen & ~((1u << source_.bits) - 1));
+    return seen;
   }
 
- private:
   // Asks for the codes used four rows later, since the hardware stops at the end of every page: a row is one or more.
-  void fetchAhead(int64_t first, int64_t rows, int64_t p, int64_t row) const {
+  void fetchAhead(const uint8_t* first, int64_t rows, int64_t p, int64_t row) const {
     constexpr int64_t kAhead = 4;
     row += kAhead;
     if (row >= rows) {
@@ -132,14 +109,14 @@ class CodePacker {
       p += kCodeChunk;
     }
     if (row >= rows) return;
-    const uint8_t* codes = source_.codes + (first + row) * shape_.k;
+    const uint8_t* codes = first + row * shape_.k;
     const int64_t end = std::min(p + kCodeChunk, shape_.k);
     for (int64_t i = p; i < end; i += 64) __builtin_prefetch(codes + i);
   }
-  // Codes of packed columns [p, p + count) of row n: where they lie, or gathered in `room` and padded. Adds their bits
-  // to *seen.
-  const uint8_t* rowCodes(int64_t n, int64_t p, int64_t count, uint8_t* room, uint8_t* seen) const {
-    const uint8_t* codes = source_.codes + n * shape_.k;
+  // Codes of packed columns [p, p + count) of row n, whose k codes are given: where they lie, or gathered in `room` and
+  // padded. Adds their bits to *seen.
+  const uint8_t* rowCodes(const uint8_t* codes, int64_t n, int64_t p, int64_t count, uint8_t* room,
+                          uint8_t* seen) const {
     const int64_t stride = layout::groupStride(shape_);
     const bool gaps = stride != shape_.groupSize && layout::groups(shape_) > 1;
     if (weight_.order.empty() && !gaps && p + count <= shape_.k) {
@@ -200,40 +177,12 @@ class CodePacker {
   }
 
   const CodesSource& source_;
+  const layout::StoredCodes stored_;
   const PackedWeight& weight_;
   const Shape& shape_;
   const KernelTable& table_;
+  const bool moves_;  // panels of 16 rows hold the words that are stored
 };
-
-// The message names the first offending code: found by a second, slow look.
-Status invalidCode(const CodesSource& source) {
-  for (int64_t i = 0; i < source.n * source.k; ++i) {
-    if (source.codes[i] >> source.bits != 0) {
-      return {Code::kFormat, "packCodes: code at [" + number(i / source.k) + ", " + number(i % source.k) + "] is " +
-                                 number(source.codes[i]) + ", expected below " + number(1 << source.bits) + " for " +
-                                 number(source.bits) + "-bit codes"};
-    }
-  }
-  return {Code::kFormat,
-          "packCodes: a code changed while it was being packed; do not write to the tensor during the call"};
-}
-
-Status checkSource(const CodesSource& source) {
-  if (source.n < 1 || source.k < 1) {
-    return {Code::kShape, "packCodes: weight has shape [" + number(source.n) + ", " + number(source.k) +
-                              "], expected at least [1, 1]"};
-  }
-  if (source.bits < 2 || source.bits > 8) {
-    return {Code::kUnsupported, "packCodes: codes of " + number(source.bits) + " bits, expected 2 … 8"};
-  }
-  if (source.groupSize < 1 || source.groupSize > source.k) {
-    return {Code::kShape,
-            "packCodes: group size is " + number(source.groupSize) + ", expected 1 … k = " + number(source.k)};
-  }
-  if (source.k > INT32_MAX)
-    return {Code::kUnsupported, "packCodes: k is " + number(source.k) + ", expected below 2^31"};
-  return {};
-}
 
 }  // namespace
 
@@ -249,7 +198,7 @@ Result<PackedWeight> packCodes(const CodesSource& source) try {
 
   const int64_t panels = layout::panels(weight.shape);
   const size_t scaleCount = static_cast<size_t>(panels * layout::groups(weight.shape) * kPanel);
-  weight.scaleType = narrowest(source.scales, source.n * layout::groups(weight.shape));
+  weight.scaleType = narrowestScales(source.scales, source.n * layout::groups(weight.shape));
   Result<AlignedBuffer> data = AlignedBuffer::allocate(static_cast<size_t>(panels * layout::panelBytes(weight.shape)));
   if (!data.ok()) return data.status();
   Result<AlignedBuffer> scales =
@@ -263,14 +212,22 @@ Result<PackedWeight> packCodes(const CodesSource& source) try {
 
   std::atomic<bool> valid{true};
   const CodePacker packer(source, &weight);
-  ThreadPool::instance().run(panels, [&](int64_t panel, int) {
-    if (packer.panel(panel) != 0) valid.store(false, std::memory_order_relaxed);
-  });
+  ThreadPool& pool = ThreadPool::instance();
+  const int threads = pool.threads();
+  const int64_t roomBytes = packer.roomBytes();
+  Result<AlignedBuffer> room = AlignedBuffer::allocate(static_cast<size_t>(threads * roomBytes));
+  if (!room.ok()) return room.status();
+  const auto pack = [&](int64_t task, int worker) {
+    const int64_t first = task * kTaskPanels, end = std::min(panels, first + kTaskPanels);
+    const uint8_t wrong = packer.panels(first, end, room.value().as<uint8_t>() + worker * roomBytes);
+    if (wrong != 0) valid.store(false, std::memory_order_relaxed);
+  };
+  pool.run(layout::divideUp(panels, kTaskPanels), pack, threads);
   if (!valid.load()) return invalidCode(source);
   return weight;
 } catch (const std::bad_alloc&) {
-  return Status(Code::kMemory,
-                "packCodes: no memory to pack a weight of shape [" + number(source.n) + ", " + number(source.k) + "]");
+  return Status(Code::kMemory, "packCodes: no memory to pack a weight of shape [" + std::to_string(source.n) + ", " +
+                                   std::to_string(source.k) + "]");
 }
 
 }  // namespace tsq

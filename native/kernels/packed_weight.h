@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "layout/packed.h"
+#include "layout/stored_codes.h"
 #include "runtime/memory.h"
 #include "runtime/scalar.h"
 #include "runtime/status.h"
@@ -36,9 +37,9 @@ struct PackedWeight {
   }
 };
 
-// Integer codes as QuantizedTensor holds them. All arrays row-major; see lib/core/quantized-tensor.ts.
+// Integer codes as QuantizedTensor or a checkpoint holds them. All arrays row-major; see lib/core/quantized-tensor.ts.
 struct CodesSource {
-  const uint8_t* codes;  // [n, k], one code a byte, each < 2^bits
+  const uint8_t* codes;  // [n, k] in `layout`, each < 2^bits
   int64_t n, k;
   int bits;                   // 2 … 8
   int64_t groupSize;          // 1 … k
@@ -46,6 +47,7 @@ struct CodesSource {
   const uint8_t* zeros;       // [n, groups] or null (symmetric: 2^(bits-1))
   const int32_t* groupIndex;  // [k] group of each column, each group used by exactly its size of columns; or null
   const float* inputScale;    // [k] or null
+  layout::CodeLayout layout = layout::CodeLayout::kBytes;
 };
 
 // Multi-threaded. Codes must be < 2^bits and groupIndex a valid assignment: checked, kFormat/kShape otherwise.

@@ -5,98 +5,49 @@
 #include <cstring>
 #include <string>
 
+#include "layout/bit_words.h"
 #include "runtime/thread_pool.h"
 
 namespace tsq::layout {
 namespace {
 
-// Codes handled at once: 32 codes of b bits are exactly b words, whatever b is.
-constexpr int64_t kBlock = 32;
 // Codes that one task handles, in whole rows.
 constexpr int64_t kTaskCodes = 1 << 16;
-// Column of AWQ's position p within 8 (AutoAWQ's order_map).
-constexpr int kInterleave[8] = {0, 2, 4, 6, 1, 3, 5, 7};
-
-template <int kBits>
-void packBlock(const uint8_t* codes, uint32_t* words) {
-  std::memset(words, 0, kBits * 4);
-#pragma GCC unroll 32
-  for (int i = 0; i < kBlock; ++i) {
-    const int bit = i * kBits, word = bit / 32, shift = bit % 32;
-    words[word] |= static_cast<uint32_t>(codes[i]) << shift;
-    if (shift + kBits > 32) words[word + 1] |= static_cast<uint32_t>(codes[i]) >> (32 - shift);
-  }
-}
-
-template <int kBits>
-void unpackBlock(const uint32_t* words, uint8_t* codes) {
-#pragma GCC unroll 32
-  for (int i = 0; i < kBlock; ++i) {
-    const int bit = i * kBits, word = bit / 32, shift = bit % 32;
-    uint32_t code = words[word] >> shift;
-    if (shift + kBits > 32) code |= words[word + 1] << (32 - shift);
-    codes[i] = static_cast<uint8_t>(code & ((1u << kBits) - 1));
-  }
-}
-
-// Position p of each 8 takes column kInterleave[p].
-void interleaveBlock(uint8_t* codes) {
-  for (int64_t base = 0; base < kBlock; base += 8) {
-    uint8_t row[8];
-    std::memcpy(row, codes + base, 8);
-    for (int p = 0; p < 8; ++p) codes[base + p] = row[kInterleave[p]];
-  }
-}
-
-void deinterleaveBlock(uint8_t* codes) {
-  for (int64_t base = 0; base < kBlock; base += 8) {
-    uint8_t row[8];
-    std::memcpy(row, codes + base, 8);
-    for (int p = 0; p < 8; ++p) codes[base + kInterleave[p]] = row[p];
-  }
-}
 
 // True when every code was < 2^bits. Codes that are not are cut off, so nothing depends on them being checked first.
 template <int kBits>
-bool packRow(const uint8_t* codes, const BitStream& stream, int32_t* words) {
-  constexpr uint8_t kMask = (1u << kBits) - 1;
-  uint8_t seen = 0;
-  for (int64_t begin = 0; begin < stream.cols; begin += kBlock) {
-    const int64_t count = std::min(kBlock, stream.cols - begin);
-    uint8_t block[kBlock] = {};
-    uint32_t packed[kBits];
-    for (int64_t i = 0; i < count; ++i) {
-      const uint8_t code = codes[begin + i];
-      seen |= code;
-      block[i] = static_cast<uint8_t>(code + stream.add) & kMask;
-    }
-    if (stream.interleave) interleaveBlock(block);
-    packBlock<kBits>(block, packed);
-    std::memcpy(words + begin / kBlock * kBits, packed, static_cast<size_t>(rowWords(count, kBits)) * 4);
+bool packRow(const uint8_t* codes, const BitStream& stream, uint8_t* out) {
+  constexpr uint64_t kMask = kLowBits<kBits, 8>;
+  const uint64_t added = kLowBits<1, 8> * static_cast<uint64_t>(stream.add & ((1 << kBits) - 1));
+  uint64_t seen = 0;
+  const auto packed = [&](uint64_t bytes) {
+    const uint64_t words = gather<kBits>(bytes & kMask);
+    return kBits == 4 && stream.interleave ? toAwqOrder(static_cast<uint32_t>(words)) : words;
+  };
+  const int64_t whole = stream.cols / 8, rest = stream.cols % 8;
+  for (int64_t i = 0; i < whole; ++i) {
+    uint64_t bytes;
+    std::memcpy(&bytes, codes + i * 8, 8);
+    seen |= bytes;
+    const uint64_t word = packed(addBytes(bytes, added));
+    std::memcpy(out + i * kBits, &word, kBits);
   }
+  // The last codes, and zeros up to the end of their word.
+  uint64_t word = 0;
+  if (rest > 0) {
+    uint64_t bytes = 0;
+    std::memcpy(&bytes, codes + whole * 8, static_cast<size_t>(rest));
+    seen |= bytes;
+    word = packed(addBytes(bytes, added) & ((uint64_t{1} << 8 * rest) - 1));
+  }
+  const int64_t left = 4 * rowWords(stream.cols, kBits) - whole * kBits;
+  if (left > 0) std::memset(out + whole * kBits, 0, static_cast<size_t>(left));
+  std::memcpy(out + whole * kBits, &word, static_cast<size_t>(std::min<int64_t>(left, kBits)));
   return (seen & ~kMask) == 0;
 }
 
-template <int kBits>
-void unpackRow(const int32_t* words, const BitStream& stream, uint8_t* codes) {
-  constexpr uint8_t kMask = (1u << kBits) - 1;
-  for (int64_t begin = 0; begin < stream.cols; begin += kBlock) {
-    const int64_t count = std::min(kBlock, stream.cols - begin);
-    uint8_t block[kBlock];
-    uint32_t packed[kBits] = {};
-    std::memcpy(packed, words + begin / kBlock * kBits, static_cast<size_t>(rowWords(count, kBits)) * 4);
-    unpackBlock<kBits>(packed, block);
-    if (stream.interleave) deinterleaveBlock(block);
-    for (int64_t i = 0; i < count; ++i) codes[begin + i] = static_cast<uint8_t>(block[i] + stream.add) & kMask;
-  }
-}
-
-using PackRow = bool (*)(const uint8_t*, const BitStream&, int32_t*);
-using UnpackRow = void (*)(const int32_t*, const BitStream&, uint8_t*);
+using PackRow = bool (*)(const uint8_t*, const BitStream&, uint8_t*);
 constexpr PackRow kPackRow[] = {packRow<2>, packRow<3>, packRow<4>, packRow<5>, packRow<6>, packRow<7>, packRow<8>};
-constexpr UnpackRow kUnpackRow[] = {unpackRow<2>, unpackRow<3>, unpackRow<4>, unpackRow<5>,
-                                    unpackRow<6>, unpackRow<7>, unpackRow<8>};
-
 // Calls fn(row) for every row, in tasks of whole rows.
 template <typename F>
 void forRows(const BitStream& stream, F&& fn) {
@@ -106,24 +57,6 @@ void forRows(const BitStream& stream, F&& fn) {
     for (int64_t row = index * rows; row < end; ++row) fn(row);
   };
   ThreadPool::instance().run((stream.rows + rows - 1) / rows, task);
-}
-
-// Transposes kWord x kWord elements that lie in kWord little-endian words, one a row: exchanges the off-diagonal
-// halves, then those of every quarter, and so on (Hacker's Delight, 7-3).
-template <int kBits, int kWord = 64 / kBits>
-inline void transposeWords(uint64_t (&words)[kWord]) {
-#pragma GCC unroll 3
-  for (int step = kWord / 2; step > 0; step /= 2) {
-    const int shift = step * kBits;
-    const uint64_t low = ~uint64_t{0} / ((uint64_t{1} << shift) + 1);  // the low half of every 2 * shift bits
-#pragma GCC unroll 8
-    for (int i = 0; i < kWord; ++i) {
-      if ((i & step) != 0) continue;
-      const uint64_t swapped = ((words[i] >> shift) ^ words[i + step]) & low;
-      words[i] ^= swapped << shift;
-      words[i + step] ^= swapped;
-    }
-  }
 }
 
 // Tile edge: a row of a tile of 1-byte elements is a cache line, and a tile of 4-byte elements fits the first-level
@@ -192,11 +125,12 @@ Status checkBitStream(const BitStream& stream) {
 
 Status packBits(const uint8_t* codes, const BitStream& stream, int32_t* words) {
   TSQ_RETURN_IF_ERROR(checkBitStream(stream));
-  const int64_t stride = rowWords(stream.cols, stream.bits);
+  const int64_t stride = 4 * rowWords(stream.cols, stream.bits);
   const PackRow pack = kPackRow[stream.bits - 2];
+  uint8_t* out = reinterpret_cast<uint8_t*>(words);
   std::atomic<int64_t> firstBad{stream.rows};
   forRows(stream, [&](int64_t row) {
-    if (pack(codes + row * stream.cols, stream, words + row * stride)) return;
+    if (pack(codes + row * stream.cols, stream, out + row * stride)) return;
     int64_t known = firstBad.load(std::memory_order_relaxed);
     while (row < known && !firstBad.compare_exchange_weak(known, row, std::memory_order_relaxed)) continue;
   });
@@ -214,9 +148,12 @@ Status packBits(const uint8_t* codes, const BitStream& stream, int32_t* words) {
 
 Status unpackBits(const int32_t* words, const BitStream& stream, uint8_t* codes) {
   TSQ_RETURN_IF_ERROR(checkBitStream(stream));
-  const int64_t stride = rowWords(stream.cols, stream.bits);
-  const UnpackRow unpack = kUnpackRow[stream.bits - 2];
-  forRows(stream, [&](int64_t row) { unpack(words + row * stride, stream, codes + row * stream.cols); });
+  const int64_t stride = 4 * rowWords(stream.cols, stream.bits);
+  const UnpackRow unpack = unpackRowOf(stream.bits);
+  const uint8_t* bytes = reinterpret_cast<const uint8_t*>(words);
+  forRows(stream, [&](int64_t row) {
+    unpack(bytes + row * stride, stream.cols, stream.interleave, stream.add, codes + row * stream.cols);
+  });
   return {};
 }
 

@@ -1,9 +1,11 @@
 import t from "tap"
 import { QuantizedTensor } from "../../../lib/core/quantized-tensor.ts"
+import { StoredTensor } from "../../../lib/core/stored-tensor.ts"
 import { Tensor } from "../../../lib/core/tensor.ts"
+import { bytesOf, pack, pinned, transposed } from "../../../lib/formats/arrays.ts"
 import { dequantize } from "../../../lib/kernels/dequantize.ts"
 import { matmul } from "../../../lib/kernels/matmul.ts"
-import { packedOf, packedOfAsync, prepack, prepackDense } from "../../../lib/kernels/packed-weight.ts"
+import { packedOf, packedOfAsync, prepack, prepackDense, prepackStored } from "../../../lib/kernels/packed-weight.ts"
 import { native } from "../../../lib/native.ts"
 import { random, randomQuantized } from "./support.ts"
 
@@ -25,6 +27,40 @@ t.test("prepack", async t => {
     message: "the packed weight [33, 70] was disposed and cannot be used any more",
   })
   t.same(packed.shape, [33, 70])
+})
+
+t.test("codes as a checkpoint stores them", async t => {
+  const [n, k] = q.shape
+  const rows = await pack(q.codes, n, k, 4)
+  const words = rows.length / n
+  const columns = await transposed(rows, n, words)
+  const x = Tensor.from(
+    new Float32Array(k).map((_, i) => Math.cos(i)),
+    [k],
+  )
+  const expected = matmul(x, q).data
+  const { scheme, shape, groupIndex } = q
+  const [scales, zeros] = [pinned(q.scales), pinned(q.zeros!)]
+  for (const [layout, codes] of [
+    ["bytes", pinned(q.codes)],
+    ["rows", bytesOf(rows)],
+    ["columns", bytesOf(columns)],
+  ] as const) {
+    const stored = new StoredTensor({ scheme, shape, codes, layout, scales, zeros, groupIndex })
+    t.equal(stored.bitsPerWeight, q.bitsPerWeight)
+    t.same((await stored.unpacked()).codes, q.codes, layout)
+    using packed = await prepackStored(stored)
+    t.same(matmul(x, packed).data, expected, layout)
+  }
+  const init = { scheme, shape, scales, zeros, groupIndex }
+  const short = new StoredTensor({ ...init, codes: bytesOf(rows).subarray(4), layout: "rows" })
+  await t.rejects(prepackStored(short), { code: "ERR_SHAPE", message: /codes has 1184 bytes, expected at least 1188/ })
+  const awq = new StoredTensor({ ...init, codes: bytesOf(rows), layout: "awq" })
+  await t.rejects(awq.unpacked(), { code: "ERR_OPTION", message: /rows in multiples of 8, found 4 bits and 33 rows/ })
+  t.throws(
+    () => new StoredTensor({ ...init, scheme: { ...scheme, groupSize: 0 }, codes: bytesOf(rows), layout: "rows" }),
+    { code: "ERR_OPTION", message: /groupSize is 0/ },
+  )
 })
 
 t.test("prepack of float tensors keeps or converts the storage", async t => {

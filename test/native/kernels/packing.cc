@@ -1,5 +1,7 @@
 // Packing: every code lands where layout/packed.h says, padding multiplies to nothing, bad input is refused.
 #include "kernels/reference/reference.h"
+#include "runtime/thread_pool.h"
+#include "stored.h"
 #include "support.h"
 
 using namespace support;  // NOLINT: a test
@@ -107,6 +109,50 @@ TEST(pack_codes_zero_points_outside_the_codes) {
       }
     }
   }
+}
+
+// What a checkpoint stores is packed to the same bytes as its codes: where words are moved as they are and where they
+// are not, for whole panels and parts of one, by any number of threads.
+TEST(pack_codes_of_every_layout) {
+  Random random(18);
+  const auto same = [](const tsq::AlignedBuffer& a, const tsq::AlignedBuffer& b) {
+    return a.size() == b.size() && (a.size() == 0 || std::memcmp(a.data(), b.data(), a.size()) == 0);
+  };
+  const int threads = tsq::ThreadPool::instance().threads();
+  int64_t layouts = 0;
+  for (int trial = 0; trial < 400; ++trial) {
+    const int64_t n = trial % 3 == 0 ? 16 * random.integer(1, 9) : 8 * random.integer(1, 9) + trial % 2;
+    const int64_t k = trial % 4 == 0 ? random.integer(1, 600) : 16 * random.integer(1, 70);
+    const int64_t wanted[] = {16, 128, k, random.integer(1, k), 8 * random.integer(1, 9)};
+    const WeightOptions options{.bits = trial % 2 == 0 ? 4 : static_cast<int>(random.integer(2, 8)),
+                                .zeros = random.integer(0, 1) == 1,
+                                .order = random.integer(0, 3) == 0};
+    const Weight w = randomWeight(random, n, k, std::min(k, wanted[trial % 5]), options);
+    const tsq::Result<tsq::PackedWeight> expected = tsq::packCodes(w.source());
+    CHECK(expected.ok());
+    tsq::ThreadPool::instance().setThreads(1 + trial % 3);
+    for (const tsq::layout::CodeLayout layout : stored::kLayouts) {
+      if (!stored::holds(layout, w.bits, n)) continue;
+      const std::vector<uint8_t> bytes = stored::store(w.codes, layout, n, k, w.bits);
+      tsq::CodesSource source = w.source();
+      source.codes = bytes.data() + 1;
+      source.layout = layout;
+      const tsq::Result<tsq::PackedWeight> packed = tsq::packCodes(source);
+      CHECK_MSG(packed.ok(), packed.status().message());
+      const tsq::PackedWeight &a = packed.value(), &b = expected.value();
+      CHECK_MSG(same(a.data, b.data) && same(a.scales, b.scales) && same(a.zeros, b.zeros) && a.order == b.order,
+                "layout " + std::to_string(static_cast<int>(layout)) + " of " + std::to_string(w.bits) + " bits, n " +
+                    std::to_string(n) + " k " + std::to_string(k) + " group size " + std::to_string(w.groupSize));
+      ++layouts;
+    }
+  }
+  CHECK(layouts > 1200);
+  tsq::ThreadPool::instance().setThreads(threads);
+
+  Weight w = randomWeight(random, 20, 64, 16, {});
+  tsq::CodesSource source = w.source();
+  source.layout = tsq::layout::CodeLayout::kAwq;
+  CHECK(tsq::packCodes(source).status().code() == tsq::Code::kOption);  // 20 rows are no whole words
 }
 
 TEST(pack_codes_keeps_scales_exactly_in_the_narrowest_type) {

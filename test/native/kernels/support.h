@@ -70,7 +70,8 @@ struct Weight {
             scales.data(),
             zeros.empty() ? nullptr : zeros.data(),
             groupIndex.empty() ? nullptr : groupIndex.data(),
-            inputScale.empty() ? nullptr : inputScale.data()};
+            inputScale.empty() ? nullptr : inputScale.data(),
+            tsq::layout::CodeLayout::kBytes};
   }
   double value(int64_t row, int64_t column) const {
     const int64_t group = groupIndex.empty() ? column / groupSize : groupIndex[static_cast<size_t>(column)];

@@ -119,7 +119,7 @@ Matrix randomMatrix(int64_t n, int64_t k, WeightKind kind, uint64_t seed) {
           static_cast<double>(scales[group]) *
           (static_cast<int>(codes[static_cast<size_t>(i)]) - static_cast<int>(zeros[group]));
     }
-    packed = packCodes({codes.data(), n, k, 4, groupSize, scales.data(), zeros.data(), nullptr, nullptr});
+    packed = packCodes({codes.data(), n, k, 4, groupSize, scales.data(), zeros.data(), nullptr, nullptr, {}});
   } else {
     std::vector<float> floats(static_cast<size_t>(n * k));
     for (size_t i = 0; i < floats.size(); ++i) {

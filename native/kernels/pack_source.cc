@@ -1,0 +1,105 @@
+#include "kernels/pack_source.h"
+
+#include <algorithm>
+#include <atomic>
+#include <string>
+
+#include "runtime/thread_pool.h"
+
+namespace tsq {
+namespace {
+
+std::string number(int64_t value) {
+  return std::to_string(value);
+}
+
+}  // namespace
+
+Status checkSource(const CodesSource& source) {
+  if (source.n < 1 || source.k < 1) {
+    return {Code::kShape, "packCodes: weight has shape [" + number(source.n) + ", " + number(source.k) +
+                              "], expected at least [1, 1]"};
+  }
+  if (source.bits < 2 || source.bits > 8) {
+    return {Code::kUnsupported, "packCodes: codes of " + number(source.bits) + " bits, expected 2 … 8"};
+  }
+  if (source.groupSize < 1 || source.groupSize > source.k) {
+    return {Code::kShape,
+            "packCodes: group size is " + number(source.groupSize) + ", expected 1 … k = " + number(source.k)};
+  }
+  if (source.k > INT32_MAX)
+    return {Code::kUnsupported, "packCodes: k is " + number(source.k) + ", expected below 2^31"};
+  return layout::checkStoredCodes({source.codes, source.layout, source.n, source.k, source.bits});
+}
+
+Status orderColumns(const CodesSource& source, const layout::Shape& shape, std::vector<int32_t>* order) {
+  const int64_t groups = layout::groups(shape);
+  std::vector<int64_t> next(static_cast<size_t>(groups));
+  bool identity = true;
+  for (int64_t column = 0; column < shape.k; ++column) {
+    const int64_t group = source.groupIndex[column];
+    if (group < 0 || group >= groups) {
+      return {Code::kFormat, "packCodes: group index of column " + number(column) + " is " + number(group) +
+                                 ", expected 0 … " + number(groups - 1) + " for k = " + number(shape.k) +
+                                 " and group size " + number(shape.groupSize)};
+    }
+    ++next[group];
+    identity = identity && group == column / shape.groupSize;
+  }
+  for (int64_t group = 0; group < groups; ++group) {
+    const int64_t size = std::min(shape.groupSize, shape.k - group * shape.groupSize);
+    if (next[group] != size) {
+      return {Code::kFormat, "packCodes: group " + number(group) + " has " + number(next[group]) +
+                                 " columns in the group index, expected " + number(size) +
+                                 " for k = " + number(shape.k) + " and group size " + number(shape.groupSize)};
+    }
+    next[group] = group * shape.groupSize;
+  }
+  if (identity) return {};
+  order->resize(static_cast<size_t>(shape.k));
+  for (int64_t column = 0; column < shape.k; ++column) {
+    (*order)[next[source.groupIndex[column]]++] = static_cast<int32_t>(column);
+  }
+  return {};
+}
+
+layout::ScaleType narrowestScales(const float* scales, int64_t count) {
+  constexpr int64_t kBlock = 1024, kTask = 64 * kBlock;
+  std::atomic<bool> half{true}, bfloat{true};
+  const auto scan = [&](int64_t begin, int64_t end) {
+    uint32_t seen = 0, unusual = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      const uint32_t bits = floatToBits(scales[i]), magnitude = bits & 0x7fffffffu;
+      seen |= bits;
+      // Neither zero nor in the range of normal halves.
+      unusual |= static_cast<uint32_t>(magnitude - 0x38800000u >= 0x47800000u - 0x38800000u && magnitude != 0);
+    }
+    if ((seen & 0xffff) != 0) bfloat.store(false, std::memory_order_relaxed);
+    if ((seen & 0x1fff) == 0 && unusual == 0) return;
+    for (int64_t i = begin; i < end; ++i) {
+      if (floatToBits(f16ToFloat(floatToF16(scales[i]))) != floatToBits(scales[i])) {
+        return half.store(false, std::memory_order_relaxed);
+      }
+    }
+  };
+  const auto undecided = [&] { return half.load(std::memory_order_relaxed) || bfloat.load(std::memory_order_relaxed); };
+  ThreadPool::instance().run((count + kTask - 1) / kTask, [&](int64_t task, int) {
+    const int64_t end = std::min(count, (task + 1) * kTask);
+    for (int64_t i = task * kTask; i < end && undecided(); i += kBlock) scan(i, std::min(end, i + kBlock));
+  });
+  return half.load() ? layout::ScaleType::kF16 : bfloat.load() ? layout::ScaleType::kBF16 : layout::ScaleType::kF32;
+}
+
+Status invalidCode(const CodesSource& source) {
+  for (int64_t i = 0; i < source.n * source.k; ++i) {
+    if (source.codes[i] >> source.bits != 0) {
+      return {Code::kFormat, "packCodes: code at [" + number(i / source.k) + ", " + number(i % source.k) + "] is " +
+                                 number(source.codes[i]) + ", expected below " + number(1 << source.bits) + " for " +
+                                 number(source.bits) + "-bit codes"};
+    }
+  }
+  return {Code::kFormat,
+          "packCodes: a code changed while it was being packed; do not write to the tensor during the call"};
+}
+
+}  // namespace tsq

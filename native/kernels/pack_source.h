@@ -1,0 +1,23 @@
+// What packCodes finds out about its source before and after it packs.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "kernels/packed_weight.h"
+
+namespace tsq {
+
+// Sizes and widths.
+Status checkSource(const CodesSource& source);
+
+// Columns in packed order: stable by group. Empty where the groups already lie in order. kFormat for a group index that
+// does not give every group its size.
+Status orderColumns(const CodesSource& source, const layout::Shape& shape, std::vector<int32_t>* order);
+
+// The narrowest type that holds every scale exactly: files mostly keep f16 or bf16, given here as f32. Threaded.
+layout::ScaleType narrowestScales(const float* scales, int64_t count);
+
+// Of codes of a byte each, one of which is not below 2^bits: names the first, found by a second, slow look.
+Status invalidCode(const CodesSource& source);
+
+}  // namespace tsq

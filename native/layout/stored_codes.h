@@ -1,0 +1,35 @@
+// The codes of a weight [n, k] as tensors and checkpoints hold them, and each of these as one byte a code.
+#pragma once
+#include <cstdint>
+
+#include "runtime/status.h"
+
+namespace tsq::layout {
+
+enum class CodeLayout : uint8_t {
+  kBytes = 0,    // [n, k], a byte a code
+  kRows = 1,     // [n, words]: every row a bit stream (layout/bits.h), as compressed-tensors has them
+  kColumns = 2,  // [words, n]: the same words transposed, as GPTQ has them
+  kAwq = 3,      // [k, n / 8]: a word holds eight rows in AWQ's order; 4 bits, n a multiple of 8
+};
+
+struct StoredCodes {
+  const uint8_t* data;  // of any alignment
+  CodeLayout layout;
+  int64_t n, k;
+  int bits;  // 2 … 8
+};
+
+// kOption where a layout cannot hold such codes.
+Status checkStoredCodes(const StoredCodes& stored);
+
+// Of `data`.
+int64_t storedBytes(const StoredCodes& stored);
+
+// codes [rows, k]: those of the rows from `first` on. On the calling thread.
+void unpackRows(const StoredCodes& stored, int64_t first, int64_t rows, uint8_t* codes);
+
+// codes [n, k]. Threaded over rows.
+Status unpackCodes(const StoredCodes& stored, uint8_t* codes);
+
+}  // namespace tsq::layout
