@@ -18,7 +18,7 @@ TSQ_INLINE Words dotQuads(Words sum, Words codes, Words x) {
 namespace tsq {
 namespace {
 
-using Quads = DirectQuads<6, 4, 2, 2, 4, 4, 4, 2, 2, 2>;
+using Quads = DirectQuads<8, 3, 2, 2, 4, 4, 4, 2, 2, 2>;
 
 }  // namespace
 
