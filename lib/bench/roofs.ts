@@ -1,6 +1,7 @@
 // What the machine can do at most, measured in the same run as the kernels: bytes read from memory and operations of each
 // instruction. A kernel's roof is the time in which nothing could be faster.
 import { type Instruction, NativeHandle, native, type ReadPattern } from "../native.ts"
+import { warmMs } from "./rounds.ts"
 import { median, type Summary, summarize } from "./statistics.ts"
 
 /** An instruction that a kernel may be made of; `passes`: products it takes for one of the wanted accuracy. */
@@ -82,13 +83,16 @@ export class RoofProbe {
   /** Finds the fastest way of asking for memory; call it whenever the number of threads changes. */
   tune(): ReadPattern {
     const patterns: ReadPattern[] = [0, 1, 2, 3]
+    for (const pattern of patterns) this.#read(pattern) // first touch, cold threads
     const speeds = patterns.map(pattern => median(Array.from({ length: 3 }, () => this.#read(pattern))))
     this.#pattern = patterns[speeds.indexOf(Math.max(...speeds))]!
     return this.#pattern
   }
 
-  /** GB/s of the next part of the memory. */
+  /** GB/s of the next part of the memory, when the machine has come up to speed. */
   read(): number {
+    const start = performance.now()
+    while (performance.now() - start < warmMs) this.#read(this.#pattern)
     return this.#read(this.#pattern)
   }
 
