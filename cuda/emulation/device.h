@@ -1,5 +1,6 @@
 // cuda/device.cuh for the host. Every call remembers the line of the kernel that it stands on.
 #pragma once
+#include <cmath>
 #include <cstring>
 #include <type_traits>
 
@@ -12,6 +13,8 @@
 #define TSQ_DEVICE inline
 #define TSQ_BOTH inline
 #define TSQ_KERNEL(threads) void
+#define TSQ_UNROLL
+#define TSQ_UNROLL_BY(count)
 #define TSQ_HERE ::tsq::emulation::Place at = ::tsq::emulation::Place::current()
 
 namespace tsq::cuda {
@@ -24,7 +27,11 @@ struct Global {
   T* pointer = nullptr;
   Global operator+(int64_t elements) const { return {pointer + elements}; }
   explicit operator bool() const { return pointer != nullptr; }
-  operator Global<const T>() const { return {pointer}; }
+  operator Global<const T>() const
+    requires(!std::is_const_v<T>)
+  {
+    return {pointer};
+  }
 };
 
 // Shared memory of the block, by byte offset.
@@ -139,11 +146,14 @@ int loadAcquire(Global<const int> from, TSQ_HERE);
 void storeRelease(Global<int> to, int value, TSQ_HERE);
 
 // (a & b) | c, and the rotation: single instructions on the device.
-inline uint32_t andOr(uint32_t a, uint32_t b, uint32_t c) {
+inline constexpr uint32_t andOr(uint32_t a, uint32_t b, uint32_t c) {
   return (a & b) | c;
 }
-inline uint32_t rotateRight(uint32_t value, int bits) {
+inline constexpr uint32_t rotateRight(uint32_t value, int bits) {
   return value >> bits | value << (32 - bits);
+}
+inline float fusedMultiplyAdd(float a, float b, float c) {
+  return std::fma(a, b, c);
 }
 template <Type kType>
 float toFloat(uint16_t bits) {

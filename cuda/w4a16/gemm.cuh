@@ -1,0 +1,292 @@
+// y[m][n] = x[m][k] W[n][k]^T + bias[n] with packed 4-bit W (layout.cuh), on the mma instruction.
+//
+// Weights are operand A and tokens operand B, eight a product, so that a single token wastes no more than seven eighths
+// of one product and a word of weights is unpacked once for all tokens. With v = 1 + q/16 as unpacked, scale s and zero
+// point z of a group, in float32:
+//   sum s (q - z) x = 16 s (sum v x - (1 + z/16) sum x)
+// so that the inner loop unpacks and multiplies, and everything else happens once a group. sum x comes from the tensor
+// cores too, as a product with ones.
+//
+// Steps of 256 k go through a ring of stages in shared memory; each of four warps along k takes 64 of them, each of two
+// along n 64 outputs. Sums of warps and of blocks are added in a fixed order: the same input gives the same bits.
+#pragma once
+#include "cuda/w4a16/work.cuh"
+
+namespace tsq::cuda::w4a16 {
+
+struct Gemm {
+  Shape shape;
+  Global<const Words> weights;
+  Global<const Words> scales;
+  Global<const Words> zeros;    // null: 8 for all
+  Global<const uint16_t> x;     // rows of k, strideX apart
+  Global<const int32_t> order;  // packed column p multiplies x column order[p]; null: p itself
+  Global<const uint16_t> bias;  // null: none
+  Global<uint16_t> y;           // rows of n, strideY apart
+  Global<Floats> partials;      // slabs * blocks * kPartialSlots * partialFloats<kTiles>()
+  Global<int> counters;         // slabs * columns of the work, 0 before and after
+  int64_t strideX, strideY;
+  int m;
+  int blocks;  // of a slab
+  bool scalesAreBF16;
+  bool vectorX;  // no order, and rows of x begin at multiples of 16 bytes
+};
+
+constexpr int kPartialSlots = 2;  // a run has at most two unfinished columns: its first and its last
+template <int kTiles>
+TSQ_BOTH constexpr int partialFloats() {
+  return kWarpsN * 4 * kTiles * 32;
+}
+
+// kTiles of 8 tokens are a slab; kGroupUnits units of 16 k have one scale (4: whole tiles).
+template <Type kType, int kTiles, int kGroupUnits>
+class GemmBlock {
+  static constexpr int kTokens = 8 * kTiles, kGroups = kUnits / kGroupUnits;
+  static constexpr int kChunks = kTileK / 8;  // of 16 bytes in a tile's row of x
+  // A stage, in units of 16 bytes.
+  static constexpr int kScales = kWarpsN * kWarpsK * kTileWords;
+  static constexpr int kZeros = kScales + kWarpsN * kWarpsK * kGroups * kScaleWords;
+  static constexpr int kX = kZeros + kWarpsN * kWarpsK * kGroups * kScaleWords;
+  static constexpr int kStage = kX + kWarpsK * kTokens * kChunks;
+  // As many stages as fit: beside 1 KiB of the system's, 99 KiB is what every device since sm_80 has for a block, 163
+  // what those for data centres have.
+  static constexpr int kSums = 4 * 4 * kTiles * 32;
+  static constexpr int kFit = ((kTiles < 4 ? 99 : 163) * 1024 / 16 - kSums - 1) / kStage;
+  static constexpr int kStages = kFit < 6 ? kFit : 6;
+  static_assert(kStages >= 2);
+  static constexpr int kReduce = kStages * kStage;
+  // More at a time would cost more registers than there are.
+  static constexpr int kPairs = kTiles < 4 ? kUnits / 2 : 1;
+  static constexpr int kFlag = kReduce + kSums;
+
+ public:
+  static constexpr size_t kSharedBytes = (kFlag + 1) * sizeof(Words);
+
+  TSQ_DEVICE explicit GemmBlock(const Gemm& gemm)
+      : p(gemm),
+        work(workOf(gemm.shape, gemm.blocks)),
+        lane(threadIndex() % 32),
+        warp(threadIndex() / 32),
+        warpN(warp / kWarpsK),
+        warpK(warp % kWarpsK),
+        slab(blockIndex() / work.blocks),
+        block(blockIndex() % work.blocks) {}
+
+  TSQ_DEVICE void run() {
+    Walk ahead(work, block);
+    for (int i = 0; i < kStages - 1; ++i) fetch(ahead, i);
+    int stage = 0;
+    for (Walk walk(work, block); walk.left > 0; walk.next(work)) {
+      waitCopies<kStages - 2>();
+      // All have the bytes of this stage, and none still reads the one before it, which the next fetch overwrites.
+      syncThreads();
+      fetch(ahead, (stage + kStages - 1) % kStages);
+      multiplyTile(walk, stage);
+      if (walk.ends()) finish(walk);
+      stage = (stage + 1) % kStages;
+    }
+    waitCopies<0>();
+  }
+
+ private:
+  TSQ_DEVICE Shared<Words> stageWords(int stage) const { return sharedMemory<Words>(0) + stage * kStage; }
+  // Chunks of a row are permuted so that neither copies nor ldmatrix meet in a bank.
+  TSQ_DEVICE int xChunk(int token, int chunk) const {
+    return kX + (warpK * kTokens + token) * kChunks + (chunk ^ token % 8);
+  }
+
+  // Starts the copies of a step, always one group, and advances.
+  TSQ_DEVICE void fetch(Walk& walk, int stage) {
+    if (walk.left > 0) {
+      const auto words = stageWords(stage);
+      const int tile = walk.tile(warpK);
+      const int64_t column = int64_t{walk.column} * kWarpsN + warpN;
+      const bool inside = tile < p.shape.tiles() && column < p.shape.columns();
+      const int64_t source = inside ? (column * p.shape.tiles() + tile) * kTileWords : 0;
+      for (int i = 0; i < kUnits; ++i) {
+        copyAsyncOnce(words + ((warp * kUnits + i) * 32 + lane), p.weights + (source + i * 32 + lane), inside ? 16 : 0);
+      }
+      if (lane < kGroups * kScaleWords) {
+        const int64_t group = (int64_t{tile} * kTileK + lane / kScaleWords * kGroupUnits * kUnitK) / p.shape.groupK();
+        const int64_t row = inside ? (column * p.shape.groups() + group) * kScaleWords + lane % kScaleWords : 0;
+        const int to = warp * kGroups * kScaleWords + lane;
+        copyAsync(words + (kScales + to), p.scales + row, inside ? 16 : 0);
+        if (p.zeros) copyAsync(words + (kZeros + to), p.zeros + row, inside ? 16 : 0);
+      }
+      fetchX(words, tile);
+      walk.next(work);
+    }
+    commitCopies();
+  }
+
+  // x of this warp's tile along k, together with the other warps of the same.
+  TSQ_DEVICE void fetchX(Shared<Words> words, int tile) const {
+    for (int i = warpN * 32 + lane; i < kTokens * kChunks; i += kWarpsN * 32) {
+      const int token = i / kChunks, chunk = i % kChunks;
+      const int64_t row = int64_t{slab} * kTokens + token, k = int64_t{tile} * kTileK + chunk * 8;
+      const int64_t past = row < p.m ? p.shape.k - k : 0;
+      const int count = past <= 0 ? 0 : past < 8 ? static_cast<int>(past) : 8;
+      const auto to = words + xChunk(token, chunk);
+      if (p.vectorX) {
+        const auto* from = reinterpret_cast<const Words*>(p.x.pointer + (count > 0 ? row * p.strideX + k : 0));
+        copyAsync(to, Global<const Words>{from}, count * 2);
+        continue;
+      }
+      Words values = {};
+      TSQ_UNROLL for (int j = 0; j < 8; ++j) {
+        if (j >= count) continue;
+        const int64_t column = p.order ? load(p.order + (k + j)) : k + j;
+        values.v[j / 2] |= uint32_t{load(p.x + (row * p.strideX + column))} << j % 2 * 16;
+      }
+      store(to, values);
+    }
+  }
+
+  TSQ_DEVICE void multiplyTile(const Walk& walk, int stage) {
+    constexpr uint32_t kOne = kType == Type::kF16 ? 0x3c003c00u : 0x3f803f80u;
+    const uint32_t ones[4] = {kOne, kOne, kOne, kOne};
+    const auto words = stageWords(stage);
+    uint32_t x[kTiles][4];  // 32 k of 8 tokens each
+    TSQ_UNROLL_BY(kPairs) for (int pair = 0; pair < kUnits; pair += 2) {
+      TSQ_UNROLL for (int tile = 0; tile < kTiles; ++tile) {
+        loadMatrices(x[tile], words + xChunk(tile * 8 + lane % 8, pair * 2 + lane / 8));
+      }
+      TSQ_UNROLL for (int unit = pair; unit < pair + 2; ++unit) {
+        const Words weights = load(words + ((warp * kUnits + unit) * 32 + lane));
+        TSQ_UNROLL for (int tile = 0; tile < kTiles; ++tile) {
+          multiply<kType>(sums[tile], ones, x[tile][(unit - pair) * 2], x[tile][(unit - pair) * 2 + 1]);
+        }
+        TSQ_UNROLL for (int slice = 0; slice < 4; ++slice) {
+          uint32_t a[4];
+          unpack<kType>(a, weights.v[slice]);
+          TSQ_UNROLL for (int tile = 0; tile < kTiles; ++tile) {
+            multiply<kType>(part[slice][tile], a, x[tile][(unit - pair) * 2], x[tile][(unit - pair) * 2 + 1]);
+          }
+        }
+        if (kGroups > 1 && unit % kGroupUnits == kGroupUnits - 1) endGroup(words, unit / kGroupUnits);
+      }
+    }
+    if (kGroups == 1) {
+      const int tile = walk.tile(warpK);
+      const int64_t next = int64_t{tile + 1} * kTileK;
+      if (walk.ends() || next >= p.shape.k || next % p.shape.groupK() == 0) endGroup(words, 0);
+    }
+  }
+
+  // Moves the sums of a group, scaled, into those of the outputs.
+  TSQ_DEVICE void endGroup(Shared<Words> words, int group) {
+    const int row = (warp * kGroups + group) * kScaleWords + lane / 4;
+    const Words scales = load(words + (kScales + row));
+    Words zeros = {};
+    if (p.zeros) zeros = load(words + (kZeros + row));
+    TSQ_UNROLL for (int slice = 0; slice < 4; ++slice) {
+      TSQ_UNROLL for (int half = 0; half < 2; ++half) {
+        const auto bits = static_cast<uint16_t>(scales.v[slice] >> 16 * half);
+        const float scale = 16.0f * (p.scalesAreBF16 ? toFloat<Type::kBF16>(bits) : toFloat<Type::kF16>(bits));
+        const float zero = p.zeros ? toFloat<Type::kF16>(static_cast<uint16_t>(zeros.v[slice] >> 16 * half)) : 8.0f;
+        const float bias = -1.0f - zero / 16;
+        TSQ_UNROLL for (int tile = 0; tile < kTiles; ++tile) {
+          TSQ_UNROLL for (int i = 2 * half; i < 2 * half + 2; ++i) {
+            const float centred = fusedMultiplyAdd(bias, sums[tile][i % 2], part[slice][tile][i]);
+            total[slice][tile][i] = fusedMultiplyAdd(scale, centred, total[slice][tile][i]);
+            part[slice][tile][i] = 0;
+          }
+        }
+      }
+    }
+    TSQ_UNROLL for (int tile = 0; tile < kTiles; ++tile) {
+      TSQ_UNROLL for (int i = 0; i < 4; ++i) sums[tile][i] = 0;
+    }
+  }
+
+  // Sums travel as they lie in registers: piece i of a lane is 16 bytes, those of the lanes side by side.
+  template <typename Memory>
+  TSQ_DEVICE void put(Memory to) const {
+    TSQ_UNROLL for (int i = 0; i < 4 * kTiles; ++i) {
+      const auto& t = total[i / kTiles][i % kTiles];
+      store(to + (i * 32 + lane), Floats{{t[0], t[1], t[2], t[3]}});
+    }
+  }
+  template <typename Memory>
+  TSQ_DEVICE void add(Memory from) {
+    TSQ_UNROLL for (int i = 0; i < 4 * kTiles; ++i) {
+      const Floats other = load(from + (i * 32 + lane));
+      TSQ_UNROLL for (int j = 0; j < 4; ++j) total[i / kTiles][i % kTiles][j] += other.v[j];
+    }
+  }
+  TSQ_DEVICE void clear() {
+    TSQ_UNROLL for (int i = 0; i < 16 * kTiles; ++i) total[i / (4 * kTiles)][i / 4 % kTiles][i % 4] = 0;
+  }
+
+  // The end of a segment: the sum over the warps along k ends up in warp 0 of them.
+  TSQ_DEVICE void finish(const Walk& walk) {
+    const auto slot = [&](int index) {
+      return sharedMemory<Floats>(kReduce * sizeof(Words)) + (warpN * 2 + index) * (4 * kTiles * 32);
+    };
+    if (warpK >= 2) put(slot(warpK - 2));
+    syncThreads();
+    if (warpK < 2) add(slot(warpK));
+    if (warpK == 1) put(slot(1));  // which only this warp read
+    syncThreads();
+    if (warpK == 0) add(slot(1));
+    if (walk.count == work.steps) {
+      if (warpK == 0) write(walk.column);
+    } else {
+      finishPart(walk);
+    }
+    clear();
+  }
+
+  TSQ_DEVICE Global<Floats> partial(int owner, bool begins) const {
+    const int64_t slot = (int64_t{slab} * work.blocks + owner) * kPartialSlots + (begins ? 1 : 0);
+    return p.partials + (slot * partialFloats<kTiles>() + warpN * (partialFloats<kTiles>() / kWarpsN));
+  }
+
+  // Several blocks share this column: the last to come adds up what all left, in the order of k.
+  TSQ_DEVICE void finishPart(const Walk& walk) {
+    const auto flag = sharedMemory<int>(kFlag * sizeof(Words));
+    const auto counter = p.counters + (int64_t{slab} * work.columns + walk.column);
+    const int begin = walk.column * work.steps;
+    const int first = work.owner(begin), last = work.owner(begin + work.steps - 1);
+    if (warpK == 0) put(partial(block, walk.first == 0));
+    syncThreads();
+    if (threadIndex() == 0) store(flag, atomicAddSync(counter, 1));
+    syncThreads();
+    if (load(flag) != last - first) return;
+    if (threadIndex() == 0) store(counter, 0);
+    if (warpK != 0) return;
+    clear();
+    for (int owner = first; owner <= last; ++owner) add(partial(owner, work.begin(owner) <= begin));
+    write(walk.column);
+  }
+
+  TSQ_DEVICE void write(int column) const {
+    TSQ_UNROLL for (int slice = 0; slice < 4; ++slice) {
+      TSQ_UNROLL for (int half = 0; half < 2; ++half) {
+        const int64_t n = (int64_t{column} * kWarpsN + warpN) * kTileN + slice * 16 + half * 8 + lane / 4;
+        if (n >= p.shape.n) continue;
+        const float bias = p.bias ? toFloat<kType>(load(p.bias + n)) : 0.0f;
+        TSQ_UNROLL for (int i = 0; i < 2 * kTiles; ++i) {
+          const int64_t row = int64_t{slab} * kTokens + i / 2 * 8 + lane % 4 * 2 + i % 2;
+          if (row >= p.m) continue;
+          store(p.y + (row * p.strideY + n), fromFloat<kType>(total[slice][i / 2][half * 2 + i % 2] + bias));
+        }
+      }
+    }
+  }
+
+  const Gemm& p;
+  const Work work;
+  const int lane, warp, warpN, warpK, slab, block;
+  float total[4][kTiles][4] = {};  // of the outputs: slab of 16, tile of 8 tokens, fragment
+  float part[4][kTiles][4] = {};   // of the current group, unscaled
+  float sums[kTiles][4] = {};      // of x over the current group
+};
+
+template <Type kType, int kTiles, int kGroupUnits>
+TSQ_KERNEL(kThreads)
+gemmKernel(Gemm gemm) {
+  GemmBlock<kType, kTiles, kGroupUnits>(gemm).run();
+}
+
+}  // namespace tsq::cuda::w4a16

@@ -1,0 +1,56 @@
+// The compiled kernels and the choice among them.
+#pragma once
+#include "cuda/w4a16/gemm.cuh"
+
+namespace tsq::cuda::w4a16 {
+
+struct Variant {
+  Type type;
+  int tiles;       // of 8 tokens in a slab
+  int groupUnits;  // of 16 k with one scale
+  size_t sharedBytes;
+  int partialFloats;  // Floats of a partial result of a block
+  void (*kernel)(Gemm);
+};
+
+template <Type kType, int kTiles, int kGroupUnits>
+constexpr Variant variant() {
+  using Block = GemmBlock<kType, kTiles, kGroupUnits>;
+  return {
+      kType, kTiles, kGroupUnits, Block::kSharedBytes, partialFloats<kTiles>(), gemmKernel<kType, kTiles, kGroupUnits>};
+}
+
+template <Type kType>
+struct VariantsOf {
+  static constexpr Variant all[] = {
+      variant<kType, 1, 1>(), variant<kType, 1, 2>(), variant<kType, 1, 4>(),  //
+      variant<kType, 2, 1>(), variant<kType, 2, 2>(), variant<kType, 2, 4>(),  //
+      variant<kType, 4, 1>(), variant<kType, 4, 2>(), variant<kType, 4, 4>(),
+  };
+};
+
+// For m tokens on a device with this much shared memory for a block: the smallest slab that holds them, or several of
+// the largest.
+inline const Variant& choose(Type type, const Shape& shape, int m, size_t sharedBytes) {
+  const int tiles = m <= 8 ? 1 : m <= 16 || sharedBytes < 163 * 1024 ? 2 : 4;
+  const int groupUnits = shape.groupK() == 16 ? 1 : shape.groupK() == 32 ? 2 : 4;
+  const auto& all = type == Type::kF16 ? VariantsOf<Type::kF16>::all : VariantsOf<Type::kBF16>::all;
+  const Variant* chosen = &all[0];
+  for (const Variant& one : all) {
+    if (one.tiles == tiles && one.groupUnits == groupUnits) chosen = &one;
+  }
+  return *chosen;
+}
+
+inline int slabs(const Variant& variant, int m) {
+  return (m + 8 * variant.tiles - 1) / (8 * variant.tiles);
+}
+// Of the workspace: counters, which must be zero before the first launch, and partial sums.
+inline int64_t counterCount(const Variant& variant, const Shape& shape, int m) {
+  return slabs(variant, m) * workOf(shape, 1).columns;
+}
+inline int64_t partialCount(const Variant& variant, const Shape& shape, int m, int blocks) {
+  return int64_t{slabs(variant, m)} * workOf(shape, blocks).blocks * kPartialSlots * variant.partialFloats;
+}
+
+}  // namespace tsq::cuda::w4a16
