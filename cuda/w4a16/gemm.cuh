@@ -48,15 +48,12 @@ class GemmBlock {
   static constexpr int kZeros = kScales + kWarpsN * kWarpsK * kGroups * kScaleWords;
   static constexpr int kX = kZeros + kWarpsN * kWarpsK * kGroups * kScaleWords;
   static constexpr int kStage = kX + kWarpsK * kTokens * kChunks;
-  // As many stages as fit: beside 1 KiB of the system's, 99 KiB is what every device since sm_80 has for a block, 163
-  // what those for data centres have.
+  // As many stages as fit the 99 KiB of shared memory that every device since sm_80 has for a block.
   static constexpr int kSums = 4 * 4 * kTiles * 32;
-  static constexpr int kFit = ((kTiles < 4 ? 99 : 163) * 1024 / 16 - kSums - 1) / kStage;
+  static constexpr int kFit = (99 * 1024 / 16 - kSums - 1) / kStage;
   static constexpr int kStages = kFit < 6 ? kFit : 6;
   static_assert(kStages >= 2);
   static constexpr int kReduce = kStages * kStage;
-  // More at a time would cost more registers than there are.
-  static constexpr int kPairs = kTiles < 4 ? kUnits / 2 : 1;
   static constexpr int kFlag = kReduce + kSums;
 
  public:
@@ -70,7 +67,10 @@ class GemmBlock {
         warpN(warp / kWarpsK),
         warpK(warp % kWarpsK),
         slab(blockIndex() / work.blocks),
-        block(blockIndex() % work.blocks) {}
+        block(blockIndex() % work.blocks),
+        tiles(static_cast<int>(gemm.shape.tiles())),
+        groups(static_cast<int>(gemm.shape.groups())),
+        groupTiles(static_cast<int>(gemm.shape.groupK() / kTileK)) {}
 
   TSQ_DEVICE void run() {
     Walk ahead(work, block);
@@ -101,14 +101,14 @@ class GemmBlock {
       const auto words = stageWords(stage);
       const int tile = walk.tile(warpK);
       const int64_t column = int64_t{walk.column} * kWarpsN + warpN;
-      const bool inside = tile < p.shape.tiles() && column < p.shape.columns();
-      const int64_t source = inside ? (column * p.shape.tiles() + tile) * kTileWords : 0;
+      const bool inside = tile < tiles && column < p.shape.columns();
+      const int64_t source = inside ? (column * tiles + tile) * kTileWords : 0;
       for (int i = 0; i < kUnits; ++i) {
         copyAsyncOnce(words + ((warp * kUnits + i) * 32 + lane), p.weights + (source + i * 32 + lane), inside ? 16 : 0);
       }
       if (lane < kGroups * kScaleWords) {
-        const int64_t group = (int64_t{tile} * kTileK + lane / kScaleWords * kGroupUnits * kUnitK) / p.shape.groupK();
-        const int64_t row = inside ? (column * p.shape.groups() + group) * kScaleWords + lane % kScaleWords : 0;
+        const int group = kGroups > 1 ? tile * kGroups + lane / kScaleWords : tile / groupTiles;
+        const int64_t row = inside ? (column * groups + group) * kScaleWords + lane % kScaleWords : 0;
         const int to = warp * kGroups * kScaleWords + lane;
         copyAsync(words + (kScales + to), p.scales + row, inside ? 16 : 0);
         if (p.zeros) copyAsync(words + (kZeros + to), p.zeros + row, inside ? 16 : 0);
@@ -147,7 +147,7 @@ class GemmBlock {
     const uint32_t ones[4] = {kOne, kOne, kOne, kOne};
     const auto words = stageWords(stage);
     uint32_t x[kTiles][4];  // 32 k of 8 tokens each
-    TSQ_UNROLL_BY(kPairs) for (int pair = 0; pair < kUnits; pair += 2) {
+    TSQ_UNROLL for (int pair = 0; pair < kUnits; pair += 2) {
       TSQ_UNROLL for (int tile = 0; tile < kTiles; ++tile) {
         loadMatrices(x[tile], words + xChunk(tile * 8 + lane % 8, pair * 2 + lane / 8));
       }
@@ -168,8 +168,7 @@ class GemmBlock {
     }
     if (kGroups == 1) {
       const int tile = walk.tile(warpK);
-      const int64_t next = int64_t{tile + 1} * kTileK;
-      if (walk.ends() || next >= p.shape.k || next % p.shape.groupK() == 0) endGroup(words, 0);
+      if (walk.ends() || tile + 1 >= tiles || (tile + 1) % groupTiles == 0) endGroup(words, 0);
     }
   }
 
@@ -278,11 +277,13 @@ class GemmBlock {
   const Gemm& p;
   const Work work;
   const int lane, warp, warpN, warpK, slab, block;
-  float total[4][kTiles][4] = {};  // of the outputs: slab of 16, tile of 8 tokens, fragment
-  float part[4][kTiles][4] = {};   // of the current group, unscaled
-  float sums[kTiles][4] = {};      // of x over the current group
+  const int tiles, groups, groupTiles;  // along k; tiles of a group, where it has whole ones
+  float total[4][kTiles][4] = {};       // of the outputs: slab of 16, tile of 8 tokens, fragment
+  float part[4][kTiles][4] = {};        // of the current group, unscaled
+  float sums[kTiles][4] = {};           // of x over the current group
 };
 
+// Two blocks on a multiprocessor keep more bytes under way, where registers allow it.
 template <Type kType, int kTiles, int kGroupUnits>
 TSQ_KERNEL(kThreads)
 gemmKernel(Gemm gemm) {

@@ -25,14 +25,14 @@ struct VariantsOf {
   static constexpr Variant all[] = {
       variant<kType, 1, 1>(), variant<kType, 1, 2>(), variant<kType, 1, 4>(),  //
       variant<kType, 2, 1>(), variant<kType, 2, 2>(), variant<kType, 2, 4>(),  //
-      variant<kType, 4, 1>(), variant<kType, 4, 2>(), variant<kType, 4, 4>(),
+      variant<kType, 3, 1>(), variant<kType, 3, 2>(), variant<kType, 3, 4>(),
   };
 };
 
-// For m tokens on a device with this much shared memory for a block: the smallest slab that holds them, or several of
-// the largest.
-inline const Variant& choose(Type type, const Shape& shape, int m, size_t sharedBytes) {
-  const int tiles = m <= 8 ? 1 : m <= 16 || sharedBytes < 163 * 1024 ? 2 : 4;
+// For m tokens: the smallest slab that holds them, or several slabs that waste the least.
+inline const Variant& choose(Type type, const Shape& shape, int m) {
+  const auto padded = [&](int tiles) { return (m + 8 * tiles - 1) / (8 * tiles) * tiles; };
+  const int tiles = m <= 8 ? 1 : padded(2) < padded(3) ? 2 : 3;
   const int groupUnits = shape.groupK() == 16 ? 1 : shape.groupK() == 32 ? 2 : 4;
   const auto& all = type == Type::kF16 ? VariantsOf<Type::kF16>::all : VariantsOf<Type::kBF16>::all;
   const Variant* chosen = &all[0];

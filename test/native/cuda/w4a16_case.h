@@ -82,7 +82,7 @@ inline Data draw(const Case& c) {
 // Runs the kernel that would be chosen, or `variant`; y gets m rows of n + padY, untouched elements 0xffff.
 inline Outcome multiply(const Case& c, const Data& d, const Launch& how, std::vector<uint16_t>* y,
                         const Variant* variant = nullptr) {
-  const Variant& chosen = variant != nullptr ? *variant : choose(c.type, c.shape, c.m, size_t{163} * 1024);
+  const Variant& chosen = variant != nullptr ? *variant : choose(c.type, c.shape, c.m);
   const int64_t strideX = c.shape.k + c.padX, strideY = c.shape.n + c.padY;
   Buffer<Words> weights("weights", packCodesOnHost(c.shape, d.codes, d.order));
   Buffer<uint16_t> scales("scales", packScalesOnHost(c.shape, d.scales));
