@@ -16,9 +16,28 @@
 //   multiply<type>(d, a, b0, b1)                 mma: m16n8k16 for kF16, kBF16; m16n8k32 for kE4M3; multiplyS8 for s8
 //   atomicAdd(p, v) atomicAddSync(p, v)          device scope; …Sync releases and acquires
 //   loadAcquire(p) storeRelease(p, v)            device scope
+//
+// sm_90a only:
+//   initBarrier(b, arrivals) arrive(b) arriveExpecting(b, bytes) waitPhase(b, parity)   mbarrier
+//   copyBulk(to, from, bytes, b)                 cp.async.bulk, reports its bytes to the barrier
+//   proxyFence()                                 shows this thread's writes, once a barrier orders them, to wgmma
+//   fenceProducts() multiplyAsync<type, columns>(d, a, descriptor(shared)) commitProducts() waitProducts<groups left>()
+//                                                wgmma.m64nNk16 of a warpgroup, A from registers, B [columns][16] in
+//                                                rows of 128 bytes whose 16-byte chunks are permuted by row % 8
 #pragma once
 #if defined(__CUDACC__)
 #include "cuda/ptx.cuh"
 #else
 #include "cuda/emulation/device.h"
 #endif
+
+namespace tsq::cuda {
+
+// The matrix descriptor of an operand of wgmma in rows of 128 bytes, eight of them next to each other (PTX ISA,
+// asynchronous warpgroup matrix descriptor: address, stride of 1024 bytes, permutation of 128 bytes).
+template <typename T>
+TSQ_DEVICE uint64_t descriptor(Shared<T> rows) {
+  return uint64_t{1} << 62 | uint64_t{1024 >> 4} << 32 | (sharedAddress(rows) & 0x3ffff) >> 4;
+}
+
+}  // namespace tsq::cuda

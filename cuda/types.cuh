@@ -13,5 +13,9 @@ struct alignas(16) Words {
 struct alignas(16) Floats {
   float v[4];
 };
+// An mbarrier, in shared memory.
+struct alignas(8) Arrivals {
+  uint64_t opaque;
+};
 
 }  // namespace tsq::cuda

@@ -28,7 +28,7 @@ void issueCopy(size_t to, const void* from, int sourceBytes, const Place& at) {
     copy.from = &findBuffer(from, &copy.fromOffset, at);
     readSource(copy, actor(at));
   }
-  copy.to->beginCopy(to, kBytes, actor(at));
+  copy.to->beginCopy(Access::kWrite, to, kBytes, actor(at));
   if (machine().launch().copies == Copies::kEager) moveBytes(copy);
   self().openCopies.push_back(copy);
   ++machine().outcome().copies;
@@ -46,7 +46,7 @@ void waitCopies(size_t left, const Place& at) {
     for (const Copy& copy : thread.copyGroups.front()) {
       if (copy.sourceBytes > 0) readSource(copy, actor(at));
       if (machine().launch().copies == Copies::kLazy) moveBytes(copy);
-      copy.to->endCopy(copy.toOffset, kBytes, actor(at));
+      copy.to->endCopy(Access::kWrite, copy.toOffset, kBytes, actor(at));
     }
   }
 }

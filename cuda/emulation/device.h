@@ -139,6 +139,44 @@ inline void multiplyS8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uin
   emulation::multiplyS8(d, a, b0, b1, at);
 }
 
+inline void initBarrier(Shared<Arrivals> barrier, int arrivals, TSQ_HERE) {
+  emulation::initBarrier(barrier.offset, arrivals, at);
+}
+inline void arrive(Shared<Arrivals> barrier, TSQ_HERE) {
+  emulation::arriveAt(barrier.offset, 0, at);
+}
+inline void arriveExpecting(Shared<Arrivals> barrier, int bytes, TSQ_HERE) {
+  emulation::arriveAt(barrier.offset, bytes, at);
+}
+inline void waitPhase(Shared<Arrivals> barrier, uint32_t parity, TSQ_HERE) {
+  emulation::waitForPhase(barrier.offset, parity, at);
+}
+inline void copyBulk(Shared<Words> to, Global<const Words> from, int bytes, Shared<Arrivals> barrier, TSQ_HERE) {
+  emulation::issueBulkCopy(to.offset, from.pointer, bytes, barrier.offset, at);
+}
+inline void proxyFence() {
+  emulation::proxyFence();
+}
+template <typename T>
+uint32_t sharedAddress(Shared<T> memory) {
+  return memory.offset;
+}
+inline void fenceProducts() {
+  emulation::fenceProducts();
+}
+template <Type kType, int kColumns>
+void multiplyAsync(float (&sums)[kColumns / 2], const uint32_t (&a)[4], uint64_t b, TSQ_HERE) {
+  static_assert(kColumns % 8 == 0 && kColumns <= 256);
+  emulation::issueProduct(kType, kColumns, sums, a, b, at);
+}
+inline void commitProducts() {
+  emulation::commitProducts();
+}
+template <int kLeft>
+void waitProducts(TSQ_HERE) {
+  emulation::waitProducts(kLeft, at);
+}
+
 int atomicAdd(Global<int> to, int value, TSQ_HERE);
 int atomicAddSync(Global<int> to, int value, TSQ_HERE);
 int loadAcquire(Global<const int> from, TSQ_HERE);

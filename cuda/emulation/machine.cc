@@ -115,6 +115,7 @@ void Machine::enter() {
   for (const auto& group : thread.copyGroups) {
     if (!group.empty()) fail(group.front().at, "a thread ends before it waited for this copy");
   }
+  checkAtEnd(thread);
   thread.state = State::kEnded;
   --thread.block->running;
   abandon();

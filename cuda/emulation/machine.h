@@ -12,6 +12,7 @@
 
 #include "cuda/emulation/clock.h"
 #include "cuda/emulation/fiber.h"
+#include "cuda/emulation/hopper.h"
 #include "cuda/emulation/memory.h"
 
 namespace tsq::emulation {
@@ -60,6 +61,8 @@ struct Thread {
   Place at;
   std::vector<Copy> openCopies;              // issued, not yet committed
   std::deque<std::vector<Copy>> copyGroups;  // committed, not yet waited for
+  AsyncProducts products;
+  std::vector<uint32_t> proxyFences;  // times of this thread's fences between proxies
 };
 
 // Lanes of a warp on their way into one collective operation.
@@ -82,6 +85,7 @@ struct Block {
   std::vector<Thread> threads;
   std::vector<std::vector<Gathering>> gatherings;  // by warp
   Barrier barriers[16];
+  std::map<uint32_t, CountedBarrier> counted;  // by offset in shared memory
   std::unique_ptr<char[], void (*)(void*)> bytes;
   Memory shared;
 };

@@ -16,12 +16,19 @@ uint8_t maskOf(size_t index, size_t offset, size_t count) {
   return static_cast<uint8_t>((1u << end) - (1u << begin));
 }
 
+bool reads(Access kind) {
+  return kind == Access::kRead || kind == Access::kAsyncRead;
+}
+bool writes(Access kind) {
+  return kind == Access::kWrite || kind == Access::kAsyncWrite;
+}
+
 const char* verb(Access kind) {
-  return kind == Access::kRead ? "read" : kind == Access::kWrite ? "write" : "atomic";
+  return reads(kind) ? "read" : writes(kind) ? "write" : "atomic";
 }
 
 bool conflict(Access a, Access b) {
-  return a != b || a == Access::kWrite;
+  return writes(a) || writes(b) || reads(a) != reads(b);
 }
 
 }  // namespace
@@ -67,11 +74,24 @@ void Memory::note(Cell& cell, size_t offset, uint8_t mask, Access kind, const Ac
            offset, name_.c_str(), verb(record.kind), record.block, record.thread, record.at.file_name(),
            static_cast<unsigned>(record.at.line()));
     }
-    const bool covered = (record.mask & ~mask) == 0 && (record.kind == kind || kind == Access::kWrite);
+    if (kind == Access::kAsyncRead && record.kind == Access::kWrite && (record.mask & mask) != 0) {
+      checkProxy(record, offset, actor);
+    }
+    const bool covered = (record.mask & ~mask) == 0 && (record.kind == kind || writes(kind));
     if (!(ordered && covered)) cell.records[kept++] = record;
   }
   cell.records.resize(kept);
   cell.records.push_back({clock.block, clock.thread, clock.time, kind, mask, actor.at});
+}
+
+// What threads wrote is seen by the asynchronous proxy only after a fence by the writer, itself ordered before the
+// read.
+void Memory::checkProxy(const Record& record, size_t offset, const Actor& actor) const {
+  const auto& fences = self().block->threads[record.thread].proxyFences;
+  const auto fence = std::lower_bound(fences.begin(), fences.end(), record.time);
+  if (fence != fences.end() && actor.clock->after(record.block, record.thread, *fence)) return;
+  fail(actor.at, "byte %zu of %s was written by thread %u at %s:%u, which no proxy fence shows to wgmma", offset,
+       name_.c_str(), record.thread, record.at.file_name(), static_cast<unsigned>(record.at.line()));
 }
 
 void Memory::access(Access kind, size_t offset, size_t count, const Actor& actor) {
@@ -83,15 +103,15 @@ void Memory::access(Access kind, size_t offset, size_t count, const Actor& actor
       fail(actor.at, "%s of byte %zu of %s, to which an asynchronous copy is under way", verb(kind), index * kCell,
            name_.c_str());
     }
-    if (kind != Access::kWrite && (~cell.written & mask) != 0) {
+    if (!writes(kind) && (~cell.written & mask) != 0) {
       fail(actor.at, "%s of byte %zu of %s, which was never written", verb(kind), index * kCell, name_.c_str());
     }
     note(cell, index * kCell, mask, kind, actor);
-    if (kind != Access::kRead) cell.written |= mask;
+    if (!reads(kind)) cell.written |= mask;
   }
 }
 
-void Memory::beginCopy(size_t offset, size_t count, const Actor& actor) {
+void Memory::beginCopy(Access kind, size_t offset, size_t count, const Actor& actor) {
   checkRange(offset, count, actor);
   for (size_t index = offset / kCell; index * kCell < offset + count; ++index) {
     Cell& cell = cells_[index];
@@ -99,18 +119,18 @@ void Memory::beginCopy(size_t offset, size_t count, const Actor& actor) {
     if ((cell.flying & mask) != 0) {
       fail(actor.at, "two asynchronous copies to byte %zu of %s at a time", index * kCell, name_.c_str());
     }
-    note(cell, index * kCell, mask, Access::kWrite, actor);
+    note(cell, index * kCell, mask, kind, actor);
     cell.flying |= mask;
   }
 }
 
-void Memory::endCopy(size_t offset, size_t count, const Actor& actor) {
+void Memory::endCopy(Access kind, size_t offset, size_t count, const Actor& actor) {
   for (size_t index = offset / kCell; index * kCell < offset + count; ++index) {
     Cell& cell = cells_[index];
     const uint8_t mask = maskOf(index, offset, count);
     cell.flying &= static_cast<uint8_t>(~mask);
     cell.written |= mask;
-    note(cell, index * kCell, mask, Access::kWrite, actor);
+    note(cell, index * kCell, mask, kind, actor);
   }
 }
 

@@ -19,7 +19,8 @@ struct Actor {
   Place at;
 };
 
-enum class Access : uint8_t { kRead, kWrite, kAtomic };
+// kAsyncWrite: by a bulk copy, kAsyncRead: by an asynchronous product. These go through another proxy of memory.
+enum class Access : uint8_t { kRead, kWrite, kAtomic, kAsyncRead, kAsyncWrite };
 
 class Memory {
  public:
@@ -34,8 +35,8 @@ class Memory {
   // written or has not arrived, or is not ordered with an earlier access that it conflicts with.
   void access(Access kind, size_t offset, size_t count, const Actor& actor);
   // The two ends of an asynchronous copy: between them nobody may touch the bytes.
-  void beginCopy(size_t offset, size_t count, const Actor& actor);
-  void endCopy(size_t offset, size_t count, const Actor& actor);
+  void beginCopy(Access kind, size_t offset, size_t count, const Actor& actor);
+  void endCopy(Access kind, size_t offset, size_t count, const Actor& actor);
   // Everything so far is ordered before what follows: a launch ended.
   void forgetAccesses();
   void setInitialised(bool initialised);
@@ -55,6 +56,7 @@ class Memory {
     std::vector<Record> records;
   };
 
+  void checkProxy(const Record& record, size_t offset, const Actor& actor) const;
   void checkRange(size_t offset, size_t count, const Actor& actor) const;
   void note(Cell& cell, size_t offset, uint8_t mask, Access kind, const Actor& actor);
 
