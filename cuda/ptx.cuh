@@ -10,7 +10,7 @@
 #define TSQ_DEVICE __device__ __forceinline__
 #define TSQ_BOTH __host__ __device__ __forceinline__
 #define TSQ_UNROLL _Pragma("unroll")
-#define TSQ_KERNEL(threads, ...) __global__ void __launch_bounds__(threads __VA_OPT__(,) __VA_ARGS__)
+#define TSQ_KERNEL(threads) __global__ void __launch_bounds__(threads, 1)
 
 namespace tsq::cuda {
 

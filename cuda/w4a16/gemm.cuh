@@ -283,7 +283,6 @@ class GemmBlock {
   float sums[kTiles][4] = {};           // of x over the current group
 };
 
-// Two blocks on a multiprocessor keep more bytes under way, where registers allow it.
 template <Type kType, int kTiles, int kGroupUnits>
 TSQ_KERNEL(kThreads)
 gemmKernel(Gemm gemm) {

@@ -1,5 +1,7 @@
 // The compiled kernels and the choice among them.
 #pragma once
+#include <array>
+
 #include "cuda/w4a16/gemm.cuh"
 
 namespace tsq::cuda::w4a16 {
@@ -20,21 +22,22 @@ constexpr Variant variant() {
       kType, kTiles, kGroupUnits, Block::kSharedBytes, partialFloats<kTiles>(), gemmKernel<kType, kTiles, kGroupUnits>};
 }
 
+using Variants = std::array<Variant, 9>;
+
 template <Type kType>
-struct VariantsOf {
-  static constexpr Variant all[] = {
+constexpr Variants variantsOf() {
+  return {
       variant<kType, 1, 1>(), variant<kType, 1, 2>(), variant<kType, 1, 4>(),  //
       variant<kType, 2, 1>(), variant<kType, 2, 2>(), variant<kType, 2, 4>(),  //
       variant<kType, 3, 1>(), variant<kType, 3, 2>(), variant<kType, 3, 4>(),
   };
-};
+}
 
 // For m tokens: the smallest slab that holds them, or several slabs that waste the least.
-inline const Variant& choose(Type type, const Shape& shape, int m) {
+inline const Variant& choose(const Variants& all, const Shape& shape, int m) {
   const auto padded = [&](int tiles) { return (m + 8 * tiles - 1) / (8 * tiles) * tiles; };
   const int tiles = m <= 8 ? 1 : padded(2) < padded(3) ? 2 : 3;
   const int groupUnits = shape.groupK() == 16 ? 1 : shape.groupK() == 32 ? 2 : 4;
-  const auto& all = type == Type::kF16 ? VariantsOf<Type::kF16>::all : VariantsOf<Type::kBF16>::all;
   const Variant* chosen = &all[0];
   for (const Variant& one : all) {
     if (one.tiles == tiles && one.groupUnits == groupUnits) chosen = &one;

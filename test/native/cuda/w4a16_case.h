@@ -79,10 +79,10 @@ inline Data draw(const Case& c) {
   return d;
 }
 
-// Runs the kernel that would be chosen, or `variant`; y gets m rows of n + padY, untouched elements 0xffff.
-inline Outcome multiply(const Case& c, const Data& d, const Launch& how, std::vector<uint16_t>* y,
-                        const Variant* variant = nullptr) {
-  const Variant& chosen = variant != nullptr ? *variant : choose(c.type, c.shape, c.m);
+// Runs the kernel that would be chosen; y gets m rows of n + padY, untouched elements 0xffff.
+inline Outcome multiply(const Case& c, const Data& d, const Launch& how, std::vector<uint16_t>* y) {
+  static constexpr Variants kF16 = variantsOf<Type::kF16>(), kBF16 = variantsOf<Type::kBF16>();
+  const Variant& chosen = choose(c.type == Type::kF16 ? kF16 : kBF16, c.shape, c.m);
   const int64_t strideX = c.shape.k + c.padX, strideY = c.shape.n + c.padY;
   Buffer<Words> weights("weights", packCodesOnHost(c.shape, d.codes, d.order));
   Buffer<uint16_t> scales("scales", packScalesOnHost(c.shape, d.scales));
