@@ -9,7 +9,9 @@
 
 #define TSQ_DEVICE __device__ __forceinline__
 #define TSQ_BOTH __host__ __device__ __forceinline__
-#define TSQ_UNROLL _Pragma("unroll")
+#define TSQ_PRAGMA(text) _Pragma(#text)
+#define TSQ_UNROLL TSQ_PRAGMA(unroll)
+#define TSQ_UNROLL_BY(count) TSQ_PRAGMA(unroll count)
 #define TSQ_KERNEL(threads) __global__ void __launch_bounds__(threads, 1)
 
 namespace tsq::cuda {

@@ -64,7 +64,7 @@ int prepare(int index, TsqCudaText reason) {
 
 int blocksFor(const TsqCudaShape* shape, int multiprocessors) {
   // One for each multiprocessor, and no block for less than two steps.
-  const w4a16::Work all = w4a16::workOf(shapeOf(*shape), 1);
+  const w4a16::Work all = w4a16::workOf(w4a16::variantsF16()[0], shapeOf(*shape), 1);
   return std::max(1, std::min(multiprocessors, all.columns * all.steps / 2));
 }
 
@@ -131,8 +131,8 @@ int gemm(const TsqCudaW4A16* g, void* stream, TsqCudaText reason) {
                                vectorX};
   const auto& all = g->isBF16 != 0 ? w4a16::variantsBF16() : w4a16::variantsF16();
   const w4a16::Variant& variant = w4a16::choose(all, shape, g->m);
-  const int64_t blocks = int64_t{w4a16::slabs(variant, g->m)} * w4a16::workOf(shape, g->blocks).blocks;
-  return enqueue(variant.kernel, blocks, w4a16::kThreads, variant.sharedBytes, parameters, stream, reason);
+  const int64_t blocks = w4a16::slabs(variant, g->m) * w4a16::workOf(variant, shape, g->blocks).blocks;
+  return enqueue(variant.kernel, blocks, variant.threads, variant.sharedBytes, parameters, stream, reason);
 }
 
 }  // namespace

@@ -10,39 +10,20 @@
 // Steps of 256 k go through a ring of stages in shared memory; each of four warps along k takes 64 of them, each of two
 // along n 64 outputs. Sums of warps and of blocks are added in a fixed order: the same input gives the same bits.
 #pragma once
-#include "cuda/w4a16/work.cuh"
+#include "cuda/w4a16/totals.cuh"
 
 namespace tsq::cuda::w4a16 {
 
-struct Gemm {
-  Shape shape;
-  Global<const Words> weights;
-  Global<const Words> scales;
-  Global<const Words> zeros;    // null: 8 for all
-  Global<const uint16_t> x;     // rows of k, strideX apart
-  Global<const int32_t> order;  // packed column p multiplies x column order[p]; null: p itself
-  Global<const uint16_t> bias;  // null: none
-  Global<uint16_t> y;           // rows of n, strideY apart
-  Global<Floats> partials;      // slabs * blocks * kPartialSlots * partialFloats<kTiles>()
-  Global<int> counters;         // slabs * columns of the work, 0 before and after
-  int64_t strideX, strideY;
-  int m;
-  int blocks;  // of a slab
-  bool scalesAreBF16;
-  bool vectorX;  // no order, and rows of x begin at multiples of 16 bytes
-};
-
-constexpr int kPartialSlots = 2;  // a run has at most two unfinished columns: its first and its last
-template <int kTiles>
-TSQ_BOTH constexpr int partialFloats() {
-  return kWarpsN * 4 * kTiles * 32;
-}
+constexpr int kWarpsN = 2, kWarpsK = 4;  // each warp has 64 outputs and a quarter of the k of a segment
+constexpr int kThreads = 32 * kWarpsN * kWarpsK;
 
 // kTiles of 8 tokens are a slab; kGroupUnits units of 16 k have one scale (4: whole tiles).
 template <Type kType, int kTiles, int kGroupUnits>
 class GemmBlock {
   static constexpr int kTokens = 8 * kTiles, kGroups = kUnits / kGroupUnits;
-  static constexpr int kChunks = kTileK / 8;  // of 16 bytes in a tile's row of x
+  static constexpr int kPairs = kTiles < 3 ? kUnits / 2 : 1;  // unrolled: for more tiles registers run out
+  static constexpr int kChain = 4;                            // tiles: a longer sum in one register loses bits
+  static constexpr int kChunks = kTileK / 8;                  // of 16 bytes in a tile's row of x
   // A stage, in units of 16 bytes.
   static constexpr int kScales = kWarpsN * kWarpsK * kTileWords;
   static constexpr int kZeros = kScales + kWarpsN * kWarpsK * kGroups * kScaleWords;
@@ -61,7 +42,7 @@ class GemmBlock {
 
   TSQ_DEVICE explicit GemmBlock(const Gemm& gemm)
       : p(gemm),
-        work(workOf(gemm.shape, gemm.blocks)),
+        work(workOf(gemm.shape, gemm.blocks, kWarpsN, kWarpsK)),
         lane(threadIndex() % 32),
         warp(threadIndex() / 32),
         warpN(warp / kWarpsK),
@@ -99,7 +80,7 @@ class GemmBlock {
   TSQ_DEVICE void fetch(Walk& walk, int stage) {
     if (walk.left > 0) {
       const auto words = stageWords(stage);
-      const int tile = walk.tile(warpK);
+      const int tile = walk.tile(warpK, kWarpsK);
       const int64_t column = int64_t{walk.column} * kWarpsN + warpN;
       const bool inside = tile < tiles && column < p.shape.columns();
       const int64_t source = inside ? (column * tiles + tile) * kTileWords : 0;
@@ -147,7 +128,7 @@ class GemmBlock {
     const uint32_t ones[4] = {kOne, kOne, kOne, kOne};
     const auto words = stageWords(stage);
     uint32_t x[kTiles][4];  // 32 k of 8 tokens each
-    TSQ_UNROLL for (int pair = 0; pair < kUnits; pair += 2) {
+    TSQ_UNROLL_BY(kPairs) for (int pair = 0; pair < kUnits; pair += 2) {
       TSQ_UNROLL for (int tile = 0; tile < kTiles; ++tile) {
         loadMatrices(x[tile], words + xChunk(tile * 8 + lane % 8, pair * 2 + lane / 8));
       }
@@ -167,8 +148,10 @@ class GemmBlock {
       }
     }
     if (kGroups == 1) {
-      const int tile = walk.tile(warpK);
-      if (walk.ends() || tile + 1 >= tiles || (tile + 1) % groupTiles == 0) endGroup(words, 0);
+      const int tile = walk.tile(warpK, kWarpsK);
+      if (walk.ends() || tile + 1 >= tiles || (tile + 1) % groupTiles == 0 || walk.at % kChain == kChain - 1) {
+        endGroup(words, 0);
+      }
     }
   }
 
@@ -187,7 +170,7 @@ class GemmBlock {
         TSQ_UNROLL for (int tile = 0; tile < kTiles; ++tile) {
           TSQ_UNROLL for (int i = 2 * half; i < 2 * half + 2; ++i) {
             const float centred = fusedMultiplyAdd(bias, sums[tile][i % 2], part[slice][tile][i]);
-            total[slice][tile][i] = fusedMultiplyAdd(scale, centred, total[slice][tile][i]);
+            total.v[slice][tile][i] = fusedMultiplyAdd(scale, centred, total.v[slice][tile][i]);
             part[slice][tile][i] = 0;
           }
         }
@@ -198,89 +181,31 @@ class GemmBlock {
     }
   }
 
-  // Sums travel as they lie in registers: piece i of a lane is 16 bytes, those of the lanes side by side.
-  template <typename Memory>
-  TSQ_DEVICE void put(Memory to) const {
-    TSQ_UNROLL for (int i = 0; i < 4 * kTiles; ++i) {
-      const auto& t = total[i / kTiles][i % kTiles];
-      store(to + (i * 32 + lane), Floats{{t[0], t[1], t[2], t[3]}});
-    }
-  }
-  template <typename Memory>
-  TSQ_DEVICE void add(Memory from) {
-    TSQ_UNROLL for (int i = 0; i < 4 * kTiles; ++i) {
-      const Floats other = load(from + (i * 32 + lane));
-      TSQ_UNROLL for (int j = 0; j < 4; ++j) total[i / kTiles][i % kTiles][j] += other.v[j];
-    }
-  }
-  TSQ_DEVICE void clear() {
-    TSQ_UNROLL for (int i = 0; i < 16 * kTiles; ++i) total[i / (4 * kTiles)][i / 4 % kTiles][i % 4] = 0;
-  }
-
-  // The end of a segment: the sum over the warps along k ends up in warp 0 of them.
+  // The end of a segment: the sums over the warps along k end up in warp 0 of them.
   TSQ_DEVICE void finish(const Walk& walk) {
     const auto slot = [&](int index) {
-      return sharedMemory<Floats>(kReduce * sizeof(Words)) + (warpN * 2 + index) * (4 * kTiles * 32);
+      return sharedMemory<Floats>(kReduce * sizeof(Words)) + (warpN * 2 + index) * total.kFloats;
     };
-    if (warpK >= 2) put(slot(warpK - 2));
+    if (warpK >= 2) total.put(slot(warpK - 2));
     syncThreads();
-    if (warpK < 2) add(slot(warpK));
-    if (warpK == 1) put(slot(1));  // which only this warp read
+    if (warpK < 2) total.add(slot(warpK));
+    if (warpK == 1) total.put(slot(1));  // which only this warp read
     syncThreads();
-    if (warpK == 0) add(slot(1));
-    if (walk.count == work.steps) {
-      if (warpK == 0) write(walk.column);
-    } else {
-      finishPart(walk);
-    }
-    clear();
-  }
-
-  TSQ_DEVICE Global<Floats> partial(int owner, bool begins) const {
-    const int64_t slot = (int64_t{slab} * work.blocks + owner) * kPartialSlots + (begins ? 1 : 0);
-    return p.partials + (slot * partialFloats<kTiles>() + warpN * (partialFloats<kTiles>() / kWarpsN));
-  }
-
-  // Several blocks share this column: the last to come adds up what all left, in the order of k.
-  TSQ_DEVICE void finishPart(const Walk& walk) {
+    if (warpK == 0) total.add(slot(1));
     const auto flag = sharedMemory<int>(kFlag * sizeof(Words));
-    const auto counter = p.counters + (int64_t{slab} * work.columns + walk.column);
-    const int begin = walk.column * work.steps;
-    const int first = work.owner(begin), last = work.owner(begin + work.steps - 1);
-    if (warpK == 0) put(partial(block, walk.first == 0));
-    syncThreads();
-    if (threadIndex() == 0) store(flag, atomicAddSync(counter, 1));
-    syncThreads();
-    if (load(flag) != last - first) return;
-    if (threadIndex() == 0) store(counter, 0);
-    if (warpK != 0) return;
-    clear();
-    for (int owner = first; owner <= last; ++owner) add(partial(owner, work.begin(owner) <= begin));
-    write(walk.column);
-  }
-
-  TSQ_DEVICE void write(int column) const {
-    TSQ_UNROLL for (int slice = 0; slice < 4; ++slice) {
-      TSQ_UNROLL for (int half = 0; half < 2; ++half) {
-        const int64_t n = (int64_t{column} * kWarpsN + warpN) * kTileN + slice * 16 + half * 8 + lane / 4;
-        if (n >= p.shape.n) continue;
-        const float bias = p.bias ? toFloat<kType>(load(p.bias + n)) : 0.0f;
-        TSQ_UNROLL for (int i = 0; i < 2 * kTiles; ++i) {
-          const int64_t row = int64_t{slab} * kTokens + i / 2 * 8 + lane % 4 * 2 + i % 2;
-          if (row >= p.m) continue;
-          store(p.y + (row * p.strideY + n), fromFloat<kType>(total[slice][i / 2][half * 2 + i % 2] + bias));
-        }
-      }
+    if (completeColumn(p, work, walk, slab, block, total, warpK == 0 ? warpN : -1, kWarpsN, flag)) {
+      total.template write<kType>(p, (int64_t{walk.column} * kWarpsN + warpN) * kTileN, int64_t{slab} * kTokens);
     }
+    total.clear();
   }
 
   const Gemm& p;
   const Work work;
   const int lane, warp, warpN, warpK, slab, block;
   const int tiles, groups, groupTiles;  // along k; tiles of a group, where it has whole ones
-  float total[4][kTiles][4] = {};       // of the outputs: slab of 16, tile of 8 tokens, fragment
-  float part[4][kTiles][4] = {};        // of the current group, unscaled
-  float sums[kTiles][4] = {};           // of x over the current group
+  Totals<4, kTiles> total;
+  float part[4][kTiles][4] = {};  // of the current group, unscaled
+  float sums[kTiles][4] = {};     // of x over the current group
 };
 
 template <Type kType, int kTiles, int kGroupUnits>

@@ -8,8 +8,10 @@ namespace tsq::cuda::w4a16 {
 
 struct Variant {
   Type type;
-  int tiles;       // of 8 tokens in a slab
-  int groupUnits;  // of 16 k with one scale
+  int tokens;          // of a slab
+  int groupUnits;      // of 16 k with one scale
+  int tilesN, tilesK;  // of a step
+  int threads;
   size_t sharedBytes;
   int partialFloats;  // Floats of a partial result of a block
   void (*kernel)(Gemm);
@@ -18,8 +20,15 @@ struct Variant {
 template <Type kType, int kTiles, int kGroupUnits>
 constexpr Variant variant() {
   using Block = GemmBlock<kType, kTiles, kGroupUnits>;
-  return {
-      kType, kTiles, kGroupUnits, Block::kSharedBytes, partialFloats<kTiles>(), gemmKernel<kType, kTiles, kGroupUnits>};
+  return {kType,
+          8 * kTiles,
+          kGroupUnits,
+          kWarpsN,
+          kWarpsK,
+          kThreads,
+          Block::kSharedBytes,
+          kWarpsN * Totals<4, kTiles>::kFloats,
+          gemmKernel<kType, kTiles, kGroupUnits>};
 }
 
 using Variants = std::array<Variant, 9>;
@@ -35,25 +44,28 @@ constexpr Variants variantsOf() {
 
 // For m tokens: the smallest slab that holds them, or several slabs that waste the least.
 inline const Variant& choose(const Variants& all, const Shape& shape, int m) {
-  const auto padded = [&](int tiles) { return (m + 8 * tiles - 1) / (8 * tiles) * tiles; };
-  const int tiles = m <= 8 ? 1 : padded(2) < padded(3) ? 2 : 3;
+  const auto padded = [&](int tokens) { return (int64_t{m} + tokens - 1) / tokens * tokens; };
+  const int tokens = m <= 8 ? 8 : padded(16) < padded(24) ? 16 : 24;
   const int groupUnits = shape.groupK() == 16 ? 1 : shape.groupK() == 32 ? 2 : 4;
   const Variant* chosen = &all[0];
   for (const Variant& one : all) {
-    if (one.tiles == tiles && one.groupUnits == groupUnits) chosen = &one;
+    if (one.tokens == tokens && one.groupUnits == groupUnits) chosen = &one;
   }
   return *chosen;
 }
 
-inline int slabs(const Variant& variant, int m) {
-  return (m + 8 * variant.tiles - 1) / (8 * variant.tiles);
+inline Work workOf(const Variant& variant, const Shape& shape, int blocks) {
+  return workOf(shape, blocks, variant.tilesN, variant.tilesK);
+}
+inline int64_t slabs(const Variant& variant, int m) {
+  return (int64_t{m} + variant.tokens - 1) / variant.tokens;
 }
 // Of the workspace: counters, which must be zero before the first launch, and partial sums.
 inline int64_t counterCount(const Variant& variant, const Shape& shape, int m) {
-  return slabs(variant, m) * workOf(shape, 1).columns;
+  return slabs(variant, m) * workOf(variant, shape, 1).columns;
 }
 inline int64_t partialCount(const Variant& variant, const Shape& shape, int m, int blocks) {
-  return int64_t{slabs(variant, m)} * workOf(shape, blocks).blocks * kPartialSlots * variant.partialFloats;
+  return slabs(variant, m) * workOf(variant, shape, blocks).blocks * kPartialSlots * variant.partialFloats;
 }
 
 }  // namespace tsq::cuda::w4a16

@@ -1,14 +1,11 @@
-// Who multiplies what. A launch has slabs of tokens; the blocks of a slab share its columns of 128 outputs, and the
-// steps of 256 k in each, in equal runs: a run may end in the middle of a column, and the parts of a column that
+// Who multiplies what. A launch has slabs of tokens; the blocks of a slab share its columns, of so many outputs, and
+// the steps along k in each, in equal runs: a run may end in the middle of a column, and the parts of a column that
 // several blocks computed are added in the order of k by the one that finishes last. Nothing here depends on the
 // tokens, so a token's result does not either.
 #pragma once
 #include "cuda/w4a16/layout.cuh"
 
 namespace tsq::cuda::w4a16 {
-
-constexpr int kWarpsN = 2, kWarpsK = 4;  // of a block: each warp has 64 outputs and a quarter of the k of a segment
-constexpr int kThreads = 32 * kWarpsN * kWarpsK;
 
 struct Work {
   int columns, steps;  // steps of one column
@@ -21,9 +18,10 @@ struct Work {
   }
 };
 
-TSQ_BOTH constexpr Work workOf(const Shape& shape, int blocks) {
-  const auto columns = static_cast<int>((shape.columns() + kWarpsN - 1) / kWarpsN);
-  const auto steps = static_cast<int>((shape.tiles() + kWarpsK - 1) / kWarpsK);
+// A column is so many tiles wide, and a step so many long.
+TSQ_BOTH constexpr Work workOf(const Shape& shape, int blocks, int tilesN, int tilesK) {
+  const auto columns = static_cast<int>((shape.columns() + tilesN - 1) / tilesN);
+  const auto steps = static_cast<int>((shape.tiles() + tilesK - 1) / tilesK);
   return {columns, steps, blocks < columns * steps ? blocks : columns * steps};
 }
 
@@ -46,8 +44,9 @@ struct Walk {
     first = 0;
     enter(work);
   }
-  // Along k, a warp has a stretch of neighbouring tiles, so that its sums carry over from step to step.
-  TSQ_BOTH int tile(int warpK) const { return first * kWarpsK + warpK * count + at; }
+  // One of the tiles of the step. Along k, each of the warps that share a step has a stretch of neighbouring tiles, so
+  // that its sums carry over from step to step.
+  TSQ_BOTH int tile(int index, int tilesK) const { return first * tilesK + index * count + at; }
 
  private:
   TSQ_BOTH void enter(const Work& work) {

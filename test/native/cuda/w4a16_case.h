@@ -108,8 +108,8 @@ inline Outcome multiply(const Case& c, const Data& d, const Launch& how, std::ve
             c.scalesAreBF16,
             !c.order && strideX % 8 == 0};
   Launch launched = how;
-  launched.blocks = slabs(chosen, c.m) * workOf(c.shape, c.blocks).blocks;
-  launched.threads = kThreads;
+  launched.blocks = static_cast<int>(slabs(chosen, c.m)) * workOf(chosen, c.shape, c.blocks).blocks;
+  launched.threads = chosen.threads;
   launched.sharedBytes = chosen.sharedBytes;
   const Outcome outcome = launch(launched, chosen.kernel, gemm);
   y->resize(out.size());
