@@ -35,11 +35,18 @@ set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
 set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 
 file(GLOB module CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/module/*.cu)
-add_library(tsq_cuda_module MODULE ${module})
-target_include_directories(tsq_cuda_module PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
-set_target_properties(tsq_cuda_module PROPERTIES
-  OUTPUT_NAME tsq_cuda
-  # In place of the directory's, which are the host compiler's. A kernel that spills registers is an error, as is any
-  # warning.
-  COMPILE_OPTIONS "-Werror;all-warnings;-Xcompiler=-Wall,-Wextra;SHELL:-Xptxas --warn-on-spills,--warn-on-local-memory-usage,--warning-as-error")
+file(GLOB hopper CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/module/sm_90a/*.cu)
+add_library(tsq_cuda_hopper OBJECT ${hopper})
+add_library(tsq_cuda_module MODULE ${module} $<TARGET_OBJECTS:tsq_cuda_hopper>)
+foreach(target tsq_cuda_module tsq_cuda_hopper)
+  target_include_directories(${target} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+  # In place of the directory's options, which are the host compiler's. A kernel that spills registers is an error, as is
+  # any warning.
+  set_target_properties(${target} PROPERTIES COMPILE_OPTIONS
+    "-Werror;all-warnings;-Xcompiler=-Wall,-Wextra;SHELL:-Xptxas --warn-on-spills,--warn-on-local-memory-usage,--warning-as-error")
+endforeach()
+set_target_properties(tsq_cuda_hopper PROPERTIES
+  CUDA_ARCHITECTURES 90a-real
+  RULE_LAUNCH_COMPILE "bash ${CMAKE_CURRENT_LIST_DIR}/module/sm_90a/compile.sh")
+set_target_properties(tsq_cuda_module PROPERTIES OUTPUT_NAME tsq_cuda)
 target_link_options(tsq_cuda_module PRIVATE -static-libgcc -static-libstdc++ -Wl,--exclude-libs,ALL -Wl,-z,nodelete)

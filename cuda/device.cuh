@@ -8,6 +8,7 @@
 //
 //   threadIndex() blockIndex() blockCount()      sharedMemory<T>(byte offset)
 //   load(p) store(p, v)                          T of 1, 2, 4, 8 or 16 bytes; Words and Floats are the 16-byte ones
+//   hideOrigin(p)                                the compiler then forms one pointer after the other, not all beforehand
 //   syncThreads() syncWarp(mask) syncSome(barrier, threads)
 //   shuffleXor(v, bits) shuffleFrom(v, lane) ballot(predicate)   with an optional mask of lanes
 //   copyAsync(to, from, bytes) copyAsyncOnce(…)  cp.async of 16 bytes, those from `bytes` on zero; …Once: read once only
@@ -22,6 +23,7 @@
 //   copyBulk(to, from, bytes, b)                 cp.async.bulk, reports its bytes to the barrier
 //   proxyFence()                                 shows this thread's writes, once a barrier orders them, to wgmma
 //   fenceProducts() multiplyAsync<type, columns>(d, a, descriptor(shared)) commitProducts() waitProducts<groups left>()
+//   settle(d)                                    after the wait, before d is used: keeps the compiler from reading d early
 //                                                wgmma.m64nNk16 of a warpgroup, A from registers, B [columns][16] in
 //                                                rows of 128 bytes whose 16-byte chunks are permuted by row % 8
 #pragma once

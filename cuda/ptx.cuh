@@ -84,6 +84,11 @@ TSQ_DEVICE void store(Shared<T> to, std::type_identity_t<T> value) {
   storeTo(to.pointer, value);
 }
 
+template <typename T>
+TSQ_DEVICE void hideOrigin(Global<T>& p) {
+  asm volatile("" : "+l"(p.pointer));
+}
+
 TSQ_DEVICE void syncThreads() {
   __syncthreads();
 }
@@ -200,6 +205,92 @@ template <Type kType>
 TSQ_DEVICE uint16_t fromFloat(float value) {
   if constexpr (kType == Type::kF16) return __half_as_ushort(__float2half_rn(value));
   return __bfloat16_as_ushort(__float2bfloat16_rn(value));
+}
+
+// --- sm_90a ---
+
+TSQ_DEVICE void initBarrier(Shared<Arrivals> barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(sharedAddress(barrier)), "r"(arrivals) : "memory");
+}
+TSQ_DEVICE void arrive(Shared<Arrivals> barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(sharedAddress(barrier)) : "memory");
+}
+TSQ_DEVICE void arriveExpecting(Shared<Arrivals> barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(sharedAddress(barrier)), "r"(bytes)
+               : "memory");
+}
+TSQ_DEVICE void waitPhase(Shared<Arrivals> barrier, uint32_t parity) {
+  uint32_t done = 0;
+  while (done == 0) {
+    asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                 : "=r"(done)
+                 : "r"(sharedAddress(barrier)), "r"(parity)
+                 : "memory");
+  }
+}
+TSQ_DEVICE void copyBulk(Shared<Words> to, Global<const Words> from, int bytes, Shared<Arrivals> barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   sharedAddress(to)),
+               "l"(from.pointer), "r"(bytes), "r"(sharedAddress(barrier))
+               : "memory");
+}
+TSQ_DEVICE void proxyFence() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+TSQ_DEVICE void fenceProducts() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+TSQ_DEVICE void commitProducts() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+template <int kLeft>
+TSQ_DEVICE void waitProducts() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kLeft) : "memory");
+}
+template <int kCount>
+TSQ_DEVICE void settle(float (&d)[kCount]) {
+  TSQ_UNROLL for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+#define TSQ_WGMMA_32(type)                                                                        \
+  asm volatile("{ .reg .pred p; setp.eq.u32 p, 0, 0; "                                            \
+               "wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, {%16, %17, %18, %19}, %20, p, 1, 1, 0; }" \
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])                                                                               \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+#define TSQ_WGMMA_64(type)                                                                        \
+  asm volatile("{ .reg .pred p; setp.eq.u32 p, 0, 0; "                                            \
+               "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, %34, %35}, %36, p, 1, 1, 0; }" \
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])                                                                               \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+
+template <Type kType, int kColumns>
+TSQ_DEVICE void multiplyAsync(float (&d)[kColumns / 2], const uint32_t (&a)[4], uint64_t b) {
+  static_assert(kColumns == 32 || kColumns == 64);
+  if constexpr (kColumns == 32) {
+    if constexpr (kType == Type::kF16) {
+      TSQ_WGMMA_32("f16");
+    } else {
+      TSQ_WGMMA_32("bf16");
+    }
+  } else {
+    if constexpr (kType == Type::kF16) {
+      TSQ_WGMMA_64("f16");
+    } else {
+      TSQ_WGMMA_64("bf16");
+    }
+  }
+}
+
+template <Type kType>
+TSQ_DEVICE uint32_t fusedMultiplyAdd2(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t r;
+  if constexpr (kType == Type::kF16) {
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+  } else {
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+  }
+  return r;
 }
 
 }  // namespace tsq::cuda

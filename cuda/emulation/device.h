@@ -86,6 +86,9 @@ void store(Shared<T> to, std::type_identity_t<T> value, TSQ_HERE) {
   std::memcpy(memory.bytes() + to.offset, &value, sizeof(T));
 }
 
+template <typename T>
+void hideOrigin(Global<T>&) {}
+
 inline void syncThreads(TSQ_HERE) {
   emulation::syncBlock(0, emulation::machine().launch().threads, at);
 }
@@ -173,6 +176,8 @@ void multiplyAsync(float (&sums)[kColumns / 2], const uint32_t (&a)[4], uint64_t
 inline void commitProducts() {
   emulation::commitProducts();
 }
+template <int kCount>
+void settle(float (&)[kCount]) {}
 template <int kLeft>
 void waitProducts(TSQ_HERE) {
   emulation::waitProducts(kLeft, at);
@@ -200,6 +205,19 @@ float toFloat(uint16_t bits) {
 template <Type kType>
 uint16_t fromFloat(float value) {
   return kType == Type::kF16 ? floatToF16(value) : floatToBf16(value);
+}
+
+// Of two values in a word each, rounded once.
+template <Type kType>
+uint32_t fusedMultiplyAdd2(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t word = 0;
+  for (int i = 0; i < 2; ++i) {
+    // The product is exact in float64, and so is the sum of values that 16 bits can hold next to each other.
+    const double sum =
+        double{emulation::element(kType, a, i)} * emulation::element(kType, b, i) + emulation::element(kType, c, i);
+    word |= uint32_t{fromFloat<kType>(static_cast<float>(sum))} << 16 * i;
+  }
+  return word;
 }
 
 }  // namespace tsq::cuda

@@ -49,6 +49,29 @@ int device(int index, TsqCudaDevice* out, TsqCudaText reason) {
   return kTsqCudaOk;
 }
 
+template <typename All>
+int allowShared(const All& all, TsqCudaText reason) {
+  for (const w4a16::Variant& one : all) {
+    const auto* kernel = reinterpret_cast<const void*>(one.kernel);
+    TSQ_TRY(answer(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(one.sharedBytes)),
+        "preparing the W4A16 kernels", reason));
+  }
+  return kTsqCudaOk;
+}
+
+// Whether the current device runs sm_90a code, which no other compute capability does.
+int isHopper(bool* is, TsqCudaText reason) {
+  int index = 0, major = 0, minor = 0;
+  TSQ_TRY(answer(cudaGetDevice(&index), "asking for the current CUDA device", reason));
+  TSQ_TRY(
+      answer(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "asking a CUDA device", reason));
+  TSQ_TRY(
+      answer(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index), "asking a CUDA device", reason));
+  *is = major == 9 && minor == 0;
+  return kTsqCudaOk;
+}
+
 int prepare(int index, TsqCudaText reason) {
   TSQ_TRY(answer(cudaSetDevice(index), "choosing a CUDA device", reason));
   for (const auto* all : {&w4a16::variantsF16(), &w4a16::variantsBF16()}) {
@@ -72,9 +95,14 @@ int sizes(const TsqCudaShape* shape, int32_t m, int blocks, TsqCudaSizes* out, T
   TSQ_TRY(checkShape(*shape, reason));
   TSQ_TRY(checkTokens(m, blocks, reason));
   const w4a16::Shape s = shapeOf(*shape);
-  const w4a16::Variant& variant = w4a16::choose(w4a16::variantsF16(), s, m);
-  *out = {s.weightWords() * 16, s.scaleWords() * 16, w4a16::counterCount(variant, s, m) * 4,
-          w4a16::partialCount(variant, s, m, blocks) * 16};
+  *out = {s.weightWords() * 16, s.scaleWords() * 16, 0, 0};
+  // Whichever kernel a device chooses.
+  for (const w4a16::Variant* one :
+       {&w4a16::choose(w4a16::variantsF16(), s, m), w4a16::chooseWide(w4a16::wideVariantsF16(), s, m)}) {
+    if (one == nullptr) continue;
+    out->counterBytes = std::max(out->counterBytes, w4a16::counterCount(*one, s, m) * 4);
+    out->partialBytes = std::max(out->partialBytes, w4a16::partialCount(*one, s, m, blocks) * 16);
+  }
   return kTsqCudaOk;
 }
 
@@ -129,8 +157,13 @@ int gemm(const TsqCudaW4A16* g, void* stream, TsqCudaText reason) {
                                g->blocks,
                                g->scalesAreBF16 != 0,
                                vectorX};
+  bool hopper = false;
+  TSQ_TRY(isHopper(&hopper, reason));
+  const bool exact = g->zeros == nullptr || g->zerosAreIntegers != 0;
+  const auto& wide = g->isBF16 != 0 ? w4a16::wideVariantsBF16() : w4a16::wideVariantsF16();
+  const w4a16::Variant* chosen = hopper && exact ? w4a16::chooseWide(wide, shape, g->m) : nullptr;
   const auto& all = g->isBF16 != 0 ? w4a16::variantsBF16() : w4a16::variantsF16();
-  const w4a16::Variant& variant = w4a16::choose(all, shape, g->m);
+  const w4a16::Variant& variant = chosen != nullptr ? *chosen : w4a16::choose(all, shape, g->m);
   const int64_t blocks = w4a16::slabs(variant, g->m) * w4a16::workOf(variant, shape, g->blocks).blocks;
   return enqueue(variant.kernel, blocks, variant.threads, variant.sharedBytes, parameters, stream, reason);
 }

@@ -55,6 +55,7 @@ struct TsqCudaW4A16 {
   int32_t m;
   int32_t blocks;  // from blocksFor
   int32_t isBF16, scalesAreBF16;
+  int32_t zerosAreIntegers;  // of 0 to 15: the faster kernels for many tokens hold no others exactly
 };
 
 struct TsqCuda {

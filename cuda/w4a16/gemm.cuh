@@ -10,6 +10,7 @@
 // Steps of 256 k go through a ring of stages in shared memory; each of four warps along k takes 64 of them, each of two
 // along n 64 outputs. Sums of warps and of blocks are added in a fixed order: the same input gives the same bits.
 #pragma once
+#include "cuda/w4a16/activations.cuh"
 #include "cuda/w4a16/totals.cuh"
 
 namespace tsq::cuda::w4a16 {
@@ -23,7 +24,6 @@ class GemmBlock {
   static constexpr int kTokens = 8 * kTiles, kGroups = kUnits / kGroupUnits;
   static constexpr int kPairs = kTiles < 3 ? kUnits / 2 : 1;  // unrolled: for more tiles registers run out
   static constexpr int kChain = 4;                            // tiles: a longer sum in one register loses bits
-  static constexpr int kChunks = kTileK / 8;                  // of 16 bytes in a tile's row of x
   // A stage, in units of 16 bytes.
   static constexpr int kScales = kWarpsN * kWarpsK * kTileWords;
   static constexpr int kZeros = kScales + kWarpsN * kWarpsK * kGroups * kScaleWords;
@@ -71,10 +71,8 @@ class GemmBlock {
 
  private:
   TSQ_DEVICE Shared<Words> stageWords(int stage) const { return sharedMemory<Words>(0) + stage * kStage; }
-  // Chunks of a row are permuted so that neither copies nor ldmatrix meet in a bank.
-  TSQ_DEVICE int xChunk(int token, int chunk) const {
-    return kX + (warpK * kTokens + token) * kChunks + (chunk ^ token % 8);
-  }
+  // Where x of this warp's tile along k begins.
+  TSQ_DEVICE int xBegin() const { return kX + warpK * kTokens * kChunks; }
 
   // Starts the copies of a step, always one group, and advances.
   TSQ_DEVICE void fetch(Walk& walk, int stage) {
@@ -94,33 +92,11 @@ class GemmBlock {
         copyAsync(words + (kScales + to), p.scales + row, inside ? 16 : 0);
         if (p.zeros) copyAsync(words + (kZeros + to), p.zeros + row, inside ? 16 : 0);
       }
-      fetchX(words, tile);
+      // With the other warps of the same tile along k.
+      fetchActivations(p, words + xBegin(), int64_t{slab} * kTokens, kTokens, tile, warpN * 32 + lane, kWarpsN * 32);
       walk.next(work);
     }
     commitCopies();
-  }
-
-  // x of this warp's tile along k, together with the other warps of the same.
-  TSQ_DEVICE void fetchX(Shared<Words> words, int tile) const {
-    for (int i = warpN * 32 + lane; i < kTokens * kChunks; i += kWarpsN * 32) {
-      const int token = i / kChunks, chunk = i % kChunks;
-      const int64_t row = int64_t{slab} * kTokens + token, k = int64_t{tile} * kTileK + chunk * 8;
-      const int64_t past = row < p.m ? p.shape.k - k : 0;
-      const int count = past <= 0 ? 0 : past < 8 ? static_cast<int>(past) : 8;
-      const auto to = words + xChunk(token, chunk);
-      if (p.vectorX) {
-        const auto* from = reinterpret_cast<const Words*>(p.x.pointer + (count > 0 ? row * p.strideX + k : 0));
-        copyAsync(to, Global<const Words>{from}, count * 2);
-        continue;
-      }
-      Words values = {};
-      TSQ_UNROLL for (int j = 0; j < 8; ++j) {
-        if (j >= count) continue;
-        const int64_t column = p.order ? load(p.order + (k + j)) : k + j;
-        values.v[j / 2] |= uint32_t{load(p.x + (row * p.strideX + column))} << j % 2 * 16;
-      }
-      store(to, values);
-    }
   }
 
   TSQ_DEVICE void multiplyTile(const Walk& walk, int stage) {
@@ -130,7 +106,7 @@ class GemmBlock {
     uint32_t x[kTiles][4];  // 32 k of 8 tokens each
     TSQ_UNROLL_BY(kPairs) for (int pair = 0; pair < kUnits; pair += 2) {
       TSQ_UNROLL for (int tile = 0; tile < kTiles; ++tile) {
-        loadMatrices(x[tile], words + xChunk(tile * 8 + lane % 8, pair * 2 + lane / 8));
+        loadMatrices(x[tile], words + (xBegin() + chunkOf(tile * 8 + lane % 8, pair * 2 + lane / 8)));
       }
       TSQ_UNROLL for (int unit = pair; unit < pair + 2; ++unit) {
         const Words weights = load(words + ((warp * kUnits + unit) * 32 + lane));

@@ -38,17 +38,21 @@ struct Totals {
   template <Type kType>
   TSQ_DEVICE void write(const Gemm& p, int64_t first, int64_t token) const {
     const int lane = threadIndex() % 32;
-    TSQ_UNROLL for (int slice = 0; slice < kSlices; ++slice) {
-      TSQ_UNROLL for (int half = 0; half < 2; ++half) {
-        const int64_t n = first + slice * 16 + half * 8 + lane / 4;
-        if (n >= p.shape.n) continue;
-        const float bias = p.bias ? toFloat<kType>(load(p.bias + n)) : 0.0f;
-        TSQ_UNROLL for (int i = 0; i < 2 * kTiles; ++i) {
-          const int64_t row = token + i / 2 * 8 + lane % 4 * 2 + i % 2;
-          if (row >= p.m) continue;
-          store(p.y + (row * p.strideY + n), fromFloat<kType>(v[slice][i / 2][half * 2 + i % 2] + bias));
-        }
+    const int64_t n = first + lane / 4;
+    float bias[2 * kSlices];
+    TSQ_UNROLL for (int i = 0; i < 2 * kSlices; ++i) {
+      bias[i] = p.bias && n + 8 * i < p.shape.n ? toFloat<kType>(load(p.bias + (n + 8 * i))) : 0.0f;
+    }
+    // Row by row: the address of one is all that registers need hold.
+    auto to = p.y + ((token + lane % 4 * 2) * p.strideY + n);
+    TSQ_UNROLL for (int j = 0; j < 2 * kTiles; ++j) {
+      const bool inside = token + j / 2 * 8 + lane % 4 * 2 + j % 2 < p.m;
+      TSQ_UNROLL for (int i = 0; i < 2 * kSlices; ++i) {
+        if (!inside || n + 8 * i >= p.shape.n) continue;
+        store(to + 8 * i, fromFloat<kType>(v[i / 2][j / 2][i % 2 * 2 + j % 2] + bias[i]));
       }
+      to = to + (j % 2 == 0 ? p.strideY : 7 * p.strideY);
+      hideOrigin(to);
     }
   }
 };

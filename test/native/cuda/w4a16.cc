@@ -57,6 +57,33 @@ TEST(w4a16_random_shapes) {
   }
 }
 
+TEST(w4a16_wide_random_shapes) {
+  std::mt19937 random(30);
+  const auto below = [&](int limit) { return static_cast<int>(random() % static_cast<unsigned>(limit)); };
+  for (int i = 0; i < 24; ++i) {
+    constexpr int64_t kGroups[] = {64, 128, 192, 4096};
+    Case c;
+    c.wide = true;
+    c.type = i % 2 == 0 ? Type::kF16 : Type::kBF16;
+    c.m = 25 + below(i % 3 == 0 ? 80 : 10);
+    c.shape = {1 + below(400), 1 + below(500), kGroups[below(4)]};
+    c.blocks = 1 + below(5);
+    c.zeros = below(2) == 0;
+    c.order = below(4) == 0;
+    c.bias = below(2) == 0;
+    c.scalesAreBF16 = below(2) == 0;
+    c.padX = below(2) == 0 ? 0 : below(20);
+    c.padY = below(2) == 0 ? 0 : below(20);
+    c.seed = random();
+    Launch how;
+    how.order = static_cast<Order>(below(3));
+    how.copies = static_cast<Copies>(below(2));
+    how.seed = random();
+    how.residentBlocks = 1 + below(3);
+    checkCase(c, how);
+  }
+}
+
 // The same bits for every schedule, for every number of tokens beside, and with poison where no value belongs.
 TEST(w4a16_results_depend_on_nothing_but_their_inputs) {
   Case c;

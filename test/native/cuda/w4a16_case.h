@@ -10,7 +10,7 @@
 #include "cuda/emulation/buffer.h"
 #include "cuda/w4a16/pack.cuh"
 #include "cuda/w4a16/pack_host.h"
-#include "cuda/w4a16/variants.cuh"
+#include "cuda/w4a16/variants_wide.cuh"
 
 namespace w4a16_test {
 
@@ -28,6 +28,7 @@ struct Case {
   int m = 1;
   Shape shape{64, 64, 64};
   int blocks = 3;
+  bool wide = false;
   bool zeros = false, order = false, bias = false, scalesAreBF16 = false;
   int padX = 0, padY = 0;  // elements between rows
   unsigned seed = 1;
@@ -36,9 +37,10 @@ struct Case {
 inline std::string describe(const Case& c) {
   return std::string(c.type == Type::kF16 ? "f16" : "bf16") + " m=" + std::to_string(c.m) +
          " n=" + std::to_string(c.shape.n) + " k=" + std::to_string(c.shape.k) +
-         " group=" + std::to_string(c.shape.group) + " blocks=" + std::to_string(c.blocks) + (c.zeros ? " zeros" : "") +
-         (c.order ? " order" : "") + (c.bias ? " bias" : "") + (c.scalesAreBF16 ? " bf16 scales" : "") +
-         " padX=" + std::to_string(c.padX) + " padY=" + std::to_string(c.padY) + " seed=" + std::to_string(c.seed);
+         " group=" + std::to_string(c.shape.group) + " blocks=" + std::to_string(c.blocks) + (c.wide ? " wide" : "") +
+         (c.zeros ? " zeros" : "") + (c.order ? " order" : "") + (c.bias ? " bias" : "") +
+         (c.scalesAreBF16 ? " bf16 scales" : "") + " padX=" + std::to_string(c.padX) +
+         " padY=" + std::to_string(c.padY) + " seed=" + std::to_string(c.seed);
 }
 
 struct Data {
@@ -82,7 +84,10 @@ inline Data draw(const Case& c) {
 // Runs the kernel that would be chosen; y gets m rows of n + padY, untouched elements 0xffff.
 inline Outcome multiply(const Case& c, const Data& d, const Launch& how, std::vector<uint16_t>* y) {
   static constexpr Variants kF16 = variantsOf<Type::kF16>(), kBF16 = variantsOf<Type::kBF16>();
-  const Variant& chosen = choose(c.type == Type::kF16 ? kF16 : kBF16, c.shape, c.m);
+  static constexpr WideVariants kWideF16 = wideVariantsOf<Type::kF16>(), kWideBF16 = wideVariantsOf<Type::kBF16>();
+  const bool f16 = c.type == Type::kF16;
+  const Variant* wide = c.wide ? chooseWide(f16 ? kWideF16 : kWideBF16, c.shape, c.m) : nullptr;
+  const Variant& chosen = wide != nullptr ? *wide : choose(f16 ? kF16 : kBF16, c.shape, c.m);
   const int64_t strideX = c.shape.k + c.padX, strideY = c.shape.n + c.padY;
   Buffer<Words> weights("weights", packCodesOnHost(c.shape, d.codes, d.order));
   Buffer<uint16_t> scales("scales", packScalesOnHost(c.shape, d.scales));
