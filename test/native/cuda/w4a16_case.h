@@ -132,10 +132,14 @@ inline Outcome multiply(const Case& c, const Data& d, const Launch& how, std::ve
 
 // The largest error in units of what float32 sums and the rounding of y may lose:
 // u (|y| + |bias|) + (k + 32) 2^-24 sum |x| s (1 + q/16 + 1 + z/16) 16, with u half a unit in the last place of y.
-inline double worstError(const Case& c, const Data& d, const std::vector<uint16_t>& y) {
+// And ||y - want|| / ||want||.
+struct Errors {
+  double worst, relative;
+};
+inline Errors errors(const Case& c, const Data& d, const std::vector<uint16_t>& y) {
   const int64_t groups = (c.shape.k + c.shape.groupK() - 1) / c.shape.groupK();
   const double unit = c.type == Type::kF16 ? 0x1p-11 : 0x1p-8;
-  double worst = 0;
+  double worst = 0, difference = 0, norm = 0;
   for (int64_t row = 0; row < c.m; ++row) {
     for (int64_t n = 0; n < c.shape.n; ++n) {
       double want = 0, size = 0;
@@ -153,9 +157,11 @@ inline double worstError(const Case& c, const Data& d, const std::vector<uint16_
       const double bound = unit * std::abs(want) + static_cast<double>(c.shape.k + 32) * 0x1p-24 * size + 0x1p-25;
       const double error = std::abs(got - want) / bound;
       if (!(error <= worst)) worst = error;
+      difference += (got - want) * (got - want);
+      norm += want * want;
     }
   }
-  return worst;
+  return {worst, std::sqrt(difference / norm)};
 }
 
 inline void checkCase(const Case& c, const Launch& how = {}) {
@@ -163,8 +169,11 @@ inline void checkCase(const Case& c, const Launch& how = {}) {
   std::vector<uint16_t> y;
   const Outcome outcome = multiply(c, d, how, &y);
   if (!CHECK_MSG(outcome.ok(), describe(c) + ": " + outcome.error)) return;
-  const double worst = worstError(c, d, y);
-  CHECK_MSG(worst <= 1, describe(c) + ": " + std::to_string(worst) + " of the bound");
+  const Errors found = errors(c, d, y);
+  CHECK_MSG(found.worst <= 1, describe(c) + ": " + std::to_string(found.worst) + " of the bound");
+  if (c.m * c.shape.n < 64) return;
+  CHECK_MSG(found.relative <= (c.type == Type::kF16 ? 6e-4 : 4e-3),
+            describe(c) + ": " + std::to_string(found.relative));
 }
 
 }  // namespace w4a16_test
