@@ -2,7 +2,8 @@
 # Included by the main file: a language can be enabled in its scope only.
 
 # --- the emulation: stacks are switched by code for x86-64 and arm64 ELF --------------------------------------------
-if(TSQ_NATIVE_TESTS AND UNIX AND NOT APPLE AND CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|amd64|aarch64|arm64)$")
+# It has one thread of the system, and so nothing for ThreadSanitizer to find.
+if(TSQ_NATIVE_TESTS AND UNIX AND NOT APPLE AND NOT TSQ_SANITIZE MATCHES thread AND CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|amd64|aarch64|arm64)$")
   file(GLOB emulation CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/emulation/*.cc)
   add_library(tsq_cuda STATIC ${emulation})
   target_include_directories(tsq_cuda PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
@@ -17,11 +18,16 @@ if(TSQ_CUDA STREQUAL OFF OR (TSQ_CUDA STREQUAL AUTO AND (CMAKE_CROSSCOMPILING OR
 endif()
 include(CheckLanguage)
 check_language(CUDA)
-if(NOT CMAKE_CUDA_COMPILER)
+set(found "no nvcc")
+if(CMAKE_CUDA_COMPILER)
+  execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --version OUTPUT_VARIABLE found)
+  string(REGEX MATCH "release ([0-9.]+)" found "${found}")
+endif()
+if(NOT CMAKE_CUDA_COMPILER OR CMAKE_MATCH_1 VERSION_LESS 12.4)
   if(TSQ_CUDA STREQUAL ON)
-    message(FATAL_ERROR "TSQ_CUDA=ON, but nvcc is not on the PATH: install the CUDA toolkit 12.4 or later, or set CUDACXX")
+    message(FATAL_ERROR "TSQ_CUDA=ON needs nvcc of CUDA 12.4 or later, and there is ${found}: install it, or set CUDACXX")
   endif()
-  message(STATUS "No nvcc: building without the CUDA module")
+  message(STATUS "Building without the CUDA module: it needs nvcc of CUDA 12.4 or later, and there is ${found}")
   return()
 endif()
 # sm_80 code runs on every 8.x; the PTX beside it is for what came after 9.0.

@@ -10,9 +10,6 @@
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
-#if defined(__SANITIZE_THREAD__)
-#include <sanitizer/tsan_interface.h>
-#endif
 
 // Saves the registers that a callee preserves on the stack it leaves, and takes those of the other stack from there.
 // swapcontext would do, but it asks the kernel for the signal mask, which costs more than all else in a switch.
@@ -97,16 +94,9 @@ void prepare(Fiber& fiber, void (*entry)()) {
   top[kReturnWord] = reinterpret_cast<void*>(entry);
 #endif
   fiber.stackPointer = top;
-#if defined(__SANITIZE_THREAD__)
-  fiber.shadow = __tsan_create_fiber(0);
-#endif
 }
 
 void switchFiber(Fiber& from, Fiber& to, [[maybe_unused]] bool last) {
-#if defined(__SANITIZE_THREAD__)
-  if (from.shadow == nullptr) from.shadow = __tsan_get_current_fiber();
-  __tsan_switch_to_fiber(to.shadow, 0);
-#endif
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(last ? nullptr : &from.fakeStack, to.stack, to.stackBytes);
 #endif
@@ -126,15 +116,8 @@ void entered([[maybe_unused]] Fiber& from) {
 #endif
 }
 
-void destroy([[maybe_unused]] Fiber& fiber) {
-#if defined(__SANITIZE_THREAD__)
-  if (fiber.shadow != nullptr) __tsan_destroy_fiber(fiber.shadow);
-  fiber.shadow = nullptr;
-#endif
-}
-
 namespace {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_ADDRESS__)
 constexpr size_t kStack = 256 * 1024;
 #else
 constexpr size_t kStack = 64 * 1024;

@@ -10,7 +10,6 @@ struct Fiber {
   char* stack = nullptr;  // lowest usable address; null for the operating system's thread
   size_t stackBytes = 0;
   void* fakeStack = nullptr;  // AddressSanitizer's
-  void* shadow = nullptr;     // ThreadSanitizer's
 };
 
 // Makes `fiber` call entry(), which never returns, on its stack when it is first switched to.
@@ -19,7 +18,6 @@ void prepare(Fiber& fiber, void (*entry)());
 void switchFiber(Fiber& from, Fiber& to, bool last = false);
 // The first thing that an entry does; `from` is the fiber that it was switched from.
 void entered(Fiber& from);
-void destroy(Fiber& fiber);
 
 // Stacks of equal size, each above an inaccessible page that stops a stack that overflows.
 class Stacks {

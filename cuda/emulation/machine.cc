@@ -83,20 +83,10 @@ Machine::Machine(const Launch& launch, std::function<void()> body)
   if (launch.order == Order::kRandom) std::shuffle(waiting_.begin(), waiting_.end(), random_);
 }
 
-Machine::~Machine() {
-  for (auto& block : resident_) {
-    if (block == nullptr) continue;
-    for (Thread& thread : block->threads) destroy(thread.fiber);
-  }
-}
-
 void Machine::startBlocks() {
   for (size_t slot = 0; slot < resident_.size(); ++slot) {
     auto& block = resident_[slot];
-    if (block != nullptr && block->running == 0) {
-      for (Thread& thread : block->threads) destroy(thread.fiber);
-      block = nullptr;
-    }
+    if (block != nullptr && block->running == 0) block = nullptr;
     if (block != nullptr || waiting_.empty()) continue;
     block = std::make_unique<Block>(waiting_.back(), launch_);
     waiting_.pop_back();

@@ -94,7 +94,6 @@ struct Block {
 class Machine {
  public:
   Machine(const Launch& launch, std::function<void()> body);
-  ~Machine();
   Outcome run();
 
   const Launch& launch() const { return launch_; }

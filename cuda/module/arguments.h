@@ -27,7 +27,7 @@ inline int checkShape(const TsqCudaShape& shape, TsqCudaText reason) {
   return refuse(
       kTsqCudaArgument, reason,
       "W4A16: weight [%lld, %lld] in groups of %lld: groups are 16, 32, a multiple of 64, or k and more; sizes "
-      "are positive and below 2^45 in all",
+      "are positive at most 2^31, and below 2^45 in all",
       static_cast<long long>(shape.n), static_cast<long long>(shape.k), static_cast<long long>(shape.group));
 }
 

@@ -14,6 +14,7 @@ namespace {
 
 int answer(cudaError_t error, const char* what, TsqCudaText reason) {
   if (error == cudaSuccess) return kTsqCudaOk;
+  cudaGetLastError();  // forgets it, so that later calls do not report it again
   return refuse(kTsqCudaDevice, reason, "%s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
 }
 

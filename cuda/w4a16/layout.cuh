@@ -34,9 +34,10 @@ struct Shape {
   TSQ_BOTH constexpr int64_t groups() const { return (tiles() * kTileK + groupK() - 1) / groupK(); }
   TSQ_BOTH constexpr int64_t weightWords() const { return columns() * tiles() * kTileWords; }
   TSQ_BOTH constexpr int64_t scaleWords() const { return columns() * groups() * kScaleWords; }
-  // Fewer than 2^45 weights: steps of work are then counted in 31 bits.
+  // Steps of work, of 2^14 weights and more, are counted in 31 bits.
   TSQ_BOTH constexpr bool valid() const {
-    return n > 0 && k > 0 && group > 0 && k <= (int64_t{1} << 31) && n <= (int64_t{1} << 45) / k - 128 * 256 &&
+    constexpr int64_t kMost = int64_t{1} << 31;
+    return n > 0 && k > 0 && group > 0 && n <= kMost && k <= kMost && (n + 255) * (k + 255) < int64_t{1} << 45 &&
            (group >= k || group == 16 || group == 32 || group % kTileK == 0);
   }
 };

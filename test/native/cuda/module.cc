@@ -2,6 +2,7 @@
 #include "cuda/module/module.h"
 
 #include <string>
+#include <utility>
 
 #include "check.h"
 #include "cuda/module/arguments.h"
@@ -54,8 +55,16 @@ TEST(cuda_arguments_are_checked_before_a_launch) {
     refuses(gemm, "groups are 16, 32, a multiple of 64, or k and more");
   }
   gemm = example();
-  gemm.shape = {int64_t{1} << 40, int64_t{1} << 30, 64};
-  refuses(gemm, "below 2^45");
+  for (const auto& [n, k] :
+       {std::pair<int64_t, int64_t>{int64_t{1} << 40, 64}, {1 << 20, 1 << 26}, {0, 64}, {64, -1}}) {
+    gemm = example();
+    gemm.shape = {n, k, 64};
+    refuses(gemm, "below 2^45");
+  }
+  gemm = example();
+  gemm.shape = {1, int64_t{1} << 31, 64};
+  gemm.strideX = gemm.shape.k;
+  CHECK_MSG(checkGemm(gemm, reason) == kTsqCudaOk, reason.text);
   gemm = example();
   gemm.x = nullptr;
   refuses(gemm, "x is null");
