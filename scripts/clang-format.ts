@@ -8,6 +8,8 @@ const patterns = [
   "native/**/*.cc",
   "cuda/**/*.cu",
   "cuda/**/*.cuh",
+  "cuda/**/*.h",
+  "cuda/**/*.cc",
   "test/native/**/*.h",
   "test/native/**/*.cc",
 ]

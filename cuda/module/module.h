@@ -1,0 +1,78 @@
+// The C interface of the CUDA module, a library of its own that is opened at run time where a driver is present: it
+// exports one function, which returns this table. Pointers of arguments are device memory unless said otherwise.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+extern "C" {
+
+constexpr uint32_t kTsqCudaVersion = 1;  // of everything below
+
+enum TsqCudaOutcome {
+  kTsqCudaOk = 0,
+  kTsqCudaArgument = 1,  // refused before anything was done
+  kTsqCudaDevice = 2,    // the device or its driver says no
+};
+
+struct TsqCudaDevice {
+  char name[256];
+  int major, minor;
+  int multiprocessors;
+  int64_t memoryBytes;
+};
+
+// A text of the caller for the reason of a failure.
+struct TsqCudaText {
+  char* text;
+  size_t capacity;
+};
+
+struct TsqCudaShape {
+  int64_t n, k, group;
+};
+
+struct TsqCudaPack {
+  TsqCudaShape shape;
+  const void* source;    // codes: uint8 [n][k]; scales or zero points: 16 bits [n][ceil(k / group)]
+  const int32_t* order;  // codes: column of x for each k; may be null
+  void* packed;
+};
+
+struct TsqCudaSizes {
+  int64_t weightBytes, scaleBytes;     // of packed weights; zero points take scaleBytes too
+  int64_t counterBytes, partialBytes;  // of the workspace for m tokens; the counters begin as zero
+};
+
+struct TsqCudaW4A16 {
+  TsqCudaShape shape;
+  const void *weights, *scales, *zeros;  // packed; zeros may be null: 8
+  const void* x;                         // f16 or bf16 [m], rows strideX elements apart
+  const int32_t* order;                  // may be null
+  const void* bias;                      // [n], may be null
+  void* y;                               // [m], rows strideY elements apart
+  void *counters, *partials;             // of one stream at a time
+  int64_t strideX, strideY;
+  int32_t m;
+  int32_t blocks;  // from blocksFor
+  int32_t isBF16, scalesAreBF16;
+  int32_t zerosAreIntegers;  // of 0 to 15: the faster kernels for many tokens hold no others exactly
+};
+
+struct TsqCuda {
+  uint32_t version;
+  // The number of devices. Where it is 0, the reason says why.
+  int (*devices)(TsqCudaText reason);
+  int (*device)(int index, TsqCudaDevice* out, TsqCudaText reason);
+  // Once for each device, before its first launch and outside captures; it becomes the current one.
+  int (*prepare)(int index, TsqCudaText reason);
+  // How many blocks share a slab of tokens on a device with this many multiprocessors. Results depend on it.
+  int (*blocksFor)(const TsqCudaShape* shape, int multiprocessors);
+  int (*sizes)(const TsqCudaShape* shape, int32_t m, int blocks, TsqCudaSizes* out, TsqCudaText reason);
+  // These only enqueue on the stream.
+  int (*packCodes)(const TsqCudaPack* pack, void* stream, TsqCudaText reason);
+  int (*packScales)(const TsqCudaPack* pack, void* stream, TsqCudaText reason);
+  int (*w4a16)(const TsqCudaW4A16* gemm, void* stream, TsqCudaText reason);
+};
+
+typedef const TsqCuda* (*TsqCudaEntry)();  // exported as "tsqCuda"
+}

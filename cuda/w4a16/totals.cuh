@@ -1,0 +1,89 @@
+// The sums of a warp: slices of 16 outputs by tiles of 8 tokens, as fragments of the products that make them, and
+// their way to y, alone or together with those of other blocks.
+#pragma once
+#include "cuda/w4a16/gemm_parameters.cuh"
+#include "cuda/w4a16/work.cuh"
+
+namespace tsq::cuda::w4a16 {
+
+template <int kSlices, int kTiles>
+struct Totals {
+  static constexpr int kPieces = kSlices * kTiles;  // Floats of a lane
+  static constexpr int kFloats = kPieces * 32;      // of the warp
+  float v[kSlices][kTiles][4] = {};
+
+  TSQ_DEVICE void clear() {
+    TSQ_UNROLL for (int i = 0; i < kPieces; ++i) {
+      TSQ_UNROLL for (int j = 0; j < 4; ++j) v[i / kTiles][i % kTiles][j] = 0;
+    }
+  }
+
+  // Sums travel as they lie in registers: a piece of a lane is 16 bytes, those of the lanes side by side.
+  template <typename Memory>
+  TSQ_DEVICE void put(Memory to) const {
+    TSQ_UNROLL for (int i = 0; i < kPieces; ++i) {
+      const auto& t = v[i / kTiles][i % kTiles];
+      store(to + (i * 32 + threadIndex() % 32), Floats{{t[0], t[1], t[2], t[3]}});
+    }
+  }
+  template <typename Memory>
+  TSQ_DEVICE void add(Memory from) {
+    TSQ_UNROLL for (int i = 0; i < kPieces; ++i) {
+      const Floats other = load(from + (i * 32 + threadIndex() % 32));
+      TSQ_UNROLL for (int j = 0; j < 4; ++j) v[i / kTiles][i % kTiles][j] += other.v[j];
+    }
+  }
+
+  // To y: slices of outputs from `first` on, tokens from `token` on.
+  template <Type kType>
+  TSQ_DEVICE void write(const Gemm& p, int64_t first, int64_t token) const {
+    const int lane = threadIndex() % 32;
+    const int64_t n = first + lane / 4;
+    float bias[2 * kSlices];
+    TSQ_UNROLL for (int i = 0; i < 2 * kSlices; ++i) {
+      bias[i] = p.bias && n + 8 * i < p.shape.n ? toFloat<kType>(load(p.bias + (n + 8 * i))) : 0.0f;
+    }
+    // Row by row: the address of one is all that registers need hold.
+    auto to = p.y + ((token + lane % 4 * 2) * p.strideY + n);
+    TSQ_UNROLL for (int j = 0; j < 2 * kTiles; ++j) {
+      const bool inside = token + j / 2 * 8 + lane % 4 * 2 + j % 2 < p.m;
+      TSQ_UNROLL for (int i = 0; i < 2 * kSlices; ++i) {
+        if (!inside || n + 8 * i >= p.shape.n) continue;
+        store(to + 8 * i, fromFloat<kType>(v[i / 2][j / 2][i % 2 * 2 + j % 2] + bias[i]));
+      }
+      to = to + (j % 2 == 0 ? p.strideY : 7 * p.strideY);
+      hideOrigin(to);
+    }
+  }
+};
+
+constexpr int kPartialSlots = 2;  // a run has at most two unfinished columns: its first and its last
+
+// The end of a segment, for every thread of the block: true for the warps that now hold the sums of the whole column
+// and are to write them. Of the warps, those with 0 <= writer < writers hold sums of the block. Where several blocks
+// share the column, the last to come adds up what all left, in the order of k.
+template <typename Sums>
+TSQ_DEVICE bool completeColumn(const Gemm& p, const Work& work, const Walk& walk, int slab, int block, Sums& sums,
+                               int writer, int writers, Shared<int> flag) {
+  const bool writes = writer >= 0 && writer < writers;
+  if (walk.count == work.steps) return writes;
+  const auto partial = [&](int owner, bool begins) {
+    const int64_t slot = (int64_t{slab} * work.blocks + owner) * kPartialSlots + (begins ? 1 : 0);
+    return p.partials + (slot * writers + writer) * Sums::kFloats;
+  };
+  const auto counter = p.counters + (int64_t{slab} * work.columns + walk.column);
+  const int begin = walk.column * work.steps;
+  const int first = work.owner(begin), last = work.owner(begin + work.steps - 1);
+  if (writes) sums.put(partial(block, walk.first == 0));
+  syncThreads();
+  if (threadIndex() == 0) store(flag, atomicAddSync(counter, 1));
+  syncThreads();
+  if (load(flag) != last - first) return false;
+  if (threadIndex() == 0) store(counter, 0);
+  if (!writes) return false;
+  sums.clear();
+  for (int owner = first; owner <= last; ++owner) sums.add(partial(owner, work.begin(owner) <= begin));
+  return true;
+}
+
+}  // namespace tsq::cuda::w4a16

@@ -1,0 +1,71 @@
+// The compiled kernels and the choice among them.
+#pragma once
+#include <array>
+
+#include "cuda/w4a16/gemm.cuh"
+
+namespace tsq::cuda::w4a16 {
+
+struct Variant {
+  Type type;
+  int tokens;          // of a slab
+  int groupUnits;      // of 16 k with one scale
+  int tilesN, tilesK;  // of a step
+  int threads;
+  size_t sharedBytes;
+  int partialFloats;  // Floats of a partial result of a block
+  void (*kernel)(Gemm);
+};
+
+template <Type kType, int kTiles, int kGroupUnits>
+constexpr Variant variant() {
+  using Block = GemmBlock<kType, kTiles, kGroupUnits>;
+  return {kType,
+          8 * kTiles,
+          kGroupUnits,
+          kWarpsN,
+          kWarpsK,
+          kThreads,
+          Block::kSharedBytes,
+          kWarpsN * Totals<4, kTiles>::kFloats,
+          gemmKernel<kType, kTiles, kGroupUnits>};
+}
+
+using Variants = std::array<Variant, 9>;
+
+template <Type kType>
+constexpr Variants variantsOf() {
+  return {
+      variant<kType, 1, 1>(), variant<kType, 1, 2>(), variant<kType, 1, 4>(),  //
+      variant<kType, 2, 1>(), variant<kType, 2, 2>(), variant<kType, 2, 4>(),  //
+      variant<kType, 3, 1>(), variant<kType, 3, 2>(), variant<kType, 3, 4>(),
+  };
+}
+
+// For m tokens: the smallest slab that holds them, or several slabs that waste the least.
+inline const Variant& choose(const Variants& all, const Shape& shape, int m) {
+  const auto padded = [&](int tokens) { return (int64_t{m} + tokens - 1) / tokens * tokens; };
+  const int tokens = m <= 8 ? 8 : padded(16) < padded(24) ? 16 : 24;
+  const int groupUnits = shape.groupK() == 16 ? 1 : shape.groupK() == 32 ? 2 : 4;
+  const Variant* chosen = &all[0];
+  for (const Variant& one : all) {
+    if (one.tokens == tokens && one.groupUnits == groupUnits) chosen = &one;
+  }
+  return *chosen;
+}
+
+inline Work workOf(const Variant& variant, const Shape& shape, int blocks) {
+  return workOf(shape, blocks, variant.tilesN, variant.tilesK);
+}
+inline int64_t slabs(const Variant& variant, int m) {
+  return (int64_t{m} + variant.tokens - 1) / variant.tokens;
+}
+// Of the workspace: counters, which must be zero before the first launch, and partial sums.
+inline int64_t counterCount(const Variant& variant, const Shape& shape, int m) {
+  return slabs(variant, m) * workOf(variant, shape, 1).columns;
+}
+inline int64_t partialCount(const Variant& variant, const Shape& shape, int m, int blocks) {
+  return slabs(variant, m) * workOf(variant, shape, blocks).blocks * kPartialSlots * variant.partialFloats;
+}
+
+}  // namespace tsq::cuda::w4a16
