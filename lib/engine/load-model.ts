@@ -154,7 +154,7 @@ async function assemble(
   const bound: BoundSection[] = []
   // Begun before the tokenizer, which keeps this thread busy and no other.
   const embedding = runner.bindSection(0, "", source)
-  embedding.catch(() => {})
+  embedding.catch(() => undefined) // reported where it is awaited; until then it must not count as unhandled
   // Nothing of what a model holds can be collected: looking through the heap every 64 MB would take longer than packing them.
   native.deferReports(true)
   let tokenizer: Tokenizer

@@ -1,4 +1,4 @@
-// Weights in packed memory and split activations for the tests of pairs and quads.
+// Weights in packed memory and split activations for the tests of pairs, quads and digits.
 #pragma once
 #include <algorithm>
 #include <memory>
@@ -113,7 +113,7 @@ inline SplitTest split(const DotKernel& kernel, const Shape& shape, const std::v
   s.memory.assign(static_cast<size_t>(rows * bytes + kSlack + 64), 0xaa);
   s.offset = -reinterpret_cast<intptr_t>(s.memory.data()) & 63;
   s.scales.assign(static_cast<size_t>(rows * blocks), -1.0f);
-  s.sums.assign(static_cast<size_t>(rows * blocks), -1);
+  s.sums.assign(static_cast<size_t>(rows * blocks * limbs), -1);
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t bundle = r / layout::kBundle * layout::kBundle, size = std::min(layout::kBundle, rows - bundle);
     // A row on its own, so that a read behind its end is seen.
@@ -127,7 +127,7 @@ inline SplitTest split(const DotKernel& kernel, const Shape& shape, const std::v
     call.chunks = s.chunks() + bundle * bytes + (r - bundle) * layout::kChunkBytes;
     call.apart = size * layout::kChunkBytes;
     call.scales = quads ? s.scales.data() + bundle * blocks + (r - bundle) : nullptr;
-    call.sums = quads ? s.sums.data() + bundle * blocks + (r - bundle) : nullptr;
+    call.sums = quads ? s.sums.data() + bundle * blocks * limbs + (r - bundle) : nullptr;
     call.step = size;
     kernel.split(call);
   }
@@ -155,8 +155,8 @@ inline std::vector<double> valuesOf(SplitTest& s, const Shape& shape) {
                              ((layout::firstChunk(shape, b, chunk) + at / chunk) * s.limbs + limb) * size * 64 +
                              at % chunk * (s.quads ? 1 : 2);
           if (s.quads) {
-            value = static_cast<double>(s.scales[static_cast<size_t>(bundle * blocks + b * size + r - bundle)]) *
-                    static_cast<int8_t>(*p);
+            value += static_cast<double>(s.scales[static_cast<size_t>(bundle * blocks + b * size + r - bundle)]) *
+                     std::ldexp(static_cast<int8_t>(*p), 8 * limb);
           } else {
             uint16_t bits;
             std::memcpy(&bits, p, 2);
@@ -198,9 +198,9 @@ inline void multiplyPart(const DotKernel& kernel, const PackedView& w, SplitTest
   std::vector<uint8_t> scratch(bytes + 64, 0xff);  // NaN wherever it is read before it is written
   const int64_t offset = -reinterpret_cast<intptr_t>(scratch.data()) & 63;
   kernel.multiply({&w, s.chunks() + row * layout::rowBytes(shape, chunk, s.limbs),
-                   s.quads ? s.scales.data() + row * blocks : nullptr, s.quads ? s.sums.data() + row * blocks : nullptr,
-                   s.limbs, end - row, y.data() + row * shape.n, shape.n, bias, begin, panelEnd,
-                   scratch.data() + offset});
+                   s.quads ? s.scales.data() + row * blocks : nullptr,
+                   s.quads ? s.sums.data() + row * blocks * s.limbs : nullptr, s.limbs, end - row,
+                   y.data() + row * shape.n, shape.n, bias, begin, panelEnd, scratch.data() + offset});
 }
 
 inline std::string describe(const char* table, const PackedView& w, const SplitTest& s) {
