@@ -55,10 +55,10 @@ struct Supported {
     if (cpu.neon && cpu.armbf16) add(extended(storage[count - 1], "neon-bf16", &kNeonBf16Pairs, nullptr));
 #endif
 #ifdef TSQ_HAVE_AVX2
-    if (cpu.avx2) add(extended(kAvx2Kernels, "avx2", nullptr, &kAvx2Quads));
+    if (cpu.avx2) add(extended(kAvx2Kernels, "avx2", nullptr, &kAvx2Quads, &kAvx2Digits));
 #endif
 #ifdef TSQ_HAVE_AVXVNNI
-    if (cpu.avxvnni) add(extended(kAvx2Kernels, "avxvnni", nullptr, &kAvxVnniQuads));
+    if (cpu.avxvnni) add(extended(kAvx2Kernels, "avxvnni", nullptr, &kAvxVnniQuads, &kAvxVnniDigits));
 #endif
 #ifdef TSQ_HAVE_AVX512
     if (cpu.avx512) add(extended(kAvx512Kernels, "avx512", nullptr, &kAvx512Quads));

@@ -18,10 +18,10 @@ extern const KernelTable kNeonKernels;
 
 // Kernels of k in pairs and quads, by the extension that they need beside a table's own.
 #ifdef TSQ_HAVE_AVX2
-extern const DotKernel kAvx2Quads;
+extern const DotKernel kAvx2Quads, kAvx2Digits;
 #endif
 #ifdef TSQ_HAVE_AVXVNNI
-extern const DotKernel kAvxVnniQuads;
+extern const DotKernel kAvxVnniQuads, kAvxVnniDigits;
 #endif
 #ifdef TSQ_HAVE_AVX512
 extern const DotKernel kAvx512Quads;

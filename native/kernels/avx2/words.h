@@ -43,6 +43,17 @@ TSQ_INLINE Words shiftDown(Words w) {
   if constexpr (kBits < 0) return {_mm256_slli_epi32(w.lo, -kBits), _mm256_slli_epi32(w.hi, -kBits)};
   return w;
 }
+// The same for signed words.
+template <int kBits>
+TSQ_INLINE Words shiftDownSigned(Words w) {
+  return {_mm256_srai_epi32(w.lo, kBits), _mm256_srai_epi32(w.hi, kBits)};
+}
+TSQ_INLINE __m256i ifZero8(__m256i w, __m256i yes, __m256i no) {
+  return _mm256_blendv_epi8(no, yes, _mm256_cmpeq_epi32(w, _mm256_setzero_si256()));
+}
+TSQ_INLINE Words ifZero(Words w, Words yes, Words no) {
+  return {ifZero8(w.lo, yes.lo, no.lo), ifZero8(w.hi, yes.hi, no.hi)};
+}
 TSQ_INLINE Words keepBits(Words w, uint32_t mask) {
   const __m256i keep = _mm256_set1_epi32(static_cast<int>(mask));
   return {_mm256_and_si256(w.lo, keep), _mm256_and_si256(w.hi, keep)};

@@ -11,6 +11,7 @@ TSQ_INLINE Words dotQuads(Words sum, Words codes, Words x) {
 }  // namespace
 }  // namespace tsq
 
+#include "kernels/generic/digit_sums.h"
 #include "kernels/generic/digits.h"
 #include "kernels/tables.h"
 

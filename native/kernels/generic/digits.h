@@ -1,6 +1,5 @@
-// Exact products of few rows in fixed point. Include after an instruction set's words.h, generic/quad_codes.h and
-//
-//   dotQuads(sums, codes, x)   adds to sixteen int32 the products of four unsigned and four signed bytes each
+// Exact products of few rows in fixed point. Include after an instruction set's words.h, kDigitRegisters (registers for
+// sums, weights and digits) and a class DigitSum (generic/digit_sums.h), sixteen running int32.
 //
 // An activation becomes an integer of `limbs` balanced digits in base 256, times a power of two common to its block:
 // exactly, or with its 21 leading bits where the block spans a wide range. Codes times digits are summed in int32,
@@ -136,7 +135,7 @@ void splitDigits(const SplitRow& row) {
 // One step of kPanels panels against kStreams streams of digits. Terms add to kChains chains of sums in turn.
 template <typename Codes, int kTerm, int kChains, int kStreams, int kPanels>
 TSQ_INLINE void digitTerms(const Codes& codes, const Words (&lines)[kPanels][Codes::kLines], const uint8_t* x,
-                           Words (&sums)[kChains][kPanels][kStreams]) {
+                           DigitSum (&sums)[kChains][kPanels][kStreams]) {
   Words terms[kPanels];
 #pragma GCC unroll 4
   for (int q = 0; q < kPanels; ++q) terms[q] = codes.template term<kTerm>(lines[q]);
@@ -144,10 +143,7 @@ TSQ_INLINE void digitTerms(const Codes& codes, const Words (&lines)[kPanels][Cod
   for (int s = 0; s < kStreams; ++s) {
     const Words quad = broadcastWord(x + s * layout::kChunkBytes + kTerm * 4);
 #pragma GCC unroll 4
-    for (int q = 0; q < kPanels; ++q) {
-      Words& sum = sums[kTerm % kChains][q][s];
-      sum = dotQuads(sum, terms[q], quad);
-    }
+    for (int q = 0; q < kPanels; ++q) sums[kTerm % kChains][q][s].add(terms[q], quad);
   }
   if constexpr (kTerm + 1 < Codes::kTerms) digitTerms<Codes, kTerm + 1, kChains>(codes, lines, x, sums);
 }
@@ -157,38 +153,51 @@ template <typename Codes, int kChains, int kStreams, int kPanels>
 TSQ_INLINE void digitBlock(const Codes& codes, const uint8_t* line, int64_t apart, Ahead ahead, const uint8_t* x,
                            int64_t length, const int32_t* inputSums, const Words (&zeroPoints)[kPanels], int32_t* out) {
   constexpr int64_t kStepBytes = Codes::kLines * 64;
-  Words sums[kChains][kPanels][kStreams];
+  constexpr int64_t kRun = DigitSum::kRunTerms / Codes::kTerms * Codes::kStep;  // packed columns between two flushes
+  DigitSum sums[kChains][kPanels][kStreams];
 #pragma GCC unroll 12
   for (int s = 0; s < kStreams; ++s) {
     const Words inputSum = broadcastWord(inputSums + s);
 #pragma GCC unroll 4
     for (int q = 0; q < kPanels; ++q) {
-      sums[0][q][s] = halfProducts(zeroPoints[q], inputSum);
-      if constexpr (kChains == 2) sums[1][q][s] = zeroWords();
+      sums[0][q][s].start(halfProducts(zeroPoints[q], inputSum));
+      if constexpr (kChains == 2) sums[1][q][s].start(zeroWords());
     }
   }
   for (int64_t begin = 0; begin < length; begin += layout::kQuadChunk, x += (kStreams - 1) * layout::kChunkBytes) {
     const int64_t here = length - begin < layout::kQuadChunk ? length - begin : layout::kQuadChunk;
     const uint8_t* end = x + here;
-    for (; x < end; x += Codes::kStep, line += kStepBytes) {
-      Words lines[kPanels][Codes::kLines];
+    do {
+      const uint8_t* stop = end - x < kRun ? end : x + kRun;
+      for (; x < stop; x += Codes::kStep, line += kStepBytes) {
+        Words lines[kPanels][Codes::kLines];
 #pragma GCC unroll 4
-      for (int q = 0; q < kPanels; ++q) {
+        for (int q = 0; q < kPanels; ++q) {
 #pragma GCC unroll 3
-        for (int i = 0; i < Codes::kLines; ++i) {
-          lines[q][i] = loadWords(line + q * apart + i * 64);
-          ahead.fetch(line + q * apart + i * 64);
+          for (int i = 0; i < Codes::kLines; ++i) {
+            lines[q][i] = loadWords(line + q * apart + i * 64);
+            ahead.fetch(line + q * apart + i * 64);
+          }
+        }
+        digitTerms<Codes, 0>(codes, lines, x, sums);
+      }
+#pragma GCC unroll 2
+      for (int c = 0; c < kChains; ++c) {
+#pragma GCC unroll 4
+        for (int q = 0; q < kPanels; ++q) {
+#pragma GCC unroll 12
+          for (int s = 0; s < kStreams; ++s) sums[c][q][s].flush();
         }
       }
-      digitTerms<Codes, 0>(codes, lines, x, sums);
-    }
+    } while (x < end);
     x += layout::kQuadChunk - here;
   }
 #pragma GCC unroll 4
   for (int q = 0; q < kPanels; ++q) {
 #pragma GCC unroll 12
     for (int s = 0; s < kStreams; ++s) {
-      const Words sum = kChains == 2 ? addWords(sums[0][q][s], sums[kChains - 1][q][s]) : sums[0][q][s];
+      const Words first = sums[0][q][s].total;
+      const Words sum = kChains == 2 ? addWords(first, sums[kChains - 1][q][s].total) : first;
       storeWords(out + (q * kStreams + s) * layout::kPanel, sum);
     }
   }
