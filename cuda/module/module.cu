@@ -6,37 +6,12 @@
 #include <algorithm>
 
 #include "cuda/module/arguments.h"
+#include "cuda/module/runtime.h"
 #include "cuda/module/variants.h"
 #include "cuda/w4a16/pack.cuh"
 
 namespace tsq::cuda::module {
 namespace {
-
-int answer(cudaError_t error, const char* what, TsqCudaText reason) {
-  if (error == cudaSuccess) return kTsqCudaOk;
-  cudaGetLastError();  // forgets it, so that later calls do not report it again
-  return refuse(kTsqCudaDevice, reason, "%s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
-}
-
-int devices(TsqCudaText reason) {
-  int count = 0;  // the call leaves it alone where there is no driver
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error == cudaSuccess && count > 0) return count;
-  int driver = 0, runtime = 0;
-  cudaDriverGetVersion(&driver);
-  cudaRuntimeGetVersion(&runtime);
-  if (error == cudaErrorInsufficientDriver && driver == 0) {
-    refuse(0, reason, "no NVIDIA driver is installed");
-  } else if (error == cudaErrorInsufficientDriver) {
-    refuse(0, reason, "the NVIDIA driver supports CUDA %d.%d, and %d.%d is needed: update the driver", driver / 1000,
-           driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
-  } else if (error == cudaErrorNoDevice || error == cudaSuccess) {
-    refuse(0, reason, "the NVIDIA driver finds no device (is CUDA_VISIBLE_DEVICES set?)");
-  } else {
-    answer(error, "counting CUDA devices", reason);
-  }
-  return 0;
-}
 
 int device(int index, TsqCudaDevice* out, TsqCudaText reason) {
   cudaDeviceProp properties;
@@ -47,17 +22,6 @@ int device(int index, TsqCudaDevice* out, TsqCudaText reason) {
   out->minor = properties.minor;
   out->multiprocessors = properties.multiProcessorCount;
   out->memoryBytes = static_cast<int64_t>(properties.totalGlobalMem);
-  return kTsqCudaOk;
-}
-
-template <typename All>
-int allowShared(const All& all, TsqCudaText reason) {
-  for (const w4a16::Variant& one : all) {
-    const auto* kernel = reinterpret_cast<const void*>(one.kernel);
-    TSQ_TRY(answer(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(one.sharedBytes)),
-        "preparing the W4A16 kernels", reason));
-  }
   return kTsqCudaOk;
 }
 
@@ -73,17 +37,27 @@ int isHopper(bool* is, TsqCudaText reason) {
   return kTsqCudaOk;
 }
 
-int prepare(int index, TsqCudaText reason) {
-  TSQ_TRY(answer(cudaSetDevice(index), "choosing a CUDA device", reason));
-  for (const auto* all : {&w4a16::variantsF16(), &w4a16::variantsBF16()}) {
-    for (const w4a16::Variant& one : *all) {
-      const auto* kernel = reinterpret_cast<const void*>(one.kernel);
-      TSQ_TRY(answer(
-          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(one.sharedBytes)),
-          "preparing the W4A16 kernels", reason));
-    }
+// More shared memory than 48 KiB is for those who ask.
+template <typename All>
+int allowShared(const All& all, TsqCudaText reason) {
+  for (const w4a16::Variant& one : all) {
+    const auto* kernel = reinterpret_cast<const void*>(one.kernel);
+    TSQ_TRY(answer(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(one.sharedBytes)),
+        "preparing the W4A16 kernels", reason));
   }
   return kTsqCudaOk;
+}
+
+int prepare(int index, TsqCudaText reason) {
+  TSQ_TRY(answer(cudaSetDevice(index), "choosing a CUDA device", reason));
+  TSQ_TRY(allowShared(w4a16::variantsF16(), reason));
+  TSQ_TRY(allowShared(w4a16::variantsBF16(), reason));
+  bool hopper = false;
+  TSQ_TRY(isHopper(&hopper, reason));
+  if (!hopper) return kTsqCudaOk;
+  TSQ_TRY(allowShared(w4a16::wideVariantsF16(), reason));
+  return allowShared(w4a16::wideVariantsBF16(), reason);
 }
 
 int blocksFor(const TsqCudaShape* shape, int multiprocessors) {
