@@ -14,73 +14,31 @@ TEST(w4a16_one_token) {
 }
 
 TEST(w4a16_every_group_size_and_variant) {
-  unsigned seed = 10;
-  for (const Type type : {Type::kF16, Type::kBF16}) {
-    for (const int m : {3, 13, 29}) {
-      for (const int64_t group : {16, 32, 64, 128, 256, 1000}) {
-        Case c;
-        c.type = type;
-        c.m = m;
-        c.shape = {80, 328, group};
-        c.zeros = seed % 2 == 0;
-        c.scalesAreBF16 = seed % 3 == 0;
-        c.seed = seed++;
-        checkCase(c);
-      }
-    }
-  }
+  for (const Case& c : everyGroupSizeAndVariant()) checkCase(c);
+}
+
+static Launch randomLaunch(Draw& draw) {
+  Launch how;
+  how.order = static_cast<Order>(draw.below(3));
+  how.copies = static_cast<Copies>(draw.below(2));
+  how.seed = draw.seed();
+  how.residentBlocks = 1 + draw.below(4);
+  return how;
 }
 
 TEST(w4a16_random_shapes) {
-  std::mt19937 random(20);
-  const auto below = [&](int limit) { return static_cast<int>(random() % static_cast<unsigned>(limit)); };
+  Draw draw(20);
   for (int i = 0; i < 60; ++i) {
-    constexpr int64_t kGroups[] = {16, 32, 64, 128, 192, 256, 4096};
-    Case c;
-    c.type = below(2) == 0 ? Type::kF16 : Type::kBF16;
-    c.m = 1 + (below(4) == 0 ? below(70) : below(18));
-    c.shape = {1 + below(300), 1 + below(700), kGroups[below(7)]};
-    c.blocks = 1 + below(7);
-    c.zeros = below(2) == 0;
-    c.order = below(4) == 0;
-    c.bias = below(2) == 0;
-    c.scalesAreBF16 = below(2) == 0;
-    c.padX = below(2) == 0 ? 0 : below(20);
-    c.padY = below(2) == 0 ? 0 : below(20);
-    c.seed = random();
-    Launch how;
-    how.order = static_cast<Order>(below(3));
-    how.copies = static_cast<Copies>(below(2));
-    how.seed = random();
-    how.residentBlocks = 1 + below(4);
-    checkCase(c, how);
+    const Case c = randomCase(draw);
+    checkCase(c, randomLaunch(draw));
   }
 }
 
 TEST(w4a16_wide_random_shapes) {
-  std::mt19937 random(30);
-  const auto below = [&](int limit) { return static_cast<int>(random() % static_cast<unsigned>(limit)); };
+  Draw draw(30);
   for (int i = 0; i < 24; ++i) {
-    constexpr int64_t kGroups[] = {64, 128, 192, 4096};
-    Case c;
-    c.wide = true;
-    c.type = i % 2 == 0 ? Type::kF16 : Type::kBF16;
-    c.m = 25 + below(i % 3 == 0 ? 80 : 10);
-    c.shape = {1 + below(400), 1 + below(500), kGroups[below(4)]};
-    c.blocks = 1 + below(5);
-    c.zeros = below(2) == 0;
-    c.order = below(4) == 0;
-    c.bias = below(2) == 0;
-    c.scalesAreBF16 = below(2) == 0;
-    c.padX = below(2) == 0 ? 0 : below(20);
-    c.padY = below(2) == 0 ? 0 : below(20);
-    c.seed = random();
-    Launch how;
-    how.order = static_cast<Order>(below(3));
-    how.copies = static_cast<Copies>(below(2));
-    how.seed = random();
-    how.residentBlocks = 1 + below(3);
-    checkCase(c, how);
+    const Case c = randomWideCase(draw);
+    checkCase(c, randomLaunch(draw));
   }
 }
 
