@@ -112,8 +112,8 @@ class Module {
 struct PackedWeight {
   DeviceBuffer<uint8_t> weights, scales, zeros;
 
-  // Everything from memory of the device; zeros may be null.
-  PackedWeight(Module& module, const TsqCudaShape& shape, const uint8_t* codes, const int32_t* order,
+  // Everything from memory of the device, in rows; zeros may be null, and weights of 16 bits have no scales.
+  PackedWeight(Module& module, const TsqCudaShape& shape, const void* codes, const int32_t* order,
                const uint16_t* scaleRows, const uint16_t* zeroRows, cudaStream_t stream) {
     TsqCudaSizes sizes{};
     module.call(module->sizes(&shape, 1, 1, &sizes, module.reason()));
@@ -121,6 +121,7 @@ struct PackedWeight {
     scales = DeviceBuffer<uint8_t>(static_cast<size_t>(sizes.scaleBytes));
     TsqCudaPack pack{shape, codes, order, weights.data()};
     module.call(module->packCodes(&pack, stream, module.reason()));
+    if (shape.bits == 16) return;
     pack = {shape, scaleRows, nullptr, scales.data()};
     module.call(module->packScales(&pack, stream, module.reason()));
     if (zeroRows == nullptr) return;

@@ -43,6 +43,10 @@ __global__ void codesKernel(uint8_t* to, int64_t count, uint64_t seed) {
   for (int64_t i = first(); i < count; i += stride()) to[i] = static_cast<uint8_t>(randomBits(seed, i) >> 60);
 }
 
+__global__ void widenKernel(const uint8_t* codes, uint8_t* to, int64_t count) {
+  for (int64_t i = first(); i < count; i += stride()) to[i] = static_cast<uint8_t>(codes[i] + 120);
+}
+
 __global__ void nibblesKernel(const uint8_t* codes, uint32_t* to, int64_t words) {
   for (int64_t i = first(); i < words; i += stride()) {
     uint32_t word = 0;
@@ -103,6 +107,9 @@ void fillScales(uint16_t* to, int64_t count, float scale, bool bf16, uint64_t se
 }
 void fillCodes(uint8_t* to, int64_t count, uint64_t seed, cudaStream_t stream) {
   codesKernel<<<blocksFor(count), kThreads, 0, stream>>>(to, count, seed);
+}
+void widenCodes(const uint8_t* codes, uint8_t* to, int64_t count, cudaStream_t stream) {
+  widenKernel<<<blocksFor(count), kThreads, 0, stream>>>(codes, to, count);
 }
 void packNibbles(const uint8_t* codes, uint32_t* to, int64_t words, cudaStream_t stream) {
   nibblesKernel<<<blocksFor(words), kThreads, 0, stream>>>(codes, to, words);

@@ -12,6 +12,8 @@ void fillFloats(uint16_t* to, int64_t count, float scale, bool bf16, uint64_t se
 void fillScales(uint16_t* to, int64_t count, float scale, bool bf16, uint64_t seed, cudaStream_t stream);
 // 0 … 15.
 void fillCodes(uint8_t* to, int64_t count, uint64_t seed, cudaStream_t stream);
+// The same weights as codes of 8 bits, whose middle is 128 and not 8.
+void widenCodes(const uint8_t* codes, uint8_t* to, int64_t count, cudaStream_t stream);
 // Eight codes a word, the first lowest, in the order of rows.
 void packNibbles(const uint8_t* codes, uint32_t* to, int64_t words, cudaStream_t stream);
 // to[n][k] = scales[n][k / group] (code - 8) from words of packNibbles; k and group are multiples of 8.

@@ -1,4 +1,5 @@
-// Times W4A16 beside cuBLAS and beside dequantizing and then cuBLAS, over shapes and tokens.
+// Times W4A16, W8A16 and 16-bit weights beside cuBLAS and beside dequantizing and then cuBLAS, over shapes and tokens.
+// All have the same weights.
 //   sweep [--json FILE] [--shapes KxN,...] [--m M,...] [--group G] [--samples S] [--seconds T]
 // Within --seconds shapes are begun; what is left then is reported as not measured.
 #include <algorithm>
@@ -143,14 +144,30 @@ class Sweep {
     all.push_back(std::move(first));
     while (static_cast<int>(all.size()) < count) {
       DeviceBuffer<T> next(all[0].size());
-      check(cudaMemcpyAsync(next.data(), all[0].data(), next.bytes(), cudaMemcpyDeviceToDevice, stream_), "copying");
+      if (next.size() > 0) {
+        check(cudaMemcpyAsync(next.data(), all[0].data(), next.bytes(), cudaMemcpyDeviceToDevice, stream_), "copying");
+      }
       all.push_back(std::move(next));
     }
     return all;
   }
 
+  // A packed weight in copies.
+  struct Ours {
+    const char* name;
+    TsqCudaShape shape;
+    std::vector<DeviceBuffer<uint8_t>> weights, scales;
+    size_t bytes;
+  };
+  Ours pack(const char* name, const TsqCudaShape& shape, const void* codes, const uint16_t* scales) {
+    PackedWeight packed(module_, shape, codes, nullptr, scales, nullptr, stream_);
+    const size_t bytes = packed.weights.bytes() + packed.scales.bytes();
+    const int copies = copiesOf(bytes);
+    return {name, shape, copiesFrom(std::move(packed.weights), copies), copiesFrom(std::move(packed.scales), copies),
+            bytes};
+  }
+
   void measureShape(int64_t n, int64_t k, bool bf16, Report& report) {
-    const TsqCudaShape shape{n, k, options_.group};
     const int64_t groups = (k + options_.group - 1) / options_.group, weights = n * k;
     if (k % options_.group != 0 || options_.group % 8 != 0) {
       throw std::runtime_error("the sweep takes groups that divide K, in multiples of 8");
@@ -161,12 +178,6 @@ class Sweep {
     fillCodes(codes.data(), weights, 3, stream_);
     fillScales(scales.data(), n * groups, 0.01f, bf16, 4, stream_);
 
-    PackedWeight packed(module_, shape, codes.data(), nullptr, scales.data(), nullptr, stream_);
-    const size_t packedBytes = packed.weights.bytes() + packed.scales.bytes();
-    const int packedCopies = copiesOf(packedBytes);
-    const auto w4 = copiesFrom(std::move(packed.weights), packedCopies);
-    const auto s4 = copiesFrom(std::move(packed.scales), packedCopies);
-
     DeviceBuffer<uint32_t> rows(static_cast<size_t>(weights / 8));
     packNibbles(codes.data(), rows.data(), weights / 8, stream_);
     const size_t rowBytes = rows.bytes() + scales.bytes();
@@ -174,16 +185,23 @@ class Sweep {
     const auto nibbles = copiesFrom(std::move(rows), rowCopies);
     DeviceBuffer<uint16_t> wide(static_cast<size_t>(weights));
     dequantize(nibbles[0].data(), scales.data(), wide.data(), n, k, options_.group, bf16, stream_);
+    std::vector<Ours> ours;
+    ours.push_back(pack("tsq-w4a16", {n, k, options_.group}, codes.data(), scales.data()));
+    {
+      DeviceBuffer<uint8_t> bytes(static_cast<size_t>(weights));
+      widenCodes(codes.data(), bytes.data(), weights, stream_);
+      ours.push_back(pack("tsq-w8a16", {n, k, options_.group, 8}, bytes.data(), scales.data()));
+      ours.push_back(pack("tsq-w16a16", {n, k, k, 16}, wide.data(), nullptr));
+      check(cudaStreamSynchronize(stream_), "packing weights");
+    }
     const int wideCopies = copiesOf(wide.bytes());
     const auto w16 = copiesFrom(std::move(wide), wideCopies);
     DeviceBuffer<uint16_t> scratch(static_cast<size_t>(weights));
 
-    const int blocks = module_->blocksFor(&shape, module_.device().multiprocessors);
     for (const std::string& count : split(options_.m)) {
       const int m = std::stoi(count);
       DeviceBuffer<uint16_t> x(static_cast<size_t>(m * k)), y(static_cast<size_t>(m * n));
       fillFloats(x.data(), m * k, 1, bf16, 5, stream_);
-      const Workspace work(module_, shape, m, blocks);
       const int64_t activations = 2 * m * (n + k);
       const size_t checked = static_cast<size_t>(std::min(m, 16) * n);
       std::vector<uint16_t> reference;
@@ -207,11 +225,11 @@ class Sweep {
           blas_->multiply(scratch.data(), x.data(), y.data(), m, n, k, bf16);
         });
       }
-      cell("tsq-w4a16", packedCopies, packedBytes, [&](int copy) {
+      for (const Ours& one : ours) {
+        const int blocks = module_->blocksFor(&one.shape, module_.device().multiprocessors);
+        const Workspace work(module_, one.shape, m, blocks);
         TsqCudaW4A16 gemm{};
-        gemm.shape = shape;
-        gemm.weights = w4[static_cast<size_t>(copy)].data();
-        gemm.scales = s4[static_cast<size_t>(copy)].data();
+        gemm.shape = one.shape;
         gemm.x = x.data();
         gemm.y = y.data();
         gemm.counters = work.counters.data();
@@ -221,8 +239,12 @@ class Sweep {
         gemm.m = m;
         gemm.blocks = blocks;
         gemm.isBF16 = gemm.scalesAreBF16 = bf16;
-        module_.call(module_->w4a16(&gemm, stream_, module_.reason()));
-      });
+        cell(one.name, static_cast<int>(one.weights.size()), one.bytes, [&](int copy) {
+          gemm.weights = one.weights[static_cast<size_t>(copy)].data();
+          gemm.scales = one.scales[static_cast<size_t>(copy)].data();
+          module_.call(module_->w4a16(&gemm, stream_, module_.reason()));
+        });
+      }
     }
   }
 

@@ -51,8 +51,9 @@ int allowShared(const All& all, TsqCudaText reason) {
 
 int prepare(int index, TsqCudaText reason) {
   TSQ_TRY(answer(cudaSetDevice(index), "choosing a CUDA device", reason));
-  TSQ_TRY(allowShared(w4a16::variantsF16(), reason));
-  TSQ_TRY(allowShared(w4a16::variantsBF16(), reason));
+  for (const int bits : {4, 8, 16}) {
+    for (const bool bf16 : {false, true}) TSQ_TRY(allowShared(w4a16::compiled(bf16, bits), reason));
+  }
   bool hopper = false;
   TSQ_TRY(isHopper(&hopper, reason));
   if (!hopper) return kTsqCudaOk;
@@ -62,7 +63,7 @@ int prepare(int index, TsqCudaText reason) {
 
 int blocksFor(const TsqCudaShape* shape, int multiprocessors) {
   // One for each multiprocessor, and no block for less than two steps.
-  const w4a16::Work all = w4a16::workOf(w4a16::variantsF16()[0], shapeOf(*shape), 1);
+  const w4a16::Work all = w4a16::workOf(w4a16::compiled(false, shape->bits)[0], shapeOf(*shape), 1);
   return std::max(1, std::min(multiprocessors, all.columns * all.steps / 2));
 }
 
@@ -73,7 +74,7 @@ int sizes(const TsqCudaShape* shape, int32_t m, int blocks, TsqCudaSizes* out, T
   *out = {s.weightWords() * 16, s.scaleWords() * 16, 0, 0};
   // Whichever kernel a device chooses.
   for (const w4a16::Variant* one :
-       {&w4a16::choose(w4a16::variantsF16(), s, m), w4a16::chooseWide(w4a16::wideVariantsF16(), s, m)}) {
+       {&w4a16::choose(w4a16::compiled(false, s.bits), s, m), w4a16::chooseWide(w4a16::wideVariantsF16(), s, m)}) {
     if (one == nullptr) continue;
     out->counterBytes = std::max(out->counterBytes, w4a16::counterCount(*one, s, m) * 4);
     out->partialBytes = std::max(out->partialBytes, w4a16::partialCount(*one, s, m, blocks) * 16);
@@ -96,7 +97,7 @@ int64_t packBlocks(int64_t values) {
 }
 
 int packCodes(const TsqCudaPack* pack, void* stream, TsqCudaText reason) {
-  TSQ_TRY(checkPack(*pack, 1, reason));
+  TSQ_TRY(checkPack(*pack, pack->shape.bits == 16 ? 2 : 1, reason));
   const w4a16::Shape shape = shapeOf(pack->shape);
   const w4a16::PackCodes parameters{
       shape, {static_cast<const uint8_t*>(pack->source)}, {pack->order}, {static_cast<Words*>(pack->packed)}};
@@ -105,6 +106,7 @@ int packCodes(const TsqCudaPack* pack, void* stream, TsqCudaText reason) {
 
 int packScales(const TsqCudaPack* pack, void* stream, TsqCudaText reason) {
   TSQ_TRY(checkPack(*pack, 2, reason));
+  if (pack->shape.bits == 16) return refuse(kTsqCudaArgument, reason, "W4A16: weights of 16 bits have no scales");
   const w4a16::Shape shape = shapeOf(pack->shape);
   const w4a16::PackScales parameters{
       shape, {static_cast<const uint16_t*>(pack->source)}, {static_cast<uint16_t*>(pack->packed)}};
@@ -137,8 +139,8 @@ int gemm(const TsqCudaW4A16* g, void* stream, TsqCudaText reason) {
   const bool exact = g->zeros == nullptr || g->zerosAreIntegers != 0;
   const auto& wide = g->isBF16 != 0 ? w4a16::wideVariantsBF16() : w4a16::wideVariantsF16();
   const w4a16::Variant* chosen = hopper && exact ? w4a16::chooseWide(wide, shape, g->m) : nullptr;
-  const auto& all = g->isBF16 != 0 ? w4a16::variantsBF16() : w4a16::variantsF16();
-  const w4a16::Variant& variant = chosen != nullptr ? *chosen : w4a16::choose(all, shape, g->m);
+  const w4a16::Variant& variant =
+      chosen != nullptr ? *chosen : w4a16::choose(w4a16::compiled(g->isBF16 != 0, shape.bits), shape, g->m);
   const int64_t blocks = w4a16::slabs(variant, g->m) * w4a16::workOf(variant, shape, g->blocks).blocks;
   return enqueue(variant.kernel, blocks, variant.threads, variant.sharedBytes, parameters, stream, reason);
 }

@@ -14,7 +14,9 @@ TEST(w4a16_one_token) {
 }
 
 TEST(w4a16_every_group_size_and_variant) {
-  for (const Case& c : everyGroupSizeAndVariant()) checkCase(c);
+  for (const int bits : {4, 8, 16}) {
+    for (const Case& c : everyGroupSizeAndVariant(bits)) checkCase(c);
+  }
 }
 
 static Launch randomLaunch(Draw& draw) {
@@ -30,6 +32,14 @@ TEST(w4a16_random_shapes) {
   Draw draw(20);
   for (int i = 0; i < 60; ++i) {
     const Case c = randomCase(draw);
+    checkCase(c, randomLaunch(draw));
+  }
+}
+
+TEST(w8a16_and_w16a16_random_shapes) {
+  Draw draw(25);
+  for (int i = 0; i < 60; ++i) {
+    const Case c = randomWidth(draw);
     checkCase(c, randomLaunch(draw));
   }
 }
@@ -73,27 +83,31 @@ TEST(w4a16_results_depend_on_nothing_but_their_inputs) {
 }
 
 TEST(w4a16_device_packing_is_host_packing) {
-  for (const bool ordered : {false, true}) {
+  for (const int bits : {4, 8, 16}) {
     Case c;
-    c.shape = {100, 200, 32};
-    c.order = ordered;
+    c.shape = {100, 200, bits < 16 ? 32 : 200, bits};
+    c.order = bits != 8;
     const Data d = draw(c);
-    Buffer<uint8_t> codes("codes", d.codes);
+    std::vector<uint8_t> rows = d.codes;
+    if (bits == 16) rows.resize(d.weights.size() * 2);
+    if (bits == 16) std::memcpy(rows.data(), d.weights.data(), rows.size());
+    Buffer<uint8_t> codes("codes", rows);
     Buffer<int32_t> order("order", d.order);
-    Buffer<uint16_t> scales("scales", d.scales),
-        packedScales("packed scales", static_cast<size_t>(c.shape.scaleWords() * 8));
     Buffer<Words> packed("packed", static_cast<size_t>(c.shape.weightWords()));
     Launch how;
     how.blocks = 3;
     how.threads = kPackThreads;
-    const auto columns = ordered ? order.global<const int32_t>() : Global<const int32_t>{};
+    const auto columns = c.order ? order.global<const int32_t>() : Global<const int32_t>{};
     Outcome outcome =
         launch(how, packCodes, PackCodes{c.shape, codes.global<const uint8_t>(), columns, packed.global()});
     CHECK_MSG(outcome.ok(), outcome.error);
+    const std::vector<Words> want = packedWeights(c, d);
+    CHECK(std::memcmp(want.data(), packed.values().data(), packed.values().size_bytes()) == 0);
+    if (bits == 16) continue;
+    Buffer<uint16_t> scales("scales", d.scales),
+        packedScales("packed scales", static_cast<size_t>(c.shape.scaleWords() * 8));
     outcome = launch(how, packScales, PackScales{c.shape, scales.global<const uint16_t>(), packedScales.global()});
     CHECK_MSG(outcome.ok(), outcome.error);
-    const std::vector<Words> want = packCodesOnHost(c.shape, d.codes, d.order);
-    CHECK(std::memcmp(want.data(), packed.values().data(), packed.values().size_bytes()) == 0);
     const std::vector<uint16_t> wantScales = packScalesOnHost(c.shape, d.scales);
     CHECK(std::equal(wantScales.begin(), wantScales.end(), packedScales.values().begin()));
   }
@@ -114,6 +128,21 @@ TEST(w4a16_unpack_is_exact) {
           CHECK(toFloat<Type::kBF16>(static_cast<uint16_t>(bf16[i / 2] >> i % 2 * 16)) == want);
         }
       }
+    }
+  }
+}
+
+TEST(w8a16_unpack_is_exact) {
+  for (uint32_t q = 0; q < 256; ++q) {
+    // The code in each byte in turn, others beside it.
+    for (int byte = 0; byte < 4; ++byte) {
+      const uint32_t word = rotateRight(q | 0xa5c30000u | (q ^ 0xffu) << 8, (32 - 8 * byte) % 32);
+      uint32_t f16[2], bf16[2];
+      unpackBytes<Type::kF16>(f16[0], f16[1], word);
+      unpackBytes<Type::kBF16>(bf16[0], bf16[1], word);
+      const int half = byte / 2 * 16;
+      CHECK(toFloat<Type::kF16>(static_cast<uint16_t>(f16[byte % 2] >> half)) == static_cast<float>(q) - 128);
+      CHECK(toFloat<Type::kBF16>(static_cast<uint16_t>(bf16[byte % 2] >> half)) == static_cast<float>(q) - 128);
     }
   }
 }

@@ -15,15 +15,27 @@ using tsq::emulation::launch;
 using tsq::emulation::Order;
 using tsq::emulation::Outcome;
 
+template <Type kType>
+Variants variants(int bits) {
+  static constexpr auto k4 = variantsOf<kType, 4>(), k8 = variantsOf<kType, 8>();
+  static constexpr auto k16 = variantsOf<kType, 16>();
+  return bits == 4 ? Variants(k4) : bits == 8 ? Variants(k8) : Variants(k16);
+}
+inline Variants variants(Type type, int bits) {
+  return type == Type::kF16 ? variants<Type::kF16>(bits) : variants<Type::kBF16>(bits);
+}
+inline std::vector<Words> packedWeights(const Case& c, const Data& d) {
+  return c.shape.bits < 16 ? packCodesOnHost(c.shape, d.codes, d.order) : packCodesOnHost(c.shape, d.weights, d.order);
+}
+
 // Runs the kernel that would be chosen; y gets m rows of n + padY, untouched elements 0xffff.
 inline Outcome multiply(const Case& c, const Data& d, const Launch& how, std::vector<uint16_t>* y) {
-  static constexpr Variants kF16 = variantsOf<Type::kF16>(), kBF16 = variantsOf<Type::kBF16>();
   static constexpr WideVariants kWideF16 = wideVariantsOf<Type::kF16>(), kWideBF16 = wideVariantsOf<Type::kBF16>();
-  const bool f16 = c.type == Type::kF16;
+  const bool f16 = c.type == Type::kF16, scaled = c.shape.bits < 16;
   const Variant* wide = c.wide ? chooseWide(f16 ? kWideF16 : kWideBF16, c.shape, c.m) : nullptr;
-  const Variant& chosen = wide != nullptr ? *wide : choose(f16 ? kF16 : kBF16, c.shape, c.m);
+  const Variant& chosen = wide != nullptr ? *wide : choose(variants(c.type, c.shape.bits), c.shape, c.m);
   const int64_t strideX = c.shape.k + c.padX, strideY = c.shape.n + c.padY;
-  Buffer<Words> weights("weights", packCodesOnHost(c.shape, d.codes, d.order));
+  Buffer<Words> weights("weights", packedWeights(c, d));
   Buffer<uint16_t> scales("scales", packScalesOnHost(c.shape, d.scales));
   Buffer<uint16_t> zeros("zeros", c.zeros ? packScalesOnHost(c.shape, d.zeros) : std::vector<uint16_t>{});
   Buffer<uint16_t> x("x", d.x), bias("bias", d.bias), out("y", static_cast<size_t>(c.m * strideY));
@@ -32,7 +44,7 @@ inline Outcome multiply(const Case& c, const Data& d, const Launch& how, std::ve
   Buffer<int> counters("counters", std::vector<int>(static_cast<size_t>(counterCount(chosen, c.shape, c.m))));
   Gemm gemm{c.shape,
             weights.global<const Words>(),
-            scales.global<const Words>(),
+            scaled ? scales.global<const Words>() : Global<const Words>{},
             c.zeros ? zeros.global<const Words>() : Global<const Words>{},
             x.global<const uint16_t>(),
             c.order ? order.global<const int32_t>() : Global<const int32_t>{},

@@ -28,15 +28,16 @@ struct Case {
 inline std::string describe(const Case& c) {
   return std::string(c.type == Type::kF16 ? "f16" : "bf16") + " m=" + std::to_string(c.m) +
          " n=" + std::to_string(c.shape.n) + " k=" + std::to_string(c.shape.k) +
-         " group=" + std::to_string(c.shape.group) + " blocks=" + std::to_string(c.blocks) + (c.wide ? " wide" : "") +
-         (c.zeros ? " zeros" : "") + (c.order ? " order" : "") + (c.bias ? " bias" : "") +
-         (c.scalesAreBF16 ? " bf16 scales" : "") + " padX=" + std::to_string(c.padX) +
-         " padY=" + std::to_string(c.padY) + " seed=" + std::to_string(c.seed);
+         " group=" + std::to_string(c.shape.group) + " bits=" + std::to_string(c.shape.bits) +
+         " blocks=" + std::to_string(c.blocks) + (c.wide ? " wide" : "") + (c.zeros ? " zeros" : "") +
+         (c.order ? " order" : "") + (c.bias ? " bias" : "") + (c.scalesAreBF16 ? " bf16 scales" : "") +
+         " padX=" + std::to_string(c.padX) + " padY=" + std::to_string(c.padY) + " seed=" + std::to_string(c.seed);
 }
 
 struct Data {
   std::vector<uint16_t> x, scales, zeros, bias;
   std::vector<uint8_t> codes;
+  std::vector<uint16_t> weights;  // of 16 bits, in place of codes and scales
   std::vector<int32_t> order;
 };
 
@@ -58,12 +59,15 @@ inline Data draw(const Case& c) {
   for (size_t row = 0; row < static_cast<size_t>(c.m); ++row) {
     for (size_t i = 0; i < k; ++i) d.x[row * (k + static_cast<size_t>(c.padX)) + i] = encode(c.type, uniform(-1, 1));
   }
-  d.codes.resize(n * k);
-  for (uint8_t& code : d.codes) code = static_cast<uint8_t>(random() % 16);
-  d.scales.resize(n * groups);
+  const bool scaled = c.shape.bits < 16;
+  d.codes.resize(scaled ? n * k : 0);
+  for (uint8_t& code : d.codes) code = static_cast<uint8_t>(random() % (1u << c.shape.bits));
+  d.weights.resize(scaled ? 0 : n * k);
+  for (uint16_t& weight : d.weights) weight = encode(c.type, uniform(-1, 1));
+  d.scales.resize(scaled ? n * groups : 0);
   for (uint16_t& scale : d.scales) scale = encode(c.scalesAreBF16 ? Type::kBF16 : Type::kF16, uniform(0.001f, 0.1f));
   if (c.zeros) d.zeros.resize(n * groups);
-  for (uint16_t& zero : d.zeros) zero = fromFloat<Type::kF16>(static_cast<float>(random() % 16));
+  for (uint16_t& zero : d.zeros) zero = fromFloat<Type::kF16>(static_cast<float>(random() % (1u << c.shape.bits)));
   if (c.bias) d.bias.resize(n);
   for (uint16_t& bias : d.bias) bias = encode(c.type, uniform(-1, 1));
   if (c.order) d.order.resize(k);
@@ -73,8 +77,9 @@ inline Data draw(const Case& c) {
 }
 
 // The largest error in units of what float32 sums and the rounding of y may lose:
-// u (|y| + |bias|) + (k + 32) 2^-24 sum |x| s (1 + q/16 + 1 + z/16) 16, with u half a unit in the last place of y.
-// And ||y - want|| / ||want||. Over every `step`-th output: float64 products take their time.
+// u (|y| + |bias|) + (k + 32) 2^-24 sum |x| (what is added up for x), with u half a unit in the last place of y. Added
+// up are 16 s (1 + q/16) and 16 s (1 + z/16) for codes of 4 bits, s |q - 128| and s |z - 128| for those of 8. And ||y -
+// want|| / ||want||. Over every `step`-th output: float64 products take their time.
 struct Errors {
   double worst, relative;
 };
@@ -87,12 +92,18 @@ inline Errors errors(const Case& c, const Data& d, const std::vector<uint16_t>& 
     double want = 0, size = 0;
     for (int64_t p = 0; p < c.shape.k; ++p) {
       const int64_t k = c.order ? d.order[static_cast<size_t>(p)] : p, group = n * groups + p / c.shape.groupK();
-      const double s = decode(c.scalesAreBF16 ? Type::kBF16 : Type::kF16, d.scales[static_cast<size_t>(group)]);
-      const double z = c.zeros ? toFloat<Type::kF16>(d.zeros[static_cast<size_t>(group)]) : 8;
-      const double q = d.codes[static_cast<size_t>(n * c.shape.k + k)];
       const double x = decode(c.type, d.x[static_cast<size_t>(row * (c.shape.k + c.padX) + k)]);
+      const auto at = static_cast<size_t>(n * c.shape.k + k);
+      if (c.shape.bits == 16) {
+        want += decode(c.type, d.weights[at]) * x;
+        size += std::abs(decode(c.type, d.weights[at]) * x);
+        continue;
+      }
+      const double s = decode(c.scalesAreBF16 ? Type::kBF16 : Type::kF16, d.scales[static_cast<size_t>(group)]);
+      const double middle = c.shape.bits == 4 ? 8 : 128, q = d.codes[at];
+      const double z = c.zeros ? toFloat<Type::kF16>(d.zeros[static_cast<size_t>(group)]) : middle;
       want += s * (q - z) * x;
-      size += s * (32 + q + z) * std::abs(x);
+      size += s * std::abs(x) * (c.shape.bits == 4 ? 32 + q + z : std::abs(q - 128) + std::abs(z - 128));
     }
     if (c.bias) want += decode(c.type, d.bias[static_cast<size_t>(n)]);
     const double got = decode(c.type, y[static_cast<size_t>(row * (c.shape.n + c.padY) + n)]);
@@ -115,18 +126,19 @@ inline void checkErrors(const Case& c, const Data& d, const std::vector<uint16_t
 
 // --- the cases ---
 
-inline std::vector<Case> everyGroupSizeAndVariant() {
+inline std::vector<Case> everyGroupSizeAndVariant(int bits) {
   std::vector<Case> all;
   unsigned seed = 10;
   for (const Type type : {Type::kF16, Type::kBF16}) {
     for (const int m : {3, 13, 29}) {
       for (const int64_t group : {16, 32, 64, 128, 256, 1000}) {
+        if (bits == 16 && group < 328) continue;
         Case c;
         c.type = type;
         c.m = m;
-        c.shape = {80, 328, group};
-        c.zeros = seed % 2 == 0;
-        c.scalesAreBF16 = seed % 3 == 0;
+        c.shape = {80, 328, group, bits};
+        c.zeros = bits < 16 && seed % 2 == 0;
+        c.scalesAreBF16 = bits < 16 && seed % 3 == 0;
         c.seed = seed++;
         all.push_back(c);
       }
@@ -160,6 +172,15 @@ inline Case randomCase(Draw& draw) {
   c.padX = draw.below(2) == 0 ? 0 : draw.below(20);
   c.padY = draw.below(2) == 0 ? 0 : draw.below(20);
   c.seed = draw.seed();
+  return c;
+}
+// With weights of 8 bits, or of 16.
+inline Case randomWidth(Draw& draw) {
+  Case c = randomCase(draw);
+  c.shape.bits = draw.below(3) == 0 ? 16 : 8;
+  if (c.shape.bits == 8) return c;
+  c.shape.group = c.shape.k;
+  c.zeros = c.scalesAreBF16 = false;
   return c;
 }
 // For the kernels of many tokens.

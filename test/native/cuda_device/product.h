@@ -22,18 +22,20 @@ class Product {
   // Without `blocks`: as many as the case says.
   Product(const Case& what, const Data& data, std::optional<int> blocks = {})
       : c(what),
-        shape{c.shape.n, c.shape.k, c.shape.group},
+        shape{c.shape.n, c.shape.k, c.shape.group, c.shape.bits},
         codes(data.codes),
+        rows(data.weights),
         scaleRows(data.scales),
         zeroRows(data.zeros),
         x(data.x),
         bias(data.bias),
         order(data.order),
-        packed(module(), shape, codes.data(), c.order ? order.data() : nullptr, scaleRows.data(),
-               c.zeros ? zeroRows.data() : nullptr, nullptr),
+        packed(module(), shape, scaled() ? static_cast<const void*>(codes.data()) : rows.data(),
+               c.order ? order.data() : nullptr, scaleRows.data(), c.zeros ? zeroRows.data() : nullptr, nullptr),
         work(module(), shape, c.m, blocks.value_or(c.blocks)),
         y(2 * kGuard + static_cast<size_t>(c.m) * rowY()) {
-    check::report(equal(packed.weights, packCodesOnHost(c.shape, data.codes, c.order ? data.order : Order{})) &&
+    check::report(equal(packed.weights, scaled() ? packCodesOnHost(c.shape, data.codes, data.order)
+                                                 : packCodesOnHost(c.shape, data.weights, data.order)) &&
                       equal(packed.scales, packScalesOnHost(c.shape, data.scales)) &&
                       (!c.zeros || equal(packed.zeros, packScalesOnHost(c.shape, data.zeros))),
                   __FILE__, __LINE__, describe(c) + ": packed as on the host");
@@ -84,7 +86,7 @@ class Product {
   TsqCudaW4A16 gemm{};
 
  private:
-  using Order = std::vector<int32_t>;
+  bool scaled() const { return c.shape.bits < 16; }
   size_t rowY() const { return static_cast<size_t>(c.shape.n + c.padY); }
   template <typename T>
   static bool equal(const bench::DeviceBuffer<uint8_t>& got, const std::vector<T>& want) {
@@ -94,7 +96,7 @@ class Product {
 
   TsqCudaShape shape;
   bench::DeviceBuffer<uint8_t> codes;
-  bench::DeviceBuffer<uint16_t> scaleRows, zeroRows, x, bias;
+  bench::DeviceBuffer<uint16_t> rows, scaleRows, zeroRows, x, bias;
   bench::DeviceBuffer<int32_t> order;
   bench::PackedWeight packed;
   bench::Workspace work;

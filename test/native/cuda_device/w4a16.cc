@@ -22,7 +22,7 @@ static Case sized(Type type, int m, int64_t n, int64_t k, int64_t group) {
 }
 
 static int blocksOf(const Case& c) {
-  const TsqCudaShape shape{c.shape.n, c.shape.k, c.shape.group};
+  const TsqCudaShape shape{c.shape.n, c.shape.k, c.shape.group, c.shape.bits};
   return module()->blocksFor(&shape, module().device().multiprocessors);
 }
 
@@ -37,18 +37,32 @@ TEST(device_reduced_set) {
         c.padY = 1;
         c.blocks = 5;
         verify(c);
+        c.shape.bits = 8;
+        verify(c);
+        if (group < 128) continue;
+        c.shape.bits = 16;
+        c.shape.group = c.shape.k;
+        c.zeros = false;
+        verify(c);
       }
     }
   }
 }
 
 TEST(device_every_group_size_and_variant) {
-  for (const Case& c : everyGroupSizeAndVariant()) verify(c);
+  for (const int bits : {4, 8, 16}) {
+    for (const Case& c : everyGroupSizeAndVariant(bits)) verify(c);
+  }
 }
 
 TEST(device_random_shapes) {
   Draw draw(20);
   for (int i = 0; i < 300; ++i) verify(randomCase(draw));
+}
+
+TEST(device_random_widths) {
+  Draw draw(25);
+  for (int i = 0; i < 300; ++i) verify(randomWidth(draw));
 }
 
 TEST(device_wide_random_shapes) {
