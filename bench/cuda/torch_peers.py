@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 
-SHAPES = "4096x4096,4096x6144,4096x14336,14336x4096,8192x8192,8192x10240,4096x28672,28672x8192,8192x57344"
+SHAPES = "8192x8192,4096x4096,4096x14336,14336x4096,8192x57344,28672x8192,8192x10240,4096x28672,4096x6144"
 TOKENS = "1,2,4,8,16,32,64,128,256,512,1024,4096"
 
 
@@ -114,6 +114,9 @@ def main():
                 print(f"not measured: {result['notMeasured'][-1]}")
                 break
             for m in (int(part) for part in o.m.split(",")):
+                if time.monotonic() - begin > o.seconds:
+                    result["notMeasured"].append(f"{shape} m={m} {name} {kind}: no time left")
+                    continue
                 x = torch.randn(m, k, device="cuda", dtype=dtype)
                 try:
                     median, least, most = measure(torch, copies, o.samples, lambda i: product(x, i))
