@@ -4,6 +4,9 @@ import { createRequire } from "node:module"
 
 const list = (args: string[]) => execFileSync("git", ["ls-files", ...args], { encoding: "utf8" }).split("\n")
 const patterns = [
+  "bench/cuda/*.h",
+  "bench/cuda/*.cc",
+  "bench/cuda/*.cu",
   "native/**/*.h",
   "native/**/*.cc",
   "cuda/**/*.cu",

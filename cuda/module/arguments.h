@@ -19,16 +19,17 @@ __attribute__((format(printf, 3, 4))) inline int refuse(int outcome, TsqCudaText
 }
 
 inline w4a16::Shape shapeOf(const TsqCudaShape& shape) {
-  return {shape.n, shape.k, shape.group};
+  return {shape.n, shape.k, shape.group, shape.bits};
 }
 
 inline int checkShape(const TsqCudaShape& shape, TsqCudaText reason) {
   if (shapeOf(shape).valid()) return kTsqCudaOk;
   return refuse(
       kTsqCudaArgument, reason,
-      "W4A16: weight [%lld, %lld] in groups of %lld: groups are 16, 32, a multiple of 64, or k and more; sizes "
-      "are positive at most 2^31, and below 2^45 in all",
-      static_cast<long long>(shape.n), static_cast<long long>(shape.k), static_cast<long long>(shape.group));
+      "W4A16: weight [%lld, %lld] of %d bits in groups of %lld: groups are 16, 32, a multiple of 64, or k and more; "
+      "sizes are positive at most 2^31, and below 2^45 in all; bits are 4, 8, or 16 in one group",
+      static_cast<long long>(shape.n), static_cast<long long>(shape.k), shape.bits,
+      static_cast<long long>(shape.group));
 }
 
 inline int checkPointer(const char* name, const void* pointer, bool optional, size_t align, TsqCudaText reason) {
@@ -59,7 +60,7 @@ inline int checkGemm(const TsqCudaW4A16& gemm, TsqCudaText reason) {
   TSQ_TRY(checkShape(gemm.shape, reason));
   TSQ_TRY(checkTokens(gemm.m, gemm.blocks, reason));
   TSQ_TRY(checkPointer("the weight", gemm.weights, false, 16, reason));
-  TSQ_TRY(checkPointer("the scales", gemm.scales, false, 16, reason));
+  TSQ_TRY(checkPointer("the scales", gemm.scales, gemm.shape.bits == 16, 16, reason));
   TSQ_TRY(checkPointer("the zero points", gemm.zeros, true, 16, reason));
   TSQ_TRY(checkPointer("x", gemm.x, false, 2, reason));
   TSQ_TRY(checkPointer("the order", gemm.order, true, 4, reason));

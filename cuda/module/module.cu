@@ -6,37 +6,12 @@
 #include <algorithm>
 
 #include "cuda/module/arguments.h"
+#include "cuda/module/runtime.h"
 #include "cuda/module/variants.h"
 #include "cuda/w4a16/pack.cuh"
 
 namespace tsq::cuda::module {
 namespace {
-
-int answer(cudaError_t error, const char* what, TsqCudaText reason) {
-  if (error == cudaSuccess) return kTsqCudaOk;
-  cudaGetLastError();  // forgets it, so that later calls do not report it again
-  return refuse(kTsqCudaDevice, reason, "%s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
-}
-
-int devices(TsqCudaText reason) {
-  int count = 0;  // the call leaves it alone where there is no driver
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error == cudaSuccess && count > 0) return count;
-  int driver = 0, runtime = 0;
-  cudaDriverGetVersion(&driver);
-  cudaRuntimeGetVersion(&runtime);
-  if (error == cudaErrorInsufficientDriver && driver == 0) {
-    refuse(0, reason, "no NVIDIA driver is installed");
-  } else if (error == cudaErrorInsufficientDriver) {
-    refuse(0, reason, "the NVIDIA driver supports CUDA %d.%d, and %d.%d is needed: update the driver", driver / 1000,
-           driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
-  } else if (error == cudaErrorNoDevice || error == cudaSuccess) {
-    refuse(0, reason, "the NVIDIA driver finds no device (is CUDA_VISIBLE_DEVICES set?)");
-  } else {
-    answer(error, "counting CUDA devices", reason);
-  }
-  return 0;
-}
 
 int device(int index, TsqCudaDevice* out, TsqCudaText reason) {
   cudaDeviceProp properties;
@@ -47,17 +22,6 @@ int device(int index, TsqCudaDevice* out, TsqCudaText reason) {
   out->minor = properties.minor;
   out->multiprocessors = properties.multiProcessorCount;
   out->memoryBytes = static_cast<int64_t>(properties.totalGlobalMem);
-  return kTsqCudaOk;
-}
-
-template <typename All>
-int allowShared(const All& all, TsqCudaText reason) {
-  for (const w4a16::Variant& one : all) {
-    const auto* kernel = reinterpret_cast<const void*>(one.kernel);
-    TSQ_TRY(answer(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(one.sharedBytes)),
-        "preparing the W4A16 kernels", reason));
-  }
   return kTsqCudaOk;
 }
 
@@ -73,22 +37,33 @@ int isHopper(bool* is, TsqCudaText reason) {
   return kTsqCudaOk;
 }
 
-int prepare(int index, TsqCudaText reason) {
-  TSQ_TRY(answer(cudaSetDevice(index), "choosing a CUDA device", reason));
-  for (const auto* all : {&w4a16::variantsF16(), &w4a16::variantsBF16()}) {
-    for (const w4a16::Variant& one : *all) {
-      const auto* kernel = reinterpret_cast<const void*>(one.kernel);
-      TSQ_TRY(answer(
-          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(one.sharedBytes)),
-          "preparing the W4A16 kernels", reason));
-    }
+// More shared memory than 48 KiB is for those who ask.
+template <typename All>
+int allowShared(const All& all, TsqCudaText reason) {
+  for (const w4a16::Variant& one : all) {
+    const auto* kernel = reinterpret_cast<const void*>(one.kernel);
+    TSQ_TRY(answer(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(one.sharedBytes)),
+        "preparing the W4A16 kernels", reason));
   }
   return kTsqCudaOk;
 }
 
+int prepare(int index, TsqCudaText reason) {
+  TSQ_TRY(answer(cudaSetDevice(index), "choosing a CUDA device", reason));
+  for (const int bits : {4, 8, 16}) {
+    for (const bool bf16 : {false, true}) TSQ_TRY(allowShared(w4a16::compiled(bf16, bits), reason));
+  }
+  bool hopper = false;
+  TSQ_TRY(isHopper(&hopper, reason));
+  if (!hopper) return kTsqCudaOk;
+  TSQ_TRY(allowShared(w4a16::wideVariantsF16(), reason));
+  return allowShared(w4a16::wideVariantsBF16(), reason);
+}
+
 int blocksFor(const TsqCudaShape* shape, int multiprocessors) {
   // One for each multiprocessor, and no block for less than two steps.
-  const w4a16::Work all = w4a16::workOf(w4a16::variantsF16()[0], shapeOf(*shape), 1);
+  const w4a16::Work all = w4a16::workOf(w4a16::compiled(false, shape->bits)[0], shapeOf(*shape), 1);
   return std::max(1, std::min(multiprocessors, all.columns * all.steps / 2));
 }
 
@@ -99,7 +74,7 @@ int sizes(const TsqCudaShape* shape, int32_t m, int blocks, TsqCudaSizes* out, T
   *out = {s.weightWords() * 16, s.scaleWords() * 16, 0, 0};
   // Whichever kernel a device chooses.
   for (const w4a16::Variant* one :
-       {&w4a16::choose(w4a16::variantsF16(), s, m), w4a16::chooseWide(w4a16::wideVariantsF16(), s, m)}) {
+       {&w4a16::choose(w4a16::compiled(false, s.bits), s, m), w4a16::chooseWide(w4a16::wideVariantsF16(), s, m)}) {
     if (one == nullptr) continue;
     out->counterBytes = std::max(out->counterBytes, w4a16::counterCount(*one, s, m) * 4);
     out->partialBytes = std::max(out->partialBytes, w4a16::partialCount(*one, s, m, blocks) * 16);
@@ -122,7 +97,7 @@ int64_t packBlocks(int64_t values) {
 }
 
 int packCodes(const TsqCudaPack* pack, void* stream, TsqCudaText reason) {
-  TSQ_TRY(checkPack(*pack, 1, reason));
+  TSQ_TRY(checkPack(*pack, pack->shape.bits == 16 ? 2 : 1, reason));
   const w4a16::Shape shape = shapeOf(pack->shape);
   const w4a16::PackCodes parameters{
       shape, {static_cast<const uint8_t*>(pack->source)}, {pack->order}, {static_cast<Words*>(pack->packed)}};
@@ -131,6 +106,7 @@ int packCodes(const TsqCudaPack* pack, void* stream, TsqCudaText reason) {
 
 int packScales(const TsqCudaPack* pack, void* stream, TsqCudaText reason) {
   TSQ_TRY(checkPack(*pack, 2, reason));
+  if (pack->shape.bits == 16) return refuse(kTsqCudaArgument, reason, "W4A16: weights of 16 bits have no scales");
   const w4a16::Shape shape = shapeOf(pack->shape);
   const w4a16::PackScales parameters{
       shape, {static_cast<const uint16_t*>(pack->source)}, {static_cast<uint16_t*>(pack->packed)}};
@@ -163,8 +139,8 @@ int gemm(const TsqCudaW4A16* g, void* stream, TsqCudaText reason) {
   const bool exact = g->zeros == nullptr || g->zerosAreIntegers != 0;
   const auto& wide = g->isBF16 != 0 ? w4a16::wideVariantsBF16() : w4a16::wideVariantsF16();
   const w4a16::Variant* chosen = hopper && exact ? w4a16::chooseWide(wide, shape, g->m) : nullptr;
-  const auto& all = g->isBF16 != 0 ? w4a16::variantsBF16() : w4a16::variantsF16();
-  const w4a16::Variant& variant = chosen != nullptr ? *chosen : w4a16::choose(all, shape, g->m);
+  const w4a16::Variant& variant =
+      chosen != nullptr ? *chosen : w4a16::choose(w4a16::compiled(g->isBF16 != 0, shape.bits), shape, g->m);
   const int64_t blocks = w4a16::slabs(variant, g->m) * w4a16::workOf(variant, shape, g->blocks).blocks;
   return enqueue(variant.kernel, blocks, variant.threads, variant.sharedBytes, parameters, stream, reason);
 }

@@ -6,7 +6,7 @@
 
 extern "C" {
 
-constexpr uint32_t kTsqCudaVersion = 1;  // of everything below
+constexpr uint32_t kTsqCudaVersion = 2;  // of everything below
 
 enum TsqCudaOutcome {
   kTsqCudaOk = 0,
@@ -29,11 +29,13 @@ struct TsqCudaText {
 
 struct TsqCudaShape {
   int64_t n, k, group;
+  int32_t bits = 4;  // or 8; or 16: weights of the type of x, without scales, in one group
 };
 
 struct TsqCudaPack {
   TsqCudaShape shape;
-  const void* source;    // codes: uint8 [n][k]; scales or zero points: 16 bits [n][ceil(k / group)]
+  const void*
+      source;  // codes: uint8 [n][k], weights of 16 bits likewise; scales or zero points: 16 bits [n][ceil(k / group)]
   const int32_t* order;  // codes: column of x for each k; may be null
   void* packed;
 };
@@ -43,9 +45,10 @@ struct TsqCudaSizes {
   int64_t counterBytes, partialBytes;  // of the workspace for m tokens; the counters begin as zero
 };
 
+// W4A16, W8A16, and weights as they are, by the bits of the shape.
 struct TsqCudaW4A16 {
   TsqCudaShape shape;
-  const void *weights, *scales, *zeros;  // packed; zeros may be null: 8
+  const void *weights, *scales, *zeros;  // packed; zeros may be null: 8, or 128 of 8 bits
   const void* x;                         // f16 or bf16 [m], rows strideX elements apart
   const int32_t* order;                  // may be null
   const void* bias;                      // [n], may be null
@@ -55,7 +58,7 @@ struct TsqCudaW4A16 {
   int32_t m;
   int32_t blocks;  // from blocksFor
   int32_t isBF16, scalesAreBF16;
-  int32_t zerosAreIntegers;  // of 0 to 15: the faster kernels for many tokens hold no others exactly
+  int32_t zerosAreIntegers;  // of 0 to 15, for 4 bits: the faster kernels for many tokens hold no others exactly
 };
 
 struct TsqCuda {

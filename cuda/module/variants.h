@@ -1,13 +1,23 @@
-// The compiled W4A16 kernels of each type, one file each: they compile side by side.
+// The compiled kernels, by type and bits of weights, a file each: they compile side by side.
 #pragma once
 #include "cuda/w4a16/variants_wide.cuh"
 
 namespace tsq::cuda::w4a16 {
 
-const Variants& variantsF16();
-const Variants& variantsBF16();
+Variants w4F16();
+Variants w4BF16();
+Variants w8F16();
+Variants w8BF16();
+Variants w16F16();
+Variants w16BF16();
 // For devices of compute capability 9.0 alone.
 const WideVariants& wideVariantsF16();
 const WideVariants& wideVariantsBF16();
+
+inline Variants compiled(bool bf16, int bits) {
+  if (bits == 4) return bf16 ? w4BF16() : w4F16();
+  if (bits == 8) return bf16 ? w8BF16() : w8F16();
+  return bf16 ? w16BF16() : w16F16();
+}
 
 }  // namespace tsq::cuda::w4a16

@@ -2,8 +2,8 @@
 
 namespace tsq::cuda::w4a16 {
 
-const Variants& variantsBF16() {
-  static constexpr Variants all = variantsOf<Type::kBF16>();
+Variants w4BF16() {
+  static constexpr auto all = variantsOf<Type::kBF16, 4>();
   return all;
 }
 

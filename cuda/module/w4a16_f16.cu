@@ -2,8 +2,8 @@
 
 namespace tsq::cuda::w4a16 {
 
-const Variants& variantsF16() {
-  static constexpr Variants all = variantsOf<Type::kF16>();
+Variants w4F16() {
+  static constexpr auto all = variantsOf<Type::kF16, 4>();
   return all;
 }
 

@@ -1,31 +1,38 @@
-// y[m][n] = x[m][k] W[n][k]^T + bias[n] with packed 4-bit W (layout.cuh), on the mma instruction.
+// y[m][n] = x[m][k] W[n][k]^T + bias[n] with packed W (layout.cuh), on the mma instruction.
 //
 // Weights are operand A and tokens operand B, eight a product, so that a single token wastes no more than seven eighths
-// of one product and a word of weights is unpacked once for all tokens. With v = 1 + q/16 as unpacked, scale s and zero
-// point z of a group, in float32:
+// of one product and a word of weights is unpacked once for all tokens. With v = 1 + q/16 as unpacked from 4 bits,
+// scale s and zero point z of a group, in float32:
 //   sum s (q - z) x = 16 s (sum v x - (1 + z/16) sum x)
 // so that the inner loop unpacks and multiplies, and everything else happens once a group. sum x comes from the tensor
-// cores too, as a product with ones.
+// cores too, as a product with ones. 8 bits become v = q - 128, and 16 bits have no scales.
 //
-// Steps of 256 k go through a ring of stages in shared memory; each of four warps along k takes 64 of them, each of two
-// along n 64 outputs. Sums of warps and of blocks are added in a fixed order: the same input gives the same bits.
+// Steps along k go through a ring of stages in shared memory; each of the warps along k takes 64 of a step, each of
+// those along n 64 outputs. Sums of warps and of blocks are added in a fixed order: the same input gives the same bits.
 #pragma once
 #include "cuda/w4a16/activations.cuh"
 #include "cuda/w4a16/totals.cuh"
 
 namespace tsq::cuda::w4a16 {
 
-constexpr int kWarpsN = 2, kWarpsK = 4;  // each warp has 64 outputs and a quarter of the k of a segment
-constexpr int kThreads = 32 * kWarpsN * kWarpsK;
+// The warps of a block: fewer for wider weights, so that stages have the same size.
+template <int kBits>
+struct Warps {
+  static constexpr int kN = kBits == 4 ? 2 : 1, kK = kBits < 16 ? 4 : 2;
+  static constexpr int kThreads = 32 * kN * kK;
+};
 
 // kTiles of 8 tokens are a slab; kGroupUnits units of 16 k have one scale (4: whole tiles).
-template <Type kType, int kTiles, int kGroupUnits>
+template <Type kType, int kBits, int kTiles, int kGroupUnits>
 class GemmBlock {
+  using Weight = Format<kBits>;
+  static constexpr int kWarpsN = Warps<kBits>::kN, kWarpsK = Warps<kBits>::kK;
+  static constexpr int kWarpWords = kTileWords * Weight::kPieces;  // of a warp's tile
   static constexpr int kTokens = 8 * kTiles, kGroups = kUnits / kGroupUnits;
   static constexpr int kPairs = kTiles < 3 ? kUnits / 2 : 1;  // unrolled: for more tiles registers run out
   static constexpr int kChain = 4;                            // tiles: a longer sum in one register loses bits
   // A stage, in units of 16 bytes.
-  static constexpr int kScales = kWarpsN * kWarpsK * kTileWords;
+  static constexpr int kScales = kWarpsN * kWarpsK * kWarpWords;
   static constexpr int kZeros = kScales + kWarpsN * kWarpsK * kGroups * kScaleWords;
   static constexpr int kX = kZeros + kWarpsN * kWarpsK * kGroups * kScaleWords;
   static constexpr int kStage = kX + kWarpsK * kTokens * kChunks;
@@ -81,11 +88,11 @@ class GemmBlock {
       const int tile = walk.tile(warpK, kWarpsK);
       const int64_t column = int64_t{walk.column} * kWarpsN + warpN;
       const bool inside = tile < tiles && column < p.shape.columns();
-      const int64_t source = inside ? (column * tiles + tile) * kTileWords : 0;
-      for (int i = 0; i < kUnits; ++i) {
-        copyAsyncOnce(words + ((warp * kUnits + i) * 32 + lane), p.weights + (source + i * 32 + lane), inside ? 16 : 0);
+      const int64_t source = inside ? (column * tiles + tile) * kWarpWords : 0;
+      for (int i = lane; i < kWarpWords; i += 32) {
+        copyAsyncOnce(words + (warp * kWarpWords + i), p.weights + (source + i), inside ? 16 : 0);
       }
-      if (lane < kGroups * kScaleWords) {
+      if (Weight::kScaled && lane < kGroups * kScaleWords) {
         const int group = kGroups > 1 ? tile * kGroups + lane / kScaleWords : tile / groupTiles;
         const int64_t row = inside ? (column * groups + group) * kScaleWords + lane % kScaleWords : 0;
         const int to = warp * kGroups * kScaleWords + lane;
@@ -109,13 +116,18 @@ class GemmBlock {
         loadMatrices(x[tile], words + (xBegin() + chunkOf(tile * 8 + lane % 8, pair * 2 + lane / 8)));
       }
       TSQ_UNROLL for (int unit = pair; unit < pair + 2; ++unit) {
-        const Words weights = load(words + ((warp * kUnits + unit) * 32 + lane));
         TSQ_UNROLL for (int tile = 0; tile < kTiles; ++tile) {
+          if (!Weight::kScaled) break;
           multiply<kType>(sums[tile], ones, x[tile][(unit - pair) * 2], x[tile][(unit - pair) * 2 + 1]);
         }
+        Words weights;
         TSQ_UNROLL for (int slice = 0; slice < 4; ++slice) {
+          if (slice % Weight::kSlices == 0) {
+            weights =
+                load(words + (warp * kWarpWords + (unit * Weight::kPieces + slice / Weight::kSlices) * 32 + lane));
+          }
           uint32_t a[4];
-          unpack<kType>(a, weights.v[slice]);
+          Weight::template fragment<kType>(a, weights, slice % Weight::kSlices);
           TSQ_UNROLL for (int tile = 0; tile < kTiles; ++tile) {
             multiply<kType>(part[slice][tile], a, x[tile][(unit - pair) * 2], x[tile][(unit - pair) * 2 + 1]);
           }
@@ -134,19 +146,21 @@ class GemmBlock {
   // Moves the sums of a group, scaled, into those of the outputs.
   TSQ_DEVICE void endGroup(Shared<Words> words, int group) {
     const int row = (warp * kGroups + group) * kScaleWords + lane / 4;
-    const Words scales = load(words + (kScales + row));
-    Words zeros = {};
-    if (p.zeros) zeros = load(words + (kZeros + row));
+    Words scales = {}, zeros = {};
+    if (Weight::kScaled) scales = load(words + (kScales + row));
+    if (Weight::kScaled && p.zeros) zeros = load(words + (kZeros + row));
     TSQ_UNROLL for (int slice = 0; slice < 4; ++slice) {
       TSQ_UNROLL for (int half = 0; half < 2; ++half) {
         const auto bits = static_cast<uint16_t>(scales.v[slice] >> 16 * half);
-        const float scale = 16.0f * (p.scalesAreBF16 ? toFloat<Type::kBF16>(bits) : toFloat<Type::kF16>(bits));
-        const float zero = p.zeros ? toFloat<Type::kF16>(static_cast<uint16_t>(zeros.v[slice] >> 16 * half)) : 8.0f;
-        const float bias = -1.0f - zero / 16;
+        const float scale = Weight::kScale * (p.scalesAreBF16 ? toFloat<Type::kBF16>(bits) : toFloat<Type::kF16>(bits));
+        const float zero =
+            p.zeros ? toFloat<Type::kF16>(static_cast<uint16_t>(zeros.v[slice] >> 16 * half)) : Weight::kZero;
+        const float bias = Weight::bias(zero);
         TSQ_UNROLL for (int tile = 0; tile < kTiles; ++tile) {
           TSQ_UNROLL for (int i = 2 * half; i < 2 * half + 2; ++i) {
+            float& sum = total.v[slice][tile][i];
             const float centred = fusedMultiplyAdd(bias, sums[tile][i % 2], part[slice][tile][i]);
-            total.v[slice][tile][i] = fusedMultiplyAdd(scale, centred, total.v[slice][tile][i]);
+            sum = Weight::kScaled ? fusedMultiplyAdd(scale, centred, sum) : sum + part[slice][tile][i];
             part[slice][tile][i] = 0;
           }
         }
@@ -162,9 +176,11 @@ class GemmBlock {
     const auto slot = [&](int index) {
       return sharedMemory<Floats>(kReduce * sizeof(Words)) + (warpN * 2 + index) * total.kFloats;
     };
-    if (warpK >= 2) total.put(slot(warpK - 2));
-    syncThreads();
-    if (warpK < 2) total.add(slot(warpK));
+    if (kWarpsK == 4) {
+      if (warpK >= 2) total.put(slot(warpK - 2));
+      syncThreads();
+      if (warpK < 2) total.add(slot(warpK));
+    }
     if (warpK == 1) total.put(slot(1));  // which only this warp read
     syncThreads();
     if (warpK == 0) total.add(slot(1));
@@ -184,10 +200,10 @@ class GemmBlock {
   float sums[kTiles][4] = {};     // of x over the current group
 };
 
-template <Type kType, int kTiles, int kGroupUnits>
-TSQ_KERNEL(kThreads)
+template <Type kType, int kBits, int kTiles, int kGroupUnits>
+TSQ_KERNEL(Warps<kBits>::kThreads)
 gemmKernel(Gemm gemm) {
-  GemmBlock<kType, kTiles, kGroupUnits>(gemm).run();
+  GemmBlock<kType, kBits, kTiles, kGroupUnits>(gemm).run();
 }
 
 }  // namespace tsq::cuda::w4a16

@@ -1,4 +1,4 @@
-// What a W4A16 kernel is told.
+// What a kernel of W4A16 and its siblings is told.
 #pragma once
 #include "cuda/w4a16/layout.cuh"
 
@@ -7,8 +7,8 @@ namespace tsq::cuda::w4a16 {
 struct Gemm {
   Shape shape;
   Global<const Words> weights;
-  Global<const Words> scales;
-  Global<const Words> zeros;    // null: 8 for all
+  Global<const Words> scales;   // null for weights of 16 bits
+  Global<const Words> zeros;    // null: 8 for all, or 128
   Global<const uint16_t> x;     // rows of k, strideX apart
   Global<const int32_t> order;  // packed column p multiplies x column order[p]; null: p itself
   Global<const uint16_t> bias;  // null: none

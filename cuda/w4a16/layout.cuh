@@ -1,4 +1,4 @@
-// Packed 4-bit weights for tensor cores: one layout for mma and wgmma, f16 and bf16.
+// Packed weights for tensor cores: one layout for mma and wgmma, f16 and bf16. First as it is for 4-bit codes:
 //
 // A weight W[n][k] (outputs by inputs) is cut into tiles of 64 n by 64 k, stored so that the tiles of 64 outputs run
 // along k. A tile is 2 KiB: four units of 16 k; a unit is 16 bytes for each of the 32 lanes of a warp; word j of lane
@@ -14,6 +14,10 @@
 // Scales (f16 or bf16) and zero points (f16) of a group of k are 64 values of 16 bits, in order of 64 n and then
 // groups; output o of the 64 is value 8 (o % 8) + 2 (o / 16) + o / 8 % 2, so that a lane finds the eight outputs of its
 // rows in 16 bytes. n and k are padded to whole tiles; padding has scale 0.
+//
+// Codes of 8 bits take two words for what is one word above, and weights of 16 bits, which have no scales, four: the
+// registers themselves. A lane then has two or four times 16 bytes in a unit, those of all lanes next to each other.
+// The codes of registers 2 i and 2 i + 1 are bytes 0 and 1 of word i (lower half), and 2 and 3 (upper half).
 #pragma once
 #include "cuda/device.cuh"
 
@@ -27,22 +31,24 @@ constexpr int kScaleWords = 8;           // of 16 bytes, for a group of 64 outpu
 struct Shape {
   int64_t n, k;
   int64_t group;  // 16, 32, a multiple of 64, or at least k
+  int bits = 4;   // 8; or 16: f16 or bf16, in one group
 
   TSQ_BOTH constexpr int64_t columns() const { return (n + kTileN - 1) / kTileN; }
   TSQ_BOTH constexpr int64_t tiles() const { return (k + kTileK - 1) / kTileK; }  // along k
   TSQ_BOTH constexpr int64_t groupK() const { return group < k ? group : tiles() * kTileK; }
   TSQ_BOTH constexpr int64_t groups() const { return (tiles() * kTileK + groupK() - 1) / groupK(); }
-  TSQ_BOTH constexpr int64_t weightWords() const { return columns() * tiles() * kTileWords; }
-  TSQ_BOTH constexpr int64_t scaleWords() const { return columns() * groups() * kScaleWords; }
+  TSQ_BOTH constexpr int64_t weightWords() const { return columns() * tiles() * kTileWords * bits / 4; }
+  TSQ_BOTH constexpr int64_t scaleWords() const { return bits < 16 ? columns() * groups() * kScaleWords : 0; }
   // Steps of work, of 2^14 weights and more, are counted in 31 bits.
   TSQ_BOTH constexpr bool valid() const {
     constexpr int64_t kMost = int64_t{1} << 31;
     return n > 0 && k > 0 && group > 0 && n <= kMost && k <= kMost && (n + 255) * (k + 255) < int64_t{1} << 45 &&
-           (group >= k || group == 16 || group == 32 || group % kTileK == 0);
+           (group >= k || (bits < 16 && (group == 16 || group == 32 || group % kTileK == 0))) &&
+           (bits == 4 || bits == 8 || bits == 16);
   }
 };
 
-// Where in its 16 k a unit, a lane and a word have the two codes of register r.
+// Where a 4-bit word has the first of the two codes of register r.
 TSQ_BOTH constexpr int shiftOf(int r) {
   return r == 0 ? 6 : r == 1 ? 10 : r == 2 ? 2 : 14;
 }
@@ -50,17 +56,21 @@ TSQ_BOTH constexpr int shiftOf(int r) {
 // Word j of the 16 bytes with this index. code(n, k) is asked for padding too.
 template <typename Code>
 TSQ_BOTH uint32_t packWord(const Shape& shape, int64_t index, int j, Code code) {
-  const int lane = static_cast<int>(index % 32);
-  const int64_t unit = index / 32, column = unit / (shape.tiles() * kUnits), step = unit % (shape.tiles() * kUnits);
-  uint32_t word = 0;
-  for (int r = 0; r < 4; ++r) {
+  const int lane = static_cast<int>(index % 32), pieces = shape.bits / 4, registers = 16 / shape.bits;
+  const int word = static_cast<int>(index / 32 % pieces) * 4 + j;  // of this lane in the unit
+  const int64_t unit = index / 32 / pieces;
+  const int64_t column = unit / (shape.tiles() * kUnits), step = unit % (shape.tiles() * kUnits);
+  uint32_t packed = 0;
+  for (int i = 0; i < registers; ++i) {
+    const int r = word * registers % 4 + i;
     for (int half = 0; half < 2; ++half) {
-      const int64_t n = column * kTileN + 16 * j + lane / 4 + 8 * (r % 2);
+      const int64_t n = column * kTileN + word * registers / 4 * 16 + lane / 4 + 8 * (r % 2);
       const int64_t k = step * kUnitK + 2 * (lane % 4) + 8 * (r / 2) + half;
-      word |= rotateRight(code(n, k) & 15u, 32 - (shiftOf(r) + 16 * half) % 32);
+      const int shift = (shape.bits == 4 ? shiftOf(r) : i * shape.bits) + 16 * half;
+      packed |= rotateRight(code(n, k) & ((1u << shape.bits) - 1), (32 - shift % 32) % 32);
     }
   }
-  return word;
+  return packed;
 }
 
 // Output and group of the 16-bit value with this index among the scales.
@@ -72,7 +82,7 @@ TSQ_BOTH constexpr ScalePlace scalePlace(const Shape& shape, int64_t index) {
   return {row / shape.groups() * kTileN + value % 8 / 2 * 16 + value % 2 * 8 + value / 8, row % shape.groups()};
 }
 
-// The fragment of operand A that a word holds, as 1 + q/16.
+// The fragment of operand A that a word of 4-bit codes holds, as 1 + q/16.
 template <Type kType>
 TSQ_DEVICE void unpack(uint32_t (&a)[4], uint32_t word) {
   constexpr bool kHalf = kType == Type::kF16;
@@ -82,5 +92,45 @@ TSQ_DEVICE void unpack(uint32_t (&a)[4], uint32_t word) {
   a[2] = andOr(word << (kHalf ? 4 : 1), kMask, kOne);
   a[3] = andOr(rotateRight(word, kHalf ? 8 : 11), kMask, kOne);
 }
+
+// Two registers of the fragment from a word of 8-bit codes, as q - 128. f16 makes 1024 + q of the bits, and subtracts.
+// bf16 holds seven of them, as 128 + q % 128, and subtracts 256, or 128 where the eighth is set.
+template <Type kType>
+TSQ_DEVICE void unpackBytes(uint32_t& first, uint32_t& second, uint32_t word) {
+  constexpr bool kHalf = kType == Type::kF16;
+  constexpr uint32_t kOne = kHalf ? 0x3c003c00u : 0x3f803f80u;
+  const auto centred = [](uint32_t bytes) {
+    const uint32_t value = kHalf ? andOr(bytes, 0x00ff00ffu, 0x64006400u) : andOr(bytes, 0x007f007fu, 0x43004300u);
+    const uint32_t offset = kHalf ? 0xe480e480u : (bytes & 0x00800080u) ^ 0xc380c380u;
+    return fusedMultiplyAdd2<kType>(value, kOne, offset);
+  };
+  first = centred(word);
+  second = centred(word >> 8);
+}
+
+// What becomes of weights of so many bits: in products they are v, and with the sums over a group
+//   sum weight x = scale kScale (sum v x + bias(zero) sum x).
+template <int kBits>
+struct Format {
+  static constexpr int kPieces = kBits / 4;  // times 16 bytes of a lane in a unit
+  static constexpr int kSlices = 4 / kPieces;
+  static constexpr bool kScaled = kBits < 16;
+  static constexpr float kScale = kBits == 4 ? 16 : 1;
+  static constexpr float kZero = kBits == 4 ? 8 : 128;  // where there are no zero points
+  // Of the sum of x, in what is to be scaled.
+  TSQ_DEVICE static float bias(float zero) { return kBits == 4 ? -1.0f - zero / 16 : 128.0f - zero; }
+
+  template <Type kType>
+  TSQ_DEVICE static void fragment(uint32_t (&a)[4], const Words& words, int slice) {
+    if constexpr (kBits == 4) {
+      unpack<kType>(a, words.v[slice]);
+    } else if constexpr (kBits == 8) {
+      unpackBytes<kType>(a[0], a[1], words.v[2 * slice]);
+      unpackBytes<kType>(a[2], a[3], words.v[2 * slice + 1]);
+    } else {
+      TSQ_UNROLL for (int r = 0; r < 4; ++r) a[r] = words.v[r];
+    }
+  }
+};
 
 }  // namespace tsq::cuda::w4a16

@@ -8,7 +8,7 @@ constexpr int kPackThreads = 256;
 
 struct PackCodes {
   Shape shape;
-  Global<const uint8_t> codes;  // [n][k], 0 … 15
+  Global<const uint8_t> codes;  // [n][k], or uint16_t for weights of 16 bits
   Global<const int32_t> order;  // packed column p is column order[p]; null: p itself
   Global<Words> packed;         // weightWords()
 };
@@ -17,7 +17,9 @@ TSQ_KERNEL(kPackThreads) packCodes(PackCodes p) {
   const auto code = [&](int64_t n, int64_t k) {
     if (n >= p.shape.n || k >= p.shape.k) return 0u;
     const int64_t column = p.order ? load(p.order + k) : k;
-    return static_cast<uint32_t>(load(p.codes + (n * p.shape.k + column)));
+    const int64_t at = n * p.shape.k + column;
+    if (p.shape.bits < 16) return static_cast<uint32_t>(load(p.codes + at));
+    return static_cast<uint32_t>(load(Global<const uint16_t>{reinterpret_cast<const uint16_t*>(p.codes.pointer)} + at));
   };
   const int64_t stride = int64_t{blockCount()} * kPackThreads;
   for (int64_t i = int64_t{blockIndex()} * kPackThreads + threadIndex(); i < p.shape.weightWords(); i += stride) {

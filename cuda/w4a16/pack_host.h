@@ -7,9 +7,9 @@
 
 namespace tsq::cuda::w4a16 {
 
-// codes[n][k]; order as in PackCodes, or empty.
-inline std::vector<Words> packCodesOnHost(const Shape& shape, std::span<const uint8_t> codes,
-                                          std::span<const int32_t> order) {
+// codes[n][k], of 16 bits where weights are; order as in PackCodes, or empty.
+template <typename Code>
+std::vector<Words> packCodesOnHost(const Shape& shape, const std::vector<Code>& codes, std::span<const int32_t> order) {
   std::vector<Words> packed(static_cast<size_t>(shape.weightWords()));
   const auto code = [&](int64_t n, int64_t k) -> uint32_t {
     if (n >= shape.n || k >= shape.k) return 0;

@@ -1,6 +1,7 @@
 // The compiled kernels and the choice among them.
 #pragma once
 #include <array>
+#include <span>
 
 #include "cuda/w4a16/gemm.cuh"
 
@@ -17,33 +18,37 @@ struct Variant {
   void (*kernel)(Gemm);
 };
 
-template <Type kType, int kTiles, int kGroupUnits>
+template <Type kType, int kBits, int kTiles, int kGroupUnits>
 constexpr Variant variant() {
-  using Block = GemmBlock<kType, kTiles, kGroupUnits>;
+  using Block = GemmBlock<kType, kBits, kTiles, kGroupUnits>;
+  using All = Warps<kBits>;
   return {kType,
           8 * kTiles,
           kGroupUnits,
-          kWarpsN,
-          kWarpsK,
-          kThreads,
+          All::kN,
+          All::kK,
+          All::kThreads,
           Block::kSharedBytes,
-          kWarpsN * Totals<4, kTiles>::kFloats,
-          gemmKernel<kType, kTiles, kGroupUnits>};
+          All::kN * Totals<4, kTiles>::kFloats,
+          gemmKernel<kType, kBits, kTiles, kGroupUnits>};
 }
 
-using Variants = std::array<Variant, 9>;
-
-template <Type kType>
-constexpr Variants variantsOf() {
-  return {
-      variant<kType, 1, 1>(), variant<kType, 1, 2>(), variant<kType, 1, 4>(),  //
-      variant<kType, 2, 1>(), variant<kType, 2, 2>(), variant<kType, 2, 4>(),  //
-      variant<kType, 3, 1>(), variant<kType, 3, 2>(), variant<kType, 3, 4>(),
-  };
+template <Type kType, int kBits>
+constexpr auto variantsOf() {
+  if constexpr (kBits < 16) {
+    return std::array{
+        variant<kType, kBits, 1, 1>(), variant<kType, kBits, 1, 2>(), variant<kType, kBits, 1, 4>(),  //
+        variant<kType, kBits, 2, 1>(), variant<kType, kBits, 2, 2>(), variant<kType, kBits, 2, 4>(),  //
+        variant<kType, kBits, 3, 1>(), variant<kType, kBits, 3, 2>(), variant<kType, kBits, 3, 4>(),
+    };
+  } else {
+    return std::array{variant<kType, kBits, 1, 4>(), variant<kType, kBits, 2, 4>(), variant<kType, kBits, 3, 4>()};
+  }
 }
+using Variants = std::span<const Variant>;
 
 // For m tokens: the smallest slab that holds them, or several slabs that waste the least.
-inline const Variant& choose(const Variants& all, const Shape& shape, int m) {
+inline const Variant& choose(Variants all, const Shape& shape, int m) {
   const auto padded = [&](int tokens) { return (int64_t{m} + tokens - 1) / tokens * tokens; };
   const int tokens = m <= 8 ? 8 : padded(16) < padded(24) ? 16 : 24;
   const int groupUnits = shape.groupK() == 16 ? 1 : shape.groupK() == 32 ? 2 : 4;

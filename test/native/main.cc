@@ -1,4 +1,5 @@
 #include <cstring>
+#include <exception>
 
 #include "check.h"
 
@@ -10,7 +11,11 @@ int main(int argc, char** argv) {
     for (int i = 1; i < argc; ++i) wanted = wanted || std::strstr(test.name, argv[i]) != nullptr;
     if (!wanted) continue;
     const int before = check::failures();
-    test.run();
+    try {
+      test.run();
+    } catch (const std::exception& error) {
+      check::report(false, test.name, 0, error.what());
+    }
     ++ran;
     std::printf("%s %s\n", check::failures() == before ? "ok" : "not ok", test.name);
   }

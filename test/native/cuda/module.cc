@@ -65,6 +65,16 @@ TEST(cuda_arguments_are_checked_before_a_launch) {
   gemm.shape = {1, int64_t{1} << 31, 64};
   gemm.strideX = gemm.shape.k;
   CHECK_MSG(checkGemm(gemm, reason) == kTsqCudaOk, reason.text);
+  for (const int bits : {0, 2, 5, 16}) {  // weights of 16 bits have one group
+    gemm = example();
+    gemm.shape.bits = bits;
+    refuses(gemm, "bits are 4, 8, or 16 in one group");
+  }
+  gemm = example();
+  gemm.scales = nullptr;
+  refuses(gemm, "the scales is null");
+  gemm.shape = {64, 128, 128, 16};
+  CHECK_MSG(checkGemm(gemm, reason) == kTsqCudaOk, reason.text);
   gemm = example();
   gemm.x = nullptr;
   refuses(gemm, "x is null");
@@ -126,6 +136,11 @@ TEST(cuda_module_tells_sizes) {
   // Two partial results of 8 tokens by 128 outputs a block; a counter for every 128 outputs.
   CHECK(sizes.counterBytes == 64 * 4 && sizes.partialBytes == 132 * 2 * 8 * 128 * 4);
   CHECK(cuda->sizes(&shape, 0, blocks, &sizes, reason) == kTsqCudaArgument);
+  const TsqCudaShape bytes{8192, 8192, 128, 8}, plain{8192, 8192, 8192, 16};
+  CHECK(cuda->sizes(&bytes, 1, blocks, &sizes, reason) == kTsqCudaOk);
+  CHECK(sizes.weightBytes == 8192 * 8192 && sizes.scaleBytes == 8192 * 64 * 2);
+  CHECK(cuda->sizes(&plain, 1, blocks, &sizes, reason) == kTsqCudaOk);
+  CHECK(sizes.weightBytes == 8192 * 8192 * 2 && sizes.scaleBytes == 0);
   const TsqCudaShape bad{8192, 8192, 100};
   CHECK(cuda->sizes(&bad, 1, blocks, &sizes, reason) == kTsqCudaArgument);
 }

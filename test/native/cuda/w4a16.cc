@@ -14,73 +14,41 @@ TEST(w4a16_one_token) {
 }
 
 TEST(w4a16_every_group_size_and_variant) {
-  unsigned seed = 10;
-  for (const Type type : {Type::kF16, Type::kBF16}) {
-    for (const int m : {3, 13, 29}) {
-      for (const int64_t group : {16, 32, 64, 128, 256, 1000}) {
-        Case c;
-        c.type = type;
-        c.m = m;
-        c.shape = {80, 328, group};
-        c.zeros = seed % 2 == 0;
-        c.scalesAreBF16 = seed % 3 == 0;
-        c.seed = seed++;
-        checkCase(c);
-      }
-    }
+  for (const int bits : {4, 8, 16}) {
+    for (const Case& c : everyGroupSizeAndVariant(bits)) checkCase(c);
   }
 }
 
+static Launch randomLaunch(Draw& draw) {
+  Launch how;
+  how.order = static_cast<Order>(draw.below(3));
+  how.copies = static_cast<Copies>(draw.below(2));
+  how.seed = draw.seed();
+  how.residentBlocks = 1 + draw.below(4);
+  return how;
+}
+
 TEST(w4a16_random_shapes) {
-  std::mt19937 random(20);
-  const auto below = [&](int limit) { return static_cast<int>(random() % static_cast<unsigned>(limit)); };
+  Draw draw(20);
   for (int i = 0; i < 60; ++i) {
-    constexpr int64_t kGroups[] = {16, 32, 64, 128, 192, 256, 4096};
-    Case c;
-    c.type = below(2) == 0 ? Type::kF16 : Type::kBF16;
-    c.m = 1 + (below(4) == 0 ? below(70) : below(18));
-    c.shape = {1 + below(300), 1 + below(700), kGroups[below(7)]};
-    c.blocks = 1 + below(7);
-    c.zeros = below(2) == 0;
-    c.order = below(4) == 0;
-    c.bias = below(2) == 0;
-    c.scalesAreBF16 = below(2) == 0;
-    c.padX = below(2) == 0 ? 0 : below(20);
-    c.padY = below(2) == 0 ? 0 : below(20);
-    c.seed = random();
-    Launch how;
-    how.order = static_cast<Order>(below(3));
-    how.copies = static_cast<Copies>(below(2));
-    how.seed = random();
-    how.residentBlocks = 1 + below(4);
-    checkCase(c, how);
+    const Case c = randomCase(draw);
+    checkCase(c, randomLaunch(draw));
+  }
+}
+
+TEST(w8a16_and_w16a16_random_shapes) {
+  Draw draw(25);
+  for (int i = 0; i < 60; ++i) {
+    const Case c = randomWidth(draw);
+    checkCase(c, randomLaunch(draw));
   }
 }
 
 TEST(w4a16_wide_random_shapes) {
-  std::mt19937 random(30);
-  const auto below = [&](int limit) { return static_cast<int>(random() % static_cast<unsigned>(limit)); };
+  Draw draw(30);
   for (int i = 0; i < 24; ++i) {
-    constexpr int64_t kGroups[] = {64, 128, 192, 4096};
-    Case c;
-    c.wide = true;
-    c.type = i % 2 == 0 ? Type::kF16 : Type::kBF16;
-    c.m = 25 + below(i % 3 == 0 ? 80 : 10);
-    c.shape = {1 + below(400), 1 + below(500), kGroups[below(4)]};
-    c.blocks = 1 + below(5);
-    c.zeros = below(2) == 0;
-    c.order = below(4) == 0;
-    c.bias = below(2) == 0;
-    c.scalesAreBF16 = below(2) == 0;
-    c.padX = below(2) == 0 ? 0 : below(20);
-    c.padY = below(2) == 0 ? 0 : below(20);
-    c.seed = random();
-    Launch how;
-    how.order = static_cast<Order>(below(3));
-    how.copies = static_cast<Copies>(below(2));
-    how.seed = random();
-    how.residentBlocks = 1 + below(3);
-    checkCase(c, how);
+    const Case c = randomWideCase(draw);
+    checkCase(c, randomLaunch(draw));
   }
 }
 
@@ -115,27 +83,31 @@ TEST(w4a16_results_depend_on_nothing_but_their_inputs) {
 }
 
 TEST(w4a16_device_packing_is_host_packing) {
-  for (const bool ordered : {false, true}) {
+  for (const int bits : {4, 8, 16}) {
     Case c;
-    c.shape = {100, 200, 32};
-    c.order = ordered;
+    c.shape = {100, 200, bits < 16 ? 32 : 200, bits};
+    c.order = bits != 8;
     const Data d = draw(c);
-    Buffer<uint8_t> codes("codes", d.codes);
+    std::vector<uint8_t> rows = d.codes;
+    if (bits == 16) rows.resize(d.weights.size() * 2);
+    if (bits == 16) std::memcpy(rows.data(), d.weights.data(), rows.size());
+    Buffer<uint8_t> codes("codes", rows);
     Buffer<int32_t> order("order", d.order);
-    Buffer<uint16_t> scales("scales", d.scales),
-        packedScales("packed scales", static_cast<size_t>(c.shape.scaleWords() * 8));
     Buffer<Words> packed("packed", static_cast<size_t>(c.shape.weightWords()));
     Launch how;
     how.blocks = 3;
     how.threads = kPackThreads;
-    const auto columns = ordered ? order.global<const int32_t>() : Global<const int32_t>{};
+    const auto columns = c.order ? order.global<const int32_t>() : Global<const int32_t>{};
     Outcome outcome =
         launch(how, packCodes, PackCodes{c.shape, codes.global<const uint8_t>(), columns, packed.global()});
     CHECK_MSG(outcome.ok(), outcome.error);
+    const std::vector<Words> want = packedWeights(c, d);
+    CHECK(std::memcmp(want.data(), packed.values().data(), packed.values().size_bytes()) == 0);
+    if (bits == 16) continue;
+    Buffer<uint16_t> scales("scales", d.scales),
+        packedScales("packed scales", static_cast<size_t>(c.shape.scaleWords() * 8));
     outcome = launch(how, packScales, PackScales{c.shape, scales.global<const uint16_t>(), packedScales.global()});
     CHECK_MSG(outcome.ok(), outcome.error);
-    const std::vector<Words> want = packCodesOnHost(c.shape, d.codes, d.order);
-    CHECK(std::memcmp(want.data(), packed.values().data(), packed.values().size_bytes()) == 0);
     const std::vector<uint16_t> wantScales = packScalesOnHost(c.shape, d.scales);
     CHECK(std::equal(wantScales.begin(), wantScales.end(), packedScales.values().begin()));
   }
@@ -156,6 +128,21 @@ TEST(w4a16_unpack_is_exact) {
           CHECK(toFloat<Type::kBF16>(static_cast<uint16_t>(bf16[i / 2] >> i % 2 * 16)) == want);
         }
       }
+    }
+  }
+}
+
+TEST(w8a16_unpack_is_exact) {
+  for (uint32_t q = 0; q < 256; ++q) {
+    // The code in each byte in turn, others beside it.
+    for (int byte = 0; byte < 4; ++byte) {
+      const uint32_t word = rotateRight(q | 0xa5c30000u | (q ^ 0xffu) << 8, (32 - 8 * byte) % 32);
+      uint32_t f16[2], bf16[2];
+      unpackBytes<Type::kF16>(f16[0], f16[1], word);
+      unpackBytes<Type::kBF16>(bf16[0], bf16[1], word);
+      const int half = byte / 2 * 16;
+      CHECK(toFloat<Type::kF16>(static_cast<uint16_t>(f16[byte % 2] >> half)) == static_cast<float>(q) - 128);
+      CHECK(toFloat<Type::kBF16>(static_cast<uint16_t>(bf16[byte % 2] >> half)) == static_cast<float>(q) - 128);
     }
   }
 }

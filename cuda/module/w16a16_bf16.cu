@@ -1,0 +1,10 @@
+#include "cuda/module/variants.h"
+
+namespace tsq::cuda::w4a16 {
+
+Variants w16BF16() {
+  static constexpr auto all = variantsOf<Type::kBF16, 16>();
+  return all;
+}
+
+}  // namespace tsq::cuda::w4a16

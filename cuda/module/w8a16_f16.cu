@@ -1,0 +1,10 @@
+#include "cuda/module/variants.h"
+
+namespace tsq::cuda::w4a16 {
+
+Variants w8F16() {
+  static constexpr auto all = variantsOf<Type::kF16, 8>();
+  return all;
+}
+
+}  // namespace tsq::cuda::w4a16
