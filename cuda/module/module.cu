@@ -1,22 +1,18 @@
-// The module's table: devices, and launches on the caller's stream. Nothing here waits or allocates.
+// The module's table: devices, and launches on the caller's stream. Nothing here waits or allocates; memory.cu does.
 #include "cuda/module/module.h"
 
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
 
+#include "cuda/module/answer.h"
 #include "cuda/module/arguments.h"
+#include "cuda/module/memory.h"
 #include "cuda/module/variants.h"
 #include "cuda/w4a16/pack.cuh"
 
 namespace tsq::cuda::module {
 namespace {
-
-int answer(cudaError_t error, const char* what, TsqCudaText reason) {
-  if (error == cudaSuccess) return kTsqCudaOk;
-  cudaGetLastError();  // forgets it, so that later calls do not report it again
-  return refuse(kTsqCudaDevice, reason, "%s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
-}
 
 int devices(TsqCudaText reason) {
   int count = 0;  // the call leaves it alone where there is no driver
@@ -74,16 +70,14 @@ int isHopper(bool* is, TsqCudaText reason) {
 }
 
 int prepare(int index, TsqCudaText reason) {
-  TSQ_TRY(answer(cudaSetDevice(index), "choosing a CUDA device", reason));
-  for (const auto* all : {&w4a16::variantsF16(), &w4a16::variantsBF16()}) {
-    for (const w4a16::Variant& one : *all) {
-      const auto* kernel = reinterpret_cast<const void*>(one.kernel);
-      TSQ_TRY(answer(
-          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(one.sharedBytes)),
-          "preparing the W4A16 kernels", reason));
-    }
-  }
-  return kTsqCudaOk;
+  TSQ_TRY(use(index, reason));
+  TSQ_TRY(allowShared(w4a16::variantsF16(), reason));
+  TSQ_TRY(allowShared(w4a16::variantsBF16(), reason));
+  bool hopper = false;
+  TSQ_TRY(isHopper(&hopper, reason));
+  if (!hopper) return kTsqCudaOk;
+  TSQ_TRY(allowShared(w4a16::wideVariantsF16(), reason));
+  return allowShared(w4a16::wideVariantsBF16(), reason);
 }
 
 int blocksFor(const TsqCudaShape* shape, int multiprocessors) {
@@ -111,10 +105,9 @@ template <typename Kernel, typename Parameters>
 int enqueue(Kernel* kernel, int64_t blocks, int threads, size_t sharedBytes, Parameters parameters, void* stream,
             TsqCudaText reason) {
   void* arguments[] = {&parameters};
-  return answer(
-      cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(blocks)),
-                       dim3(static_cast<unsigned>(threads)), arguments, sharedBytes, static_cast<cudaStream_t>(stream)),
-      "starting a W4A16 kernel", reason);
+  return answer(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)),
+                                 arguments, sharedBytes, static_cast<cudaStream_t>(stream)),
+                "starting a W4A16 kernel", reason);
 }
 
 int64_t packBlocks(int64_t values) {
@@ -174,7 +167,8 @@ int gemm(const TsqCudaW4A16* g, void* stream, TsqCudaText reason) {
 
 extern "C" __attribute__((visibility("default"))) const TsqCuda* tsqCuda() {
   using namespace tsq::cuda::module;  // NOLINT
-  static constexpr TsqCuda table{kTsqCudaVersion, devices,   device,     prepare, blocksFor,
-                                 sizes,           packCodes, packScales, gemm};
+  static constexpr TsqCuda table{kTsqCudaVersion, devices,  device,    prepare,    use,  openStream,
+                                 closeStream,     allocate, release,   clear,      copy, wait,
+                                 blocksFor,       sizes,    packCodes, packScales, gemm};
   return &table;
 }
