@@ -43,6 +43,15 @@ export interface CpuInfo {
   threads: number
 }
 
+/** cuda/module/module.h. */
+export interface CudaInfo {
+  /** Path of the module that was opened; null where there is none to open. */
+  module: string | null
+  devices: { name: string; major: number; minor: number; multiprocessors: number; memoryBytes: number }[]
+  /** Why there are no devices; empty where there are. */
+  reason: string
+}
+
 /** native/kernels/probes.cc: a multiply-add and the registers it works on. */
 export type Instruction =
   | "fma-ymm"
@@ -207,6 +216,8 @@ export interface Binding {
   selectKernels(name: string | null): void
   setThreads(threads: number): void
   threads(): number
+  /** Opens the CUDA module: the one at `module`, null for the one beside the addon. What is wrong becomes a reason, not an error. */
+  cuda(module: string | null): CudaInfo
 
   // Probes: what the machine can do at most, with the threads that take part in a call. Synchronous, for benchmarks.
   /** Instructions whose peak can be measured here. */
