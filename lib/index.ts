@@ -1,6 +1,6 @@
 // The public face of the library: exports only.
 
-export type { CudaDevice, CudaStatus } from "./core/cuda.ts"
+export type { CudaDevice, CudaStatus, Device } from "./core/cuda.ts"
 export type { Dtype, TensorData } from "./core/dtype.ts"
 export { type ErrorCode, TsqError } from "./core/errors.ts"
 export { type CpuDevice, type DeviceReport, devices, setThreads } from "./core/machine.ts"

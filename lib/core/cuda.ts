@@ -1,5 +1,7 @@
 // CUDA as this machine has it. Nothing is opened before something asks for a device.
-import { type CudaInfo, native } from "../native.ts"
+import { type CudaInfo, type Handle, NativeHandle, native } from "../native.ts"
+import { TsqError } from "./errors.ts"
+import { describe } from "./options.ts"
 
 export interface CudaDevice {
   /** "cuda:0", … : its number among the devices that the driver shows to this process. */
@@ -41,4 +43,44 @@ export function cudaDevices(): { devices: CudaDevice[]; status: CudaStatus } {
     })),
     status: { available: true, module },
   }
+}
+
+/** A device as options and `tensor.to` name it. "cuda" is "cuda:0". */
+export type Device = "cpu" | "cuda" | `cuda:${number}`
+/** A device as tensors and weights report it. */
+export type CudaDeviceId = `cuda:${number}`
+
+/** The device that a caller named, "cuda" as "cuda:0"; ERR_DEVICE for any other name. */
+export function readDevice(caller: string, device: unknown): "cpu" | CudaDeviceId {
+  if (device === "cuda") return "cuda:0"
+  if (device === "cpu" || (typeof device === "string" && /^cuda:(0|[1-9]\d{0,5})$/.test(device)))
+    return device as "cpu" | CudaDeviceId
+  throw new TsqError(
+    "ERR_DEVICE",
+    `${caller}: device ${describe(device)} is not available; devices are "cpu", "cuda" and "cuda:0", "cuda:1", … (see devices())`,
+  )
+}
+
+const opened = new Map<string, Promise<NativeHandle>>()
+
+/** The device, opened off the event loop by the first call. ERR_DEVICE where it is not available. */
+export async function openDevice(caller: string, id: CudaDeviceId): Promise<Handle> {
+  const module = cudaModulePath()
+  const key = `${id} ${module}`
+  let device = opened.get(key)
+  if (device === undefined) {
+    device = native.cudaOpen(module, Number(id.slice(5))).then(handle => new NativeHandle(handle, id))
+    opened.set(key, device)
+    device.catch(() => opened.delete(key))
+  }
+  try {
+    return (await device).value
+  } catch (cause) {
+    throw explained(`${caller}: device ${JSON.stringify(id)} is not available`, cause)
+  }
+}
+
+/** A native error with what was being done put before its message. */
+export function explained(what: string, cause: unknown): unknown {
+  return cause instanceof TsqError ? new TsqError(cause.code, `${what}: ${cause.message}`, { cause }) : cause
 }
