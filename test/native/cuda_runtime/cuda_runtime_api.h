@@ -3,6 +3,7 @@
 // would hold against a caller: shared memory that was not allowed, memory of another device, memory never written.
 //   TSQ_EMULATED_DEVICES  how many there are (2): by turns of compute capability 9.0 and 8.0
 //   TSQ_EMULATED_MEMORY   bytes of each (64 MiB)
+//   TSQ_EMULATED_FAILURE  what a kernel that runs while it is set fails with
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -1,5 +1,6 @@
 #include "cuda_runtime_api.h"
 
+#include <algorithm>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
@@ -193,14 +194,20 @@ cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) {
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   const std::lock_guard lock(mutex());
   *total = memoryOfEach();
-  *free = *total - device().used;
+  *free = *total - std::min(*total, device().used);
   return cudaSuccess;
 }
 // Memory counts as used from here until the stream has come to its release.
 cudaError_t cudaMallocAsync(void** memory, size_t bytes, cudaStream_t stream) {
   if (const cudaError_t error = checkStream(stream); error != cudaSuccess) return error;
-  const std::lock_guard lock(mutex());
-  if (bytes > memoryOfEach() - device().used) return cudaErrorMemoryAllocation;
+  const auto fits = [&] { return bytes <= memoryOfEach() && device().used <= memoryOfEach() - bytes; };
+  std::unique_lock lock(mutex());
+  if (!fits()) {  // what is being released will be free when its turn has come
+    lock.unlock();
+    stream->wait();
+    lock.lock();
+  }
+  if (!fits()) return cudaErrorMemoryAllocation;
   auto allocation = std::make_unique<Allocation>(bytes);
   *memory = allocation->bytes;
   device().used += bytes;
@@ -287,6 +294,7 @@ cudaError_t enqueueKernel(const void* kernel, int blocks, int threads, size_t sh
     how.order = tsq::emulation::Order::kRandom;
     const tsq::emulation::Outcome outcome = tsq::emulation::run(how, body);
     on.failure = outcome.error;
+    if (const char* planned = std::getenv("TSQ_EMULATED_FAILURE"); planned != nullptr) on.failure = planned;
     for (const auto& [begin, allocation] : on.memory) tsq::emulation::unregisterBuffer(&allocation->memory);
   });
   return cudaSuccess;
