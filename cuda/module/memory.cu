@@ -1,6 +1,6 @@
 #include "cuda/module/memory.h"
 
-#include "cuda/module/answer.h"
+#include "cuda/module/runtime.h"
 
 namespace tsq::cuda::module {
 

@@ -5,34 +5,14 @@
 
 #include <algorithm>
 
-#include "cuda/module/answer.h"
 #include "cuda/module/arguments.h"
 #include "cuda/module/memory.h"
+#include "cuda/module/runtime.h"
 #include "cuda/module/variants.h"
 #include "cuda/w4a16/pack.cuh"
 
 namespace tsq::cuda::module {
 namespace {
-
-int devices(TsqCudaText reason) {
-  int count = 0;  // the call leaves it alone where there is no driver
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error == cudaSuccess && count > 0) return count;
-  int driver = 0, runtime = 0;
-  cudaDriverGetVersion(&driver);
-  cudaRuntimeGetVersion(&runtime);
-  if (error == cudaErrorInsufficientDriver && driver == 0) {
-    refuse(0, reason, "no NVIDIA driver is installed");
-  } else if (error == cudaErrorInsufficientDriver) {
-    refuse(0, reason, "the NVIDIA driver supports CUDA %d.%d, and %d.%d is needed: update the driver", driver / 1000,
-           driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
-  } else if (error == cudaErrorNoDevice || error == cudaSuccess) {
-    refuse(0, reason, "the NVIDIA driver finds no device (is CUDA_VISIBLE_DEVICES set?)");
-  } else {
-    answer(error, "counting CUDA devices", reason);
-  }
-  return 0;
-}
 
 int device(int index, TsqCudaDevice* out, TsqCudaText reason) {
   cudaDeviceProp properties;
@@ -46,17 +26,6 @@ int device(int index, TsqCudaDevice* out, TsqCudaText reason) {
   return kTsqCudaOk;
 }
 
-template <typename All>
-int allowShared(const All& all, TsqCudaText reason) {
-  for (const w4a16::Variant& one : all) {
-    const auto* kernel = reinterpret_cast<const void*>(one.kernel);
-    TSQ_TRY(answer(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(one.sharedBytes)),
-        "preparing the W4A16 kernels", reason));
-  }
-  return kTsqCudaOk;
-}
-
 // Whether the current device runs sm_90a code, which no other compute capability does.
 int isHopper(bool* is, TsqCudaText reason) {
   int index = 0, major = 0, minor = 0;
@@ -66,6 +35,18 @@ int isHopper(bool* is, TsqCudaText reason) {
   TSQ_TRY(
       answer(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index), "asking a CUDA device", reason));
   *is = major == 9 && minor == 0;
+  return kTsqCudaOk;
+}
+
+// More shared memory than 48 KiB is for those who ask.
+template <typename All>
+int allowShared(const All& all, TsqCudaText reason) {
+  for (const w4a16::Variant& one : all) {
+    const auto* kernel = reinterpret_cast<const void*>(one.kernel);
+    TSQ_TRY(answer(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(one.sharedBytes)),
+        "preparing the W4A16 kernels", reason));
+  }
   return kTsqCudaOk;
 }
 
