@@ -43,6 +43,15 @@ export interface CpuInfo {
   threads: number
 }
 
+/** cuda/module/module.h. */
+export interface CudaInfo {
+  /** Path of the module that was opened; null where there is none to open. */
+  module: string | null
+  devices: { name: string; major: number; minor: number; multiprocessors: number; memoryBytes: number }[]
+  /** Why there are no devices; empty where there are. */
+  reason: string
+}
+
 /** native/kernels/probes.cc: a multiply-add and the registers it works on. */
 export type Instruction =
   | "fma-ymm"
@@ -207,6 +216,30 @@ export interface Binding {
   selectKernels(name: string | null): void
   setThreads(threads: number): void
   threads(): number
+  /** Opens the CUDA module: the one at `module`, null for the one beside the addon. What is wrong becomes a reason, not an error. */
+  cuda(module: string | null): CudaInfo
+
+  // CUDA devices. Everything of one Handle of a device happens in order; what is enqueued fails at the next upload or download.
+  /** Prepares a device of a module. ERR_DEVICE where there is none. */
+  cudaOpen(module: string | null, index: number): Promise<Handle>
+  /** A copy in memory of the device. ERR_DEVICE where it does not fit. */
+  cudaUpload(device: Handle, source: Source, dtype: DtypeCode, count: number): Promise<Handle>
+  /** Copies all of it to the start of `out`, once all that was enqueued before is done. */
+  cudaDownload(memory: Handle, out: ArrayBufferView): Promise<void>
+  /** 4-bit codes [n, k], scales [n, G] that f16 (or bf16) holds exactly, zeros [n, G] or null (8), groupIndex [k] or null. */
+  cudaPackCodes(
+    device: Handle,
+    codes: Uint8Array,
+    n: number,
+    k: number,
+    groupSize: number,
+    scales: Float32Array,
+    scalesAreBF16: boolean,
+    zeros: Uint8Array | null,
+    groupIndex: Int32Array | null,
+  ): Promise<Handle>
+  /** Enqueues y[m, n] = x[m, k] W^T (+ bias [n]), all f16 (1) or bf16 (2), and gives y's memory. */
+  cudaMatmul(weight: Handle, x: Handle, dtype: 1 | 2, m: number, bias: Handle | null): Handle
 
   // Probes: what the machine can do at most, with the threads that take part in a call. Synchronous, for benchmarks.
   /** Instructions whose peak can be measured here. */

@@ -1,7 +1,9 @@
 // The public face of the library: exports only.
+
+export type { CudaDevice, CudaStatus, Device } from "./core/cuda.ts"
 export type { Dtype, TensorData } from "./core/dtype.ts"
 export { type ErrorCode, TsqError } from "./core/errors.ts"
-export { type CpuDevice, type CudaStatus, type DeviceReport, devices, setThreads } from "./core/machine.ts"
+export { type CpuDevice, type DeviceReport, devices, setThreads } from "./core/machine.ts"
 export type { LongWork, Progress } from "./core/progress.ts"
 export { type IntegerScheme, QuantizedTensor, type QuantizedTensorInit } from "./core/quantized-tensor.ts"
 export { Tensor } from "./core/tensor.ts"

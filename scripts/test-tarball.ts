@@ -1,7 +1,7 @@
 // Packs the package with a prebuilt addon inside, installs the tarball into an empty folder on a PATH without a compiler
 // or CMake, and uses it there: the command, an import and a require.
 import { execFileSync } from "node:child_process"
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -23,9 +23,18 @@ try {
   const packed = JSON.parse(exec("npm", ["pack", "--json", "--pack-destination", work], copy)) as {
     filename: string
     size: number
+    files: { path: string }[]
   }[]
   const tarball = join(work, packed[0]!.filename)
   console.log(`${packed[0]!.filename}: ${(packed[0]!.size / 1024).toFixed(0)} kB`)
+
+  // The addon looks for the CUDA module in its own folder.
+  const packedModule = packed[0]!.files.some(({ path }) => /^prebuilds\/[^/]+\/libtsq_cuda\.so$/.test(path))
+  if (packedModule !== existsSync(join(copy, "build/Release/libtsq_cuda.so")))
+    throw new Error(
+      `the CUDA module was built or not, and the tarball ${packedModule ? "has" : "lacks"} it all the same`,
+    )
+  console.log(packedModule ? "with the CUDA module" : "without a CUDA module: no nvcc here")
 
   // A PATH with node, npm and a shell only.
   const bin = join(work, "bin")

@@ -22,7 +22,13 @@ function loads() {
 
 if (!loads()) {
   const cmakeJs = require.resolve("cmake-js/bin/cmake-js")
-  const { status } = spawnSync(process.execPath, [cmakeJs, "compile"], { cwd: root, stdio: "inherit" })
+  const run = (...args) => spawnSync(process.execPath, [cmakeJs, ...args], { cwd: root, stdio: "inherit" }).status
+  let status = run("compile")
+  if (status !== 0) {
+    // An nvcc or host compiler that the CUDA module was not tried with must not cost the CPU its addon.
+    console.error("tsq-native: compiling failed; trying again without the CUDA module.")
+    status = run("rebuild", "--CDTSQ_CUDA=OFF")
+  }
   if (status !== 0) {
     console.error("tsq-native has no prebuilt addon for this machine, and compiling one failed.")
     console.error("It needs CMake 3.22 or later and a compiler for C++20 (g++ 11, clang 14 or newer).")

@@ -1,4 +1,4 @@
-// The module's table: devices, and launches on the caller's stream. Nothing here waits or allocates.
+// The module's table: devices, and launches on the caller's stream. Nothing here waits or allocates; memory.cu does.
 #include "cuda/module/module.h"
 
 #include <cuda_runtime_api.h>
@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "cuda/module/arguments.h"
+#include "cuda/module/memory.h"
 #include "cuda/module/runtime.h"
 #include "cuda/module/variants.h"
 #include "cuda/w4a16/pack.cuh"
@@ -50,7 +51,7 @@ int allowShared(const All& all, TsqCudaText reason) {
 }
 
 int prepare(int index, TsqCudaText reason) {
-  TSQ_TRY(answer(cudaSetDevice(index), "choosing a CUDA device", reason));
+  TSQ_TRY(use(index, reason));
   for (const int bits : {4, 8, 16}) {
     for (const bool bf16 : {false, true}) TSQ_TRY(allowShared(w4a16::compiled(bf16, bits), reason));
   }
@@ -86,10 +87,9 @@ template <typename Kernel, typename Parameters>
 int enqueue(Kernel* kernel, int64_t blocks, int threads, size_t sharedBytes, Parameters parameters, void* stream,
             TsqCudaText reason) {
   void* arguments[] = {&parameters};
-  return answer(
-      cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(blocks)),
-                       dim3(static_cast<unsigned>(threads)), arguments, sharedBytes, static_cast<cudaStream_t>(stream)),
-      "starting a W4A16 kernel", reason);
+  return answer(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)),
+                                 arguments, sharedBytes, static_cast<cudaStream_t>(stream)),
+                "starting a W4A16 kernel", reason);
 }
 
 int64_t packBlocks(int64_t values) {
@@ -150,7 +150,8 @@ int gemm(const TsqCudaW4A16* g, void* stream, TsqCudaText reason) {
 
 extern "C" __attribute__((visibility("default"))) const TsqCuda* tsqCuda() {
   using namespace tsq::cuda::module;  // NOLINT
-  static constexpr TsqCuda table{kTsqCudaVersion, devices,   device,     prepare, blocksFor,
-                                 sizes,           packCodes, packScales, gemm};
+  static constexpr TsqCuda table{kTsqCudaVersion, devices,  device,    prepare,    use,  openStream,
+                                 closeStream,     allocate, release,   clear,      copy, wait,
+                                 blocksFor,       sizes,    packCodes, packScales, gemm};
   return &table;
 }

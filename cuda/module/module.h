@@ -12,6 +12,7 @@ enum TsqCudaOutcome {
   kTsqCudaOk = 0,
   kTsqCudaArgument = 1,  // refused before anything was done
   kTsqCudaDevice = 2,    // the device or its driver says no
+  kTsqCudaMemory = 3,    // not enough memory of the device; nothing was done
 };
 
 struct TsqCudaDevice {
@@ -68,6 +69,21 @@ struct TsqCuda {
   int (*device)(int index, TsqCudaDevice* out, TsqCudaText reason);
   // Once for each device, before its first launch and outside captures; it becomes the current one.
   int (*prepare)(int index, TsqCudaText reason);
+  // The current device of the calling thread. Every function below works on that one.
+  int (*use)(int index, TsqCudaText reason);
+  int (*openStream)(void** stream, TsqCudaText reason);
+  // Once the work on it is done; does not wait for that.
+  int (*closeStream)(void* stream, TsqCudaText reason);
+  // In the stream's order: memory is there for what is enqueued later, and goes once all that was enqueued before is
+  // done.
+  int (*allocate)(int64_t bytes, void* stream, void** out, TsqCudaText reason);
+  int (*release)(void* memory, void* stream, TsqCudaText reason);
+  // Writes zeros.
+  int (*clear)(void* memory, int64_t bytes, void* stream, TsqCudaText reason);
+  // Between the device and the host, either way. The host's memory must stay until a wait.
+  int (*copy)(void* to, const void* from, int64_t bytes, void* stream, TsqCudaText reason);
+  // Until all that was enqueued is done; tells of what failed meanwhile. Blocks the calling thread.
+  int (*wait)(void* stream, TsqCudaText reason);
   // How many blocks share a slab of tokens on a device with this many multiprocessors. Results depend on it.
   int (*blocksFor)(const TsqCudaShape* shape, int multiprocessors);
   int (*sizes)(const TsqCudaShape* shape, int32_t m, int blocks, TsqCudaSizes* out, TsqCudaText reason);

@@ -10,12 +10,11 @@ export function addDevices(program: Command): void {
       const { devices } = await import("../core/machine.ts")
       const report = devices()
       if (json) return printJson(report)
-      for (const device of report.devices) {
-        print(`${device.id}  ${device.name}, ${device.threads} threads, ${bytesText(device.memoryBytes)}`)
-        print(
-          `     kernels ${device.kernels} (of ${device.supported.join(", ")}); features ${device.features.join(" ")}`,
-        )
-      }
-      print(`cuda ${report.cuda.available ? "available" : `not available: ${report.cuda.reason}`}`)
+      const [cpu, ...others] = report.devices
+      print(`cpu  ${cpu.name}, ${cpu.threads} threads, ${bytesText(cpu.memoryBytes)}`)
+      print(`     kernels ${cpu.kernels} (of ${cpu.supported.join(", ")}); features ${cpu.features.join(" ")}`)
+      for (const { id, name, computeCapability, memoryBytes } of others)
+        print(`${id}  ${name}, compute capability ${computeCapability}, ${bytesText(memoryBytes)}`)
+      if (!report.cuda.available) print(`cuda not available: ${report.cuda.reason}`)
     })
 }

@@ -1,7 +1,7 @@
 // The machine: what computes here, and how many threads take part.
-import { existsSync } from "node:fs"
 import { cpus, totalmem } from "node:os"
 import { native } from "../native.ts"
+import { type CudaDevice, type CudaStatus, cudaDevices } from "./cuda.ts"
 import { TsqError } from "./errors.ts"
 import { describe } from "./options.ts"
 
@@ -22,24 +22,17 @@ export interface CpuDevice {
   memoryBytes: number
 }
 
-export interface CudaStatus {
-  available: false
-  reason: string
-}
-
 /** What `devices()` returns and `tsq devices --json` prints. */
 export interface DeviceReport {
-  devices: CpuDevice[]
+  /** The CPU first, then every CUDA device. */
+  devices: [CpuDevice, ...CudaDevice[]]
   cuda: CudaStatus
 }
 
-// Where NVIDIA's kernel driver shows itself; under WSL it is a library of the host.
-const driverPaths = ["/proc/driver/nvidia/version", "/dev/nvidia0", "/usr/lib/wsl/lib/libcuda.so.1"]
-
-/** The devices that can compute, and why CUDA is not among them. */
+/** The devices that can compute, and why CUDA is not among them. The first call opens the CUDA module, where there is one. */
 export function devices(): DeviceReport {
   const { kernels, supported, features, threads } = native.cpu()
-  const driver = driverPaths.some(path => existsSync(path))
+  const cuda = cudaDevices()
   return {
     devices: [
       {
@@ -52,13 +45,9 @@ export function devices(): DeviceReport {
         threads,
         memoryBytes: totalmem(),
       },
+      ...cuda.devices,
     ],
-    cuda: {
-      available: false,
-      reason: driver
-        ? "an NVIDIA driver is present, but this build has no CUDA module: everything runs on the CPU"
-        : "this build has no CUDA module",
-    },
+    cuda: cuda.status,
   }
 }
 

@@ -1,5 +1,6 @@
-// Tensors: a shape, an element type and a storage. Storage is "array" (an ordinary typed array) or "mapped" (part of a read-only file).
-import { type Mapped, type NativeHandle, native, type Source } from "../native.ts"
+// Tensors: a shape, an element type and a storage: an ordinary typed array, part of a read-only file, or memory of a CUDA device.
+import { type Handle, type Mapped, NativeHandle, native, type Source } from "../native.ts"
+import { type CudaDeviceId, type Device, explained, openDevice, readDevice } from "./cuda.ts"
 import { type Dtype, dtypeInfo, dtypes, isFloat, type TensorData } from "./dtype.ts"
 import { TsqError } from "./errors.ts"
 import { describe, listChoices } from "./options.ts"
@@ -33,21 +34,31 @@ interface MappedStorage {
   offset: number
 }
 
+interface CudaStorage {
+  device: CudaDeviceId
+  memory: NativeHandle
+}
+
 /** For the library's own results: a tensor over an array that was made for it, without the checks of Tensor.from. */
 export let tensorOver: (shape: readonly number[], dtype: Dtype, data: TensorData) => Tensor
 
+/** For the library's own results: a tensor over memory of a CUDA device, which it takes. */
+export let tensorOnDevice: (shape: readonly number[], dtype: Dtype, device: CudaDeviceId, memory: Handle) => Tensor
+
 /**
  * A dense row-major tensor. f16 and bf16 elements are carried as Uint16Array bit patterns. An array tensor is a view of the
- * caller's memory, both ways; a mapped one is read-only.
+ * caller's memory, both ways; a mapped one is read-only; one on a CUDA device holds memory there until `dispose()`, or until
+ * it is collected.
  */
 export class Tensor {
   readonly shape: readonly number[]
   readonly dtype: Dtype
-  readonly device: "cpu" | "mapped"
+  readonly device: "cpu" | "mapped" | CudaDeviceId
   /** Elements. */
   readonly size: number
   readonly #data: TensorData | null
   readonly #mapped: MappedStorage | null
+  readonly #cuda: CudaStorage | null
 
   private constructor(
     shape: readonly number[],
@@ -55,17 +66,23 @@ export class Tensor {
     size: number,
     data: TensorData | null,
     mapped: MappedStorage | null,
+    cuda: CudaStorage | null = null,
   ) {
     this.shape = Object.freeze(shape.slice())
     this.dtype = dtype
     this.size = size
-    this.device = mapped ? "mapped" : "cpu"
+    this.device = cuda ? cuda.device : mapped ? "mapped" : "cpu"
     this.#data = data
     this.#mapped = mapped
+    this.#cuda = cuda
   }
 
   static {
     tensorOver = (shape, dtype, data) => new Tensor(shape, dtype, data.length, data, null)
+    tensorOnDevice = (shape, dtype, device, handle) => {
+      const memory = new NativeHandle(handle, `the tensor [${shape.join(", ")}] on ${device}`)
+      return new Tensor(shape, dtype, elementCount(shape), null, null, { device, memory })
+    }
   }
 
   /**
@@ -113,7 +130,7 @@ export class Tensor {
   }
 
   /**
-   * The elements. ERR_DEVICE for a mapped tensor: use `await tensor.toArray()`. ERR_SHAPE once the array's buffer was
+   * The elements. ERR_DEVICE for a tensor in a file or on a CUDA device: use `await tensor.toArray()`. ERR_SHAPE once the array's buffer was
    * transferred to another thread.
    */
   get data(): TensorData {
@@ -121,7 +138,7 @@ export class Tensor {
     if (!data)
       throw new TsqError(
         "ERR_DEVICE",
-        "tensor.data: this tensor is a mapped part of a file; `await tensor.toArray()` copies it",
+        `tensor.data: this tensor is ${this.#cuda ? `on ${this.device}` : "a mapped part of a file"}; \`await tensor.toArray()\` copies it`,
       )
     if (data.length !== this.size)
       throw new TsqError(
@@ -139,10 +156,23 @@ export class Tensor {
     return { mapping: mapping.value, offset, bytes: this.bytes } satisfies Mapped
   }
 
-  /** A copy of the elements on memory that asynchronous calls can use. */
+  /** The memory on a CUDA device, for native calls. ERR_OPTION once disposed; ERR_DEVICE for a tensor elsewhere. */
+  get memory(): Handle {
+    if (!this.#cuda)
+      throw new TsqError("ERR_DEVICE", `tensor.memory: this tensor is on ${this.device}, expected a CUDA device`)
+    return this.#cuda.memory.value
+  }
+
+  /** A copy of the elements on memory that asynchronous calls can use. Of a CUDA device: once what was enqueued before is done. */
   async toArray(): Promise<TensorData> {
     const out = sharedArray(this.dtype, this.size)
-    if (!this.#mapped) await copyArray(this.data, out)
+    if (this.#cuda) {
+      try {
+        await native.cudaDownload(this.memory, out)
+      } catch (cause) {
+        throw explained(`copying the tensor ${this.dtype} [${this.shape.join(", ")}] from ${this.device}`, cause)
+      }
+    } else if (!this.#mapped) await copyArray(this.data, out)
     else if (this.size > 0) {
       const { mapping, offset } = this.#mapped
       await native.readMappingAsync(mapping.value, offset, new Uint8Array(out.buffer, 0, this.bytes))
@@ -150,8 +180,13 @@ export class Tensor {
     return out
   }
 
-  /** This tensor itself when its array already lies on shared memory; otherwise a copy that does. For asynchronous calls. */
+  /** This tensor itself when its array already lies on shared memory; otherwise a copy that does. For asynchronous calls of the CPU. */
   async pinned(): Promise<Tensor> {
+    if (this.#cuda)
+      throw new TsqError(
+        "ERR_DEVICE",
+        `the tensor [${this.shape.join(", ")}] is on ${this.device}, expected one of the CPU; \`await tensor.to("cpu")\` copies it`,
+      )
     if (this.#data && isShared(this.#data)) return this
     return new Tensor(this.shape, this.dtype, this.size, await this.toArray(), null)
   }
@@ -171,14 +206,33 @@ export class Tensor {
     return out
   }
 
-  /** The tensor on a device: itself where it already lies there. ERR_DEVICE where the device is not available. */
-  async to(device: "cpu"): Promise<Tensor> {
-    if (device !== "cpu")
-      throw new TsqError(
-        "ERR_DEVICE",
-        `tensor.to: device ${describe(device)} is not available; this build computes on "cpu"`,
-      )
-    return this.device === "cpu" ? this : new Tensor(this.shape, this.dtype, this.size, await this.toArray(), null)
+  /**
+   * The tensor on a device, "cpu", "cuda" or "cuda:1": itself where it already lies there, otherwise a copy. ERR_DEVICE where the
+   * device is not available or has no room.
+   */
+  async to(device: Device): Promise<Tensor> {
+    const target = readDevice("tensor.to", device)
+    if (this.device === target) return this
+    if (target === "cpu") return new Tensor(this.shape, this.dtype, this.size, await this.toArray(), null)
+    const [onHost, handle] = await Promise.all([
+      this.#mapped ? this : this.#cuda ? this.to("cpu") : this.pinned(),
+      openDevice("tensor.to", target),
+    ])
+    try {
+      const memory = await native.cudaUpload(handle, onHost.source, dtypeInfo(this.dtype).code, this.size)
+      return tensorOnDevice(this.shape, this.dtype, target, memory)
+    } catch (cause) {
+      throw explained(`tensor.to: the tensor ${this.dtype} [${this.shape.join(", ")}]`, cause)
+    }
+  }
+
+  /** Frees memory of a CUDA device, once what uses it is done; arrays and files are left alone. Disposing twice is no error. */
+  dispose(): void {
+    this.#cuda?.memory.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
   }
 }
 

@@ -3,16 +3,17 @@ import { TsqError } from "../core/errors.ts"
 import { describe } from "../core/options.ts"
 import { QuantizedTensor } from "../core/quantized-tensor.ts"
 import type { Tensor } from "../core/tensor.ts"
-import { type MatmulOptions, multiply, multiplyAsync } from "./matmul.ts"
+import { checkHost, type MatmulOptions, multiply, multiplyAsync } from "./matmul.ts"
 import { PackedWeight, packedOf } from "./packed-weight.ts"
 
 /**
  * y = x Wᵀ (+ bias) with a 4-bit weight: x [k] or [..., k] in f32, f16 or bf16, result of the same type. Activations are never
- * quantized silently. A QuantizedTensor is packed by the first call and the pack kept. Refuses weights that are not 4-bit with
+ * quantized silently. A QuantizedTensor is packed by the first call and the pack kept. On a CUDA device, where x, a packed weight
+ * and a bias then all must lie, it only enqueues the product. Refuses weights that are not 4-bit with
  * ERR_UNSUPPORTED (`matmul` takes any); other refusals as for `matmul`.
  */
 export function matmulW4A16(x: Tensor, w: QuantizedTensor | PackedWeight, options?: MatmulOptions): Tensor {
-  const packed = w instanceof PackedWeight ? w : fourBit(w) && packedOf(w)
+  const packed = w instanceof PackedWeight ? w : packedHere(x, w)
   if (packed.bits !== 4) refuse(packed.bits)
   return multiply("matmulW4A16", x, packed, options)
 }
@@ -24,15 +25,20 @@ matmulW4A16.async = async (x: Tensor, w: QuantizedTensor | PackedWeight, options
   return multiplyAsync("matmulW4A16", x, w, options)
 }
 
-/** Checks before packing, which a weight of other bits should not cost. */
-function fourBit(w: QuantizedTensor): true {
+/** Checks before packing, which a refused call should not cost. */
+function packedHere(x: Tensor, w: QuantizedTensor): PackedWeight {
+  fourBit(w)
+  checkHost("matmulW4A16", x)
+  return packedOf(w)
+}
+
+function fourBit(w: QuantizedTensor): void {
   if (!(w instanceof QuantizedTensor))
     throw new TsqError(
       "ERR_DTYPE",
       `matmulW4A16: the weight is ${describe(w)}, expected a QuantizedTensor or PackedWeight`,
     )
   if (w.scheme.bits !== 4) refuse(w.scheme.bits)
-  return true
 }
 
 function refuse(bits: number): never {

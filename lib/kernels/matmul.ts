@@ -6,6 +6,7 @@ import { QuantizedTensor } from "../core/quantized-tensor.ts"
 import { isShared, sharedFloats } from "../core/shared-array.ts"
 import { Tensor, tensorOver } from "../core/tensor.ts"
 import { type DtypeCode, native } from "../native.ts"
+import { multiplyOnDevice } from "./matmul-cuda.ts"
 import {
   type Activations,
   activationsCode,
@@ -30,12 +31,14 @@ export type Weight = QuantizedTensor | PackedWeight | Tensor
 
 /**
  * y = x Wᵀ (+ bias). x is [k] or [..., k] (leading dimensions are rows), f32, f16 or bf16; the result is [n] or [..., n] of the
- * same type. Accumulates in f32 and rounds once. Blocks for its own duration. A QuantizedTensor is packed by the first call
+ * same type. Accumulates in f32 and rounds once. Blocks for its own duration; on a CUDA device, where x, a packed weight and a
+ * bias then all must lie, it only enqueues the product. A QuantizedTensor is packed by the first call
  * and the pack kept; a float Tensor is packed by every call: `prepack` it when it is used again.
  * ERR_SHAPE, ERR_DTYPE, ERR_DEVICE or ERR_OPTION name the argument at fault.
  */
 export function matmul(x: Tensor, w: Weight, options?: MatmulOptions): Tensor {
   if (w instanceof Tensor) {
+    checkHost("matmul", x, w)
     const packed = packDenseSync(w, "matmul")
     try {
       return multiply("matmul", x, packed, options)
@@ -43,18 +46,34 @@ export function matmul(x: Tensor, w: Weight, options?: MatmulOptions): Tensor {
       packed.dispose()
     }
   }
+  if (w instanceof QuantizedTensor) checkHost("matmul", x)
   return multiply("matmul", x, packedWeight("matmul", w), options)
 }
 
 /** The same off the event loop. Arrays that may be detached are copied first; `out` is written when the promise resolves. */
 matmul.async = async (x: Tensor, w: Weight, options?: MatmulOptions): Promise<Tensor> => {
   if (!(w instanceof Tensor)) return multiplyAsync("matmul", x, w, options)
+  checkHost("matmul", x, w)
   const packed = await prepackDense(w)
   try {
     return await multiplyAsync("matmul", x, packed, options)
   } finally {
     packed.dispose()
   }
+}
+
+/** Refuses what lies on a CUDA device, before a weight of the CPU is packed for it. */
+export function checkHost(caller: string, x: Tensor, w?: Tensor): void {
+  if (w?.device.startsWith("cuda"))
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      `${caller}: the weight is a float tensor on ${w.device}; CUDA devices multiply 4-bit weights that \`prepack\` made`,
+    )
+  if (x instanceof Tensor && x.device.startsWith("cuda"))
+    throw new TsqError(
+      "ERR_DEVICE",
+      `${caller}: x is on ${x.device} and the weight on cpu, expected both on one device; \`await prepack(weight, { device: "${x.device}" })\` packs a 4-bit weight there`,
+    )
 }
 
 export function packedWeight(caller: string, w: QuantizedTensor | PackedWeight): PackedWeight {
@@ -67,6 +86,7 @@ export function packedWeight(caller: string, w: QuantizedTensor | PackedWeight):
 }
 
 export function multiply(caller: string, x: Tensor, w: PackedWeight, options: MatmulOptions | undefined): Tensor {
+  if (w.device !== "cpu") return multiplyOnDevice(caller, x, w, options)
   const m = rowsOf(caller, x, w)
   const code = dtypeInfo(x.dtype).code
   if (options === undefined) {
@@ -90,6 +110,7 @@ export async function multiplyAsync(
   // Everything is checked and the bias taken before the first await: what the caller does later changes nothing.
   const shape =
     weight instanceof QuantizedTensor || weight instanceof PackedWeight ? weight : packedWeight(caller, weight)
+  if (shape instanceof PackedWeight && shape.device !== "cpu") return multiplyOnDevice(caller, x, shape, options)
   const m = rowsOf(caller, x, shape)
   const { bias, out, activations } = options === undefined ? exact : readOptions(caller, x, shape, options)
   const floats = biasFloats(bias, true)
@@ -109,6 +130,7 @@ export async function multiplyAsync(
 function rowsOf(caller: string, x: Tensor, w: { shape: readonly [number, number] }): number {
   if (!(x instanceof Tensor)) throw new TsqError("ERR_DTYPE", `${caller}: x is ${describe(x)}, expected a Tensor`)
   if (!isFloat(x.dtype)) throw new TsqError("ERR_DTYPE", `${caller}: x is ${x.dtype}, expected f32, f16 or bf16`)
+  checkHost(caller, x)
   if (x.device !== "cpu")
     throw new TsqError("ERR_DEVICE", `${caller}: x lies in a mapped file; \`await x.to("cpu")\` copies it into memory`)
   const k = w.shape[1]
@@ -160,6 +182,7 @@ function readOptions(
   if (bias) {
     if (!isFloat(bias.dtype))
       throw new TsqError("ERR_DTYPE", `${caller}: option "bias" is ${bias.dtype}, expected f32, f16 or bf16`)
+    if (bias.device.startsWith("cuda")) refuseDevice(caller, "bias", bias)
     if (bias.shape.length !== 1 || bias.size !== n)
       throw new TsqError("ERR_SHAPE", `${caller}: option "bias" has shape [${bias.shape.join(", ")}], expected [${n}]`)
     result.bias = bias
@@ -169,6 +192,7 @@ function readOptions(
     const expected = outputShape(x, n)
     if (out.dtype !== x.dtype)
       throw new TsqError("ERR_DTYPE", `${caller}: option "out" is ${out.dtype}, expected x's ${x.dtype}`)
+    if (out.device.startsWith("cuda")) refuseDevice(caller, "out", out)
     if (out.device !== "cpu")
       throw new TsqError(
         "ERR_DEVICE",
@@ -184,6 +208,13 @@ function readOptions(
     result.out = out
   }
   return result
+}
+
+function refuseDevice(caller: string, option: string, { device }: Tensor): never {
+  throw new TsqError(
+    "ERR_DEVICE",
+    `${caller}: option "${option}" is on ${device} and the weight on cpu, expected both on one device`,
+  )
 }
 
 function overlap(a: ArrayBufferView, b: ArrayBufferView): boolean {

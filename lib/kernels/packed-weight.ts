@@ -1,4 +1,6 @@
 // Weights in the layout of the kernels: native objects with explicit disposal.
+
+import { type CudaDeviceId, type Device, explained, openDevice, readDevice } from "../core/cuda.ts"
 import { type Dtype, dtypeInfo, isFloat } from "../core/dtype.ts"
 import { TsqError } from "../core/errors.ts"
 import { describe, listChoices, Options } from "../core/options.ts"
@@ -13,15 +15,18 @@ export class PackedWeight {
   readonly shape: readonly [number, number]
   /** Of a code; 16 or 32 for float weights. */
   readonly bits: number
-  /** Native memory held. */
+  /** Where it lies, and where products with it are computed. */
+  readonly device: "cpu" | CudaDeviceId
+  /** Memory held there. */
   readonly bytes: number
   readonly #native: NativeHandle
 
   /** Takes ownership of a native handle; not for applications, which call `prepack`. */
-  constructor(handle: Handle, shape: readonly [number, number], bits: number) {
+  constructor(handle: Handle, shape: readonly [number, number], bits: number, device: "cpu" | CudaDeviceId = "cpu") {
     this.#native = new NativeHandle(handle, `the packed weight [${shape.join(", ")}]`)
     this.shape = Object.freeze([shape[0], shape[1]] as const)
     this.bits = bits
+    this.device = device
     this.bytes = native.handleBytes(handle)
   }
 
@@ -45,8 +50,8 @@ export class PackedWeight {
 }
 
 export interface PrepackOptions {
-  /** Default "cpu". */
-  device?: "cpu"
+  /** Default "cpu". A CUDA device takes 4-bit weights with f16 or bf16 scales. */
+  device?: Device
   /** What the kernels will multiply with. One layout serves both, so that this only checks the value. */
   activations?: Activations
 }
@@ -66,25 +71,19 @@ export function readActivations(options: Options, otherwise: Activations = "exac
 /** For native calls. */
 export const activationsCode = (activations: Activations): 0 | 1 => (activations === "int8" ? 1 : 0)
 
-export function checkDevice(options: Options): void {
-  const device = options.string("device", "cpu")
-  if (device !== "cpu")
-    throw new TsqError(
-      "ERR_DEVICE",
-      `${options.caller}: device ${describe(device)} is not available; this build computes on "cpu" (see devices())`,
-    )
-}
-
 /**
  * Packs a weight off the event loop: a QuantizedTensor, or a float Tensor in its own storage type. The caller owns the
  * result and may dispose it. ERR_FORMAT when a code does not fit the tensor's bits or groupIndex assigns no valid groups.
  */
 export async function prepack(weight: QuantizedTensor | Tensor, options?: PrepackOptions): Promise<PackedWeight> {
   const checked = new Options("prepack", options, ["device", "activations"])
-  checkDevice(checked)
+  const device = readDevice("prepack", checked.string("device", "cpu"))
   readActivations(checked)
-  if (weight instanceof QuantizedTensor) return packTensor(weight)
-  if (weight instanceof Tensor) return prepackDense(weight)
+  if (weight instanceof QuantizedTensor) return device === "cpu" ? packTensor(weight) : packOnDevice(weight, device)
+  if (weight instanceof Tensor) {
+    if (device === "cpu") return prepackDense(weight)
+    throw new TsqError("ERR_UNSUPPORTED", `prepack: a float weight on ${device}; CUDA devices take 4-bit weights only`)
+  }
   throw new TsqError("ERR_DTYPE", `prepack: weight is ${describe(weight)}, expected a QuantizedTensor or a Tensor`)
 }
 
@@ -190,4 +189,38 @@ async function packTensor(q: QuantizedTensor): Promise<PackedWeight> {
     q.inputScale && (await shareable(q.inputScale)),
   )
   return new PackedWeight(handle, q.shape, bits)
+}
+
+/** On a CUDA device, where the codes are also brought into the order of the kernels. */
+async function packOnDevice(q: QuantizedTensor, device: CudaDeviceId): Promise<PackedWeight> {
+  const [n, k] = q.shape
+  const { bits, groupSize, scaleType } = q.scheme
+  const refuse = (found: string): never => {
+    throw new TsqError("ERR_UNSUPPORTED", `prepack: ${found}; pack it for "cpu"`)
+  }
+  if (bits !== 4) refuse(`the weight has ${bits} bits, and ${device} takes 4`)
+  if (q.inputScale) refuse(`the weight has an inputScale, which ${device} does not apply`)
+  const [codes, scales, zeros, groupIndex, handle] = await Promise.all([
+    shareable(q.codes),
+    shareable(q.scales),
+    q.zeros && shareable(q.zeros),
+    q.groupIndex,
+    openDevice("prepack", device),
+  ])
+  try {
+    const weight = await native.cudaPackCodes(
+      handle,
+      codes,
+      n,
+      k,
+      groupSize,
+      scales,
+      scaleType === "bf16",
+      zeros,
+      groupIndex,
+    )
+    return new PackedWeight(weight, q.shape, bits, device)
+  } catch (cause) {
+    throw explained(`prepack: the weight [${n}, ${k}]`, cause)
+  }
 }

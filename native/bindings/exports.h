@@ -7,6 +7,7 @@
 namespace tsq {
 
 std::span<const Export> cpuExports();
+std::span<const Export> cudaExports();
 std::span<const Export> handleExports();
 std::span<const Export> mappingExports();
 std::span<const Export> elementExports();

@@ -12,8 +12,17 @@ namespace {
 std::atomic<uint64_t> nextHandle{1};
 
 const char* kindName(const NativeObject& object) {
-  static constexpr const char* kNames[] = {"a packed weight", "a vector", "a mapped file", "an accumulator",
-                                           "a program",       "a cache",  "a read probe",  "a file of packed weights"};
+  static constexpr const char* kNames[] = {"a packed weight",
+                                           "a vector",
+                                           "a mapped file",
+                                           "an accumulator",
+                                           "a program",
+                                           "a cache",
+                                           "a read probe",
+                                           "a file of packed weights",
+                                           "a CUDA device",
+                                           "memory of a CUDA device",
+                                           "a weight on a CUDA device"};
   static_assert(std::size(kNames) == std::variant_size_v<NativeObject>);
   return kNames[object.index()];
 }
@@ -51,6 +60,10 @@ uint64_t objectBytes(const NativeObject& object) {
       return std::get<5>(object)->bytes();
     case 6:
       return std::get<6>(object)->size();
+    case 9:
+      return static_cast<uint64_t>(std::get<9>(object)->bytes);
+    case 10:
+      return std::get<10>(object)->bytes();
     default:
       return 0;
   }

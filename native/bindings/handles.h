@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <variant>
 
+#include "bindings/cuda_device.h"
 #include "bindings/napi_setup.h"
 #include "kernels/pack_file.h"
 #include "kernels/packed_weight.h"
@@ -39,7 +40,8 @@ struct SharedProgram {
 using NativeObject =
     std::variant<std::shared_ptr<const PackedWeight>, std::shared_ptr<const Vector>, std::shared_ptr<const MappedFile>,
                  std::shared_ptr<SharedAccumulator>, std::shared_ptr<SharedProgram>, std::shared_ptr<KvCache>,
-                 std::shared_ptr<const AlignedBuffer>, std::shared_ptr<const PackFile>>;
+                 std::shared_ptr<const AlignedBuffer>, std::shared_ptr<const PackFile>, std::shared_ptr<CudaDevice>,
+                 std::shared_ptr<CudaMemory>, std::shared_ptr<const CudaWeight>>;
 
 // Live objects of one environment. Used on its JavaScript thread only; running work holds its own shared_ptr.
 // Numbers are unique in the process and never used again, so a handle of another environment is refused like a released

@@ -253,7 +253,10 @@ t.test("mapped tensors", async t => {
   t.equal(there.device, "cpu")
   t.equal(await there.to("cpu"), there)
   t.same([...(await tensor.cast("bf16")).data], [0x3f80, 0x4000, 0x4040, 0x4080])
-  await rejects(t, tensor.to("cuda" as never), "ERR_DEVICE", 'device "cuda" is not available')
+  process.env.TSQ_CUDA_MODULE = "/nonexistent.so"
+  await rejects(t, tensor.to("cuda"), "ERR_DEVICE", 'device "cuda:0" is not available: ')
+  for (const device of ["gpu", "cuda:", "cuda:-1", "cuda:01", "cuda:1.5", "mapped", "", 0, null, {}])
+    await rejects(t, tensor.to(device as never), "ERR_DEVICE", "is not available; devices are ")
   const lying = mapped(t, values, "f32", [2, 3])
   await t.rejects(lying.toArray(), { name: "TsqError" }, "longer than its file")
 })

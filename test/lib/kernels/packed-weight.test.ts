@@ -84,9 +84,14 @@ t.test("prepack refuses", async t => {
     code: "ERR_DTYPE",
     message: "prepack: weight is null, expected a QuantizedTensor or a Tensor",
   })
-  await t.rejects(prepack(q, { device: "cuda" as never }), {
+  process.env.TSQ_CUDA_MODULE = "/nonexistent.so"
+  await t.rejects(prepack(q, { device: "cuda" }), {
     code: "ERR_DEVICE",
-    message: /prepack: device "cuda" is not available/,
+    message: /prepack: device "cuda:0" is not available: .*\/nonexistent\.so/,
+  })
+  await t.rejects(prepack(q, { device: "gpu" as never }), {
+    code: "ERR_DEVICE",
+    message: 'prepack: device "gpu" is not available; devices are "cpu", "cuda" and "cuda:0"',
   })
   await t.rejects(prepack(q, { device: 1 as never }), { code: "ERR_OPTION", message: /option "device" is 1/ })
   await t.rejects(prepack(q, { activations: "int4" as never }), { code: "ERR_OPTION" })

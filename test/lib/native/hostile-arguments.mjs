@@ -1,7 +1,7 @@
 // Calls every export of the addon with random arguments, in a process of its own: whatever they are, the process lives and every
 // refusal is an error of the registered class (or what a getter threw).
 // Usage: node hostile-arguments.mjs <seed> <rounds>. Prints one JSON object.
-import { mkdtempSync, rmSync } from "node:fs"
+import { existsSync, mkdtempSync, rmSync } from "node:fs"
 import { createRequire } from "node:module"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -207,6 +207,25 @@ const fixtures = {
   packFile: await writtenPackFile(),
   released: native.vector(new Float32Array(1)),
 }
+// On the emulated CUDA runtime; on systems without it, handles of another kind, which are refused.
+const emulated = fileURLToPath(new URL("../../../build-native/libtsq_cuda_emulated.so", import.meta.url))
+if (existsSync(emulated)) {
+  fixtures.device = await native.cudaOpen(emulated, 0)
+  fixtures.deviceX = await native.cudaUpload(fixtures.device, shared(Uint16Array, 4 * k), 1, 4 * k)
+  const scales = shared(Float32Array, n).fill(0.5)
+  fixtures.deviceCodes = await native.cudaPackCodes(
+    fixtures.device,
+    shared(Uint8Array, n * k),
+    n,
+    k,
+    k,
+    scales,
+    false,
+    null,
+    null,
+  )
+}
+const device = () => fixtures.device ?? fixtures.weight
 native.release(fixtures.released)
 const fixtureHandles = Object.values(fixtures)
 const liveHandles = () => fixtureHandles
@@ -401,6 +420,22 @@ const valid = {
   createProgram: () => [Float64Array.of(k, k, k, k), Int32Array.of(4), ops(), 8],
   createCache: () => [1 + below(2), 1, 8, 1 + below(4)],
   step: () => [fixtures.program, request(), flag()],
+  cuda: () => [pick([null, emulated])],
+  cudaOpen: () => [emulated, below(3)],
+  cudaUpload: () => [device(), pick([filled(Uint16Array, 4 * k), mapped()]), 1, pick([0, 1, 8])],
+  cudaDownload: () => [fixtures.deviceX ?? 1, shared(Uint16Array, 4 * k)],
+  cudaPackCodes: () => [
+    device(),
+    filled(Uint8Array, n * k),
+    n,
+    k,
+    k,
+    shared(Float32Array, n).fill(0.25),
+    random() < 0.5,
+    maybe(filled(Uint8Array, n)),
+    maybe(shared(Int32Array, k)),
+  ],
+  cudaMatmul: () => [fixtures.deviceCodes ?? 1, fixtures.deviceX ?? 1, 1 + below(2), below(5), null],
   openPackFile: () => [packPath],
   readPackFloats: () => [fixtures.packFile, shared(Float32Array, k)],
   readPackWeights: () => [fixtures.packFile, 0, below(2), flag()],
@@ -466,7 +501,8 @@ const outcome = { calls: 0, done: 0, refused: 0 }
 const made = []
 function note(name, result) {
   ++outcome.done
-  if (/^(mapFile|packDense|packCodes|packRounded|vector|create)/.test(name)) made.push(result)
+  if (/^(mapFile|packDense|packCodes|packRounded|vector|create|cuda(Open|Upload|PackCodes|Matmul))/.test(name))
+    made.push(result)
   if (name === "openPackFile") made.push(result.file)
   if (name === "readPackWeights") made.push(...result)
 }
@@ -503,6 +539,8 @@ for (let round = 0; round < rounds; ++round) {
   await Promise.all(pending)
   for (const handle of made.splice(0)) native.release(handle)
 }
+// A kernel that failed would have cost the device.
+if (fixtures.device) await native.cudaDownload(fixtures.deviceX, shared(Uint16Array, 4 * k))
 native.setThreads(2)
 const leaked = native.handleCount() - (fixtureHandles.length - 1)
 console.log(JSON.stringify({ ...outcome, codes: codesSeen, leaked }))

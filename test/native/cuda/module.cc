@@ -112,6 +112,7 @@ TEST(cuda_module_answers_with_or_without_a_device) {
   Reason none;
   CHECK(cuda->device(devices, &device, none) == kTsqCudaDevice && none.text[0] != '\0');
   CHECK(cuda->prepare(devices, none) == kTsqCudaDevice);
+  CHECK(cuda->use(devices, none) == kTsqCudaDevice);
   for (int i = 0; i < devices; ++i) {
     CHECK_MSG(cuda->device(i, &device, reason) == kTsqCudaOk && device.multiprocessors > 0, reason.text);
     CHECK_MSG(cuda->prepare(i, reason) == kTsqCudaOk, reason.text);
