@@ -36,22 +36,27 @@ TSQ_INLINE void decodeStep(const Codes& codes, const uint8_t* at, Fetch ahead, u
   storeTerms<Codes, 0>(codes, lines, out);
 }
 
-// A chunk of kChunk packed columns, of which the first `length` exist, to one tile.
-template <typename Codes, int64_t kChunk, typename Fetch>
-TSQ_INLINE void decodeChunk(const Codes& codes, const uint8_t* at, int64_t length, Fetch ahead, uint8_t* out) {
+// The first `length` columns of a chunk, and zeros behind: rare, and long where it is repeated for every panel.
+template <typename Codes, typename Fetch>
+__attribute__((noinline)) void decodePart(const Codes& codes, const uint8_t* at, int64_t length, Fetch ahead,
+                                          uint8_t* out) {
   const int64_t stepBytes = lineBytes<Codes::kKind>(Codes::kStep);
-  if (length == kChunk) {
-#pragma GCC unroll 8
-    for (int64_t i = 0; i < kChunk / Codes::kStep; ++i) {
-      decodeStep(codes, at + i * stepBytes, ahead, out + i * Codes::kTerms * kTileRowBytes);
-    }
-    return;
-  }
   const uint8_t* end = out + kTileBytes;
   for (; length > 0; length -= Codes::kStep, at += stepBytes, out += Codes::kTerms * kTileRowBytes) {
     decodeStep(codes, at, ahead, out);
   }
   for (; out < end; out += kTileRowBytes) storeWords(out, zeroWords());
+}
+
+// A chunk of kChunk packed columns, of which the first `length` exist, to one tile.
+template <typename Codes, int64_t kChunk, typename Fetch>
+TSQ_INLINE void decodeChunk(const Codes& codes, const uint8_t* at, int64_t length, Fetch ahead, uint8_t* out) {
+  if (length < kChunk) return decodePart(codes, at, length, ahead, out);
+  const int64_t stepBytes = lineBytes<Codes::kKind>(Codes::kStep);
+#pragma GCC unroll 8
+  for (int64_t i = 0; i < kChunk / Codes::kStep; ++i) {
+    decodeStep(codes, at + i * stepBytes, ahead, out + i * Codes::kTerms * kTileRowBytes);
+  }
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 namespace tsq {
 namespace {
 
+constexpr int kDigitRows = 1;
 constexpr int kDigitRegisters = 0;  // sums of one panel fill them
 
 // Products of two codes below 16 with two digits are at most 3840: eight of them fit 16 bits.
@@ -31,9 +32,9 @@ struct DigitSum {
 namespace tsq {
 namespace {
 
-// 8-bit codes do not fit; two rows have more sums than there are registers.
+// 8-bit codes do not fit 16 bits.
 bool narrowDigitsPay(layout::WeightKind kind, Dtype x, int64_t rows) {
-  return kind != layout::WeightKind::kU8 && rows == 1 && digitsPay(kind, x, rows);
+  return kind != layout::WeightKind::kU8 && digitsPay(kind, x, rows);
 }
 
 }  // namespace

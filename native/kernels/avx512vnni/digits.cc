@@ -4,6 +4,8 @@
 namespace tsq {
 namespace {
 
+constexpr int kDigitRows = 2;
+
 TSQ_INLINE Words dotQuads(Words sum, Words codes, Words x) {
   return _mm512_dpbusd_epi32(sum, codes, x);
 }

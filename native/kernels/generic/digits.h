@@ -20,8 +20,7 @@ namespace {
 // --- activations -----------------------------------------------------------------------------------------------------
 
 constexpr int kLeastDigits = 3, kMostDigits = 6;
-// Rows of a call at most, and sums that they need: a sum for every digit of every row.
-constexpr int64_t kDigitRows = 2;
+// A sum for every digit of every row.
 constexpr int kMostStreams = kDigitRows * kMostDigits;
 // Leading bits that every activation keeps at least.
 constexpr int kKeptBits = 21;

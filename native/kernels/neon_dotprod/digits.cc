@@ -4,6 +4,7 @@
 namespace tsq {
 namespace {
 
+constexpr int kDigitRows = 2;
 constexpr int kDigitRegisters = 0;  // sums of one panel fill them
 
 TSQ_INLINE uint32x4_t dotQuads4(uint32x4_t sum, uint32x4_t codes, uint32x4_t x) {
