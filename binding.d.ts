@@ -344,6 +344,23 @@ export interface Binding {
     abort: AbortFlag,
   ): Promise<void>
 
+  // Blocks of GGUF types, by ggml's number of the type
+  /** out [rows, k] f32, bit for bit what ggml makes of the blocks. k is a multiple of the type's block. ERR_UNSUPPORTED for types without a codec. */
+  decodeBlocks(source: Source, type: number, rows: number, k: number, out: Float32Array): Promise<void>
+  /**
+   * The blocks that ggml's reference encoder makes; importance [k] weighs the errors of the columns. ERR_NUMERIC, by row and column,
+   * for what is no finite number or too large for the type.
+   */
+  encodeBlocks(
+    w: Float32Array,
+    type: number,
+    rows: number,
+    k: number,
+    importance: Float32Array | null,
+    out: Uint8Array,
+    abort: AbortFlag,
+  ): Promise<void>
+
   // Packed weights and products
   packDense(source: Source, dtype: DtypeCode, n: number, k: number, kind: WeightKind): Promise<Handle>
   packDenseSync(source: Source, dtype: DtypeCode, n: number, k: number, kind: WeightKind): Handle

@@ -14,7 +14,7 @@ export function addInspect(program: Command): void {
   program
     .command("inspect")
     .description("what a checkpoint holds, and what it takes")
-    .argument("<model>", "Hugging Face folder")
+    .argument("<model>", "Hugging Face folder, .safetensors or .gguf file")
     .option("--context <n>", "tokens of context for the size of the KV cache", positive)
     .option("--batch <n>", "sequences at once", positive)
     .option("--for <engines>", "what an engine would refuse (not available in this version)")
@@ -29,7 +29,7 @@ export function addInspect(program: Command): void {
         onWarning: warn,
       })
       if (flags.json) return printJson(found)
-      const { tensorTable } = await import("../report/tables.ts")
+      const { metadataTable, tensorTable } = await import("../report/tables.ts")
       print(
         `${found.architecture}, ${(found.parameters / 1e6).toFixed(1)} million parameters, ${bytesText(found.weightBytes)}`,
       )
@@ -37,7 +37,10 @@ export function addInspect(program: Command): void {
       print(
         `${found.bitsPerWeight.toFixed(3)} bits per weight${found.scheme ? " in quantized linears" : ""}, ${found.fileBitsPerWeight.toFixed(3)} over the file`,
       )
-      print(`KV cache ${bytesText(found.kvCacheBytes)} (f32, context ${found.context}, batch ${found.batch})`)
+      // Of a file by itself no context is known.
+      if (found.context > 0)
+        print(`KV cache ${bytesText(found.kvCacheBytes)} (f32, context ${found.context}, batch ${found.batch})`)
+      if (found.metadata) print(metadataTable(found.metadata))
       print(tensorTable(found.tensors))
     })
 }

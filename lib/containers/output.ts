@@ -36,7 +36,7 @@ export class OutputDirectory {
     const target = resolve(out)
     if (options.source !== undefined) await refuseOverlap(target, options.source)
     await checkFree(target, options.force ?? false)
-    const path = `${target}.tsq-partial-${process.pid}-${randomBytes(4).toString("hex")}`
+    const path = partialName(target)
     try {
       await mkdir(dirname(target), { recursive: true })
       await removeAbandoned(target)
@@ -79,7 +79,8 @@ export class OutputDirectory {
   }
 }
 
-async function exists(path: string): Promise<boolean> {
+/** Also of a symbolic link that leads nowhere. */
+export async function exists(path: string): Promise<boolean> {
   try {
     await lstat(path)
     return true
@@ -100,8 +101,12 @@ async function checkFree(target: string, force: boolean): Promise<void> {
     )
 }
 
+/** Where an output is written until it is complete. */
+export const partialName = (target: string): string =>
+  `${target}.tsq-partial-${process.pid}-${randomBytes(4).toString("hex")}`
+
 /** Removes what runs of the same output that were killed have left behind: `<out>.tsq-partial-<pid>-<random>` of processes that are gone. */
-async function removeAbandoned(target: string): Promise<void> {
+export async function removeAbandoned(target: string): Promise<void> {
   const prefix = `${basename(target)}.tsq-partial-`
   const processStart = Date.now() - process.uptime() * 1000
   for (const name of await readdir(dirname(target))) {
@@ -150,7 +155,7 @@ async function refuseOverlap(target: string, source: string): Promise<void> {
     throw new TsqError("ERR_OPTION", `the output folder ${real} contains the source ${from}; choose another output`)
 }
 
-async function syncDirectory(path: string): Promise<void> {
+export async function syncDirectory(path: string): Promise<void> {
   // Windows does not open folders.
   if (process.platform === "win32") return
   const handle = await open(path, "r")

@@ -6,6 +6,7 @@ import type { IntegerScheme } from "../core/quantized-tensor.ts"
 import { detectFormat } from "../formats/registry.ts"
 import { describeModel } from "../models/registry.ts"
 import { bitsPerWeight } from "./estimate.ts"
+import { inspectGguf, type MetadataField } from "./inspect-gguf.ts"
 
 export interface InspectModelOptions {
   /** Tokens of context that the KV cache is sized for. Default: the model's. */
@@ -32,18 +33,21 @@ export interface ModelInspection {
   context: number
   batch: number
   tensors: { name: string; shape: number[]; dtype: string | null; scheme: string | null; bytes: number }[]
+  /** Of a GGUF file. */
+  metadata?: MetadataField[]
 }
 
 export const schemeText = ({ bits, symmetric, granularity, groupSize }: IntegerScheme): string =>
   `w${bits}a16 ${granularity === "group" ? `g${groupSize}` : granularity} ${symmetric ? "symmetric" : "asymmetric"}`
 
 /**
- * Inspects a checkpoint folder, or a .safetensors file by itself, of which only the tensors are known. A quantized module is one entry (dtype null) with
+ * Inspects a checkpoint folder, or a .safetensors or .gguf file by itself, of which only the contents are known. A quantized module is one entry (dtype null) with
  * the bytes of all its tensors.
  */
 export async function inspectModel(path: string, options: InspectModelOptions = {}): Promise<ModelInspection> {
   const checked = new Options("inspectModel", options, ["context", "batch", "onWarning"])
   if (typeof path === "string" && path.endsWith(".safetensors")) return inspectFile(path)
+  if (typeof path === "string" && path.endsWith(".gguf")) return inspectGguf(path)
   const checkpoint = await Checkpoint.open(path)
   try {
     const program = describeModel(checkpoint.config)

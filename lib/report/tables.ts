@@ -55,6 +55,22 @@ export const tensorTable = (
     ]),
   )
 
+/** Characters of a value: the texts of templates are long. */
+const metadataWidth = 72
+
+export const metadataTable = (
+  fields: readonly { key: string; type: string; value: unknown; length?: number }[],
+): string =>
+  table(
+    ["metadata", "type", "value"],
+    ["left", "left", "left"],
+    fields.map(({ key, type, value, length }) => {
+      const text = JSON.stringify(value)
+      const short = text.length > metadataWidth ? `${text.slice(0, metadataWidth)}…` : text
+      return [JSON.stringify(key).slice(1, -1), type, length === undefined ? short : `${short} of ${length}`]
+    }),
+  )
+
 export const planTable = (
   modules: readonly {
     module: string

@@ -13,6 +13,7 @@ std::span<const Export> mappingExports();
 std::span<const Export> elementExports();
 std::span<const Export> matrixExports();
 std::span<const Export> bitExports();
+std::span<const Export> ggufExports();
 std::span<const Export> weightExports();
 std::span<const Export> roundingExports();
 std::span<const Export> accumulatorExports();

@@ -3,6 +3,7 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import t from "tap"
 import { packageVersion } from "../../../lib/core/version.ts"
+import { vector } from "../containers/support.ts"
 import { fable, fableCalibration, fableEvaluation, folder } from "../quantize/support.ts"
 import { onlyJson, tsq } from "./support.ts"
 
@@ -178,6 +179,17 @@ t.test("convert and inspect", async t => {
   t.match(words.stdout, /llama, 5\.2 million parameters/)
   t.match(words.stdout, /format compressed-tensors, w4a16 g128 symmetric/)
   t.match(words.stdout, /model\.layers\.5\.mlp\.up_proj +768×256 +w4a16 g128 symmetric +101,392/)
+})
+
+t.test("inspect a GGUF file", async t => {
+  const gguf = join(folder(t), "x.gguf")
+  writeFileSync(gguf, Buffer.from(vector("gguf-file").file, "hex"))
+  const file = await tsq("inspect", gguf)
+  t.match(file.stdout, /^llama, 0\.0 million parameters, .*\nformat gguf, Q4_0\n4\.500 bits per weight/)
+  t.match(file.stdout, /^llama\.block_count +u32 +1$/m)
+  t.match(file.stdout, /^output\.weight +2×32 +Q4_0 +36$/m)
+  t.notMatch(file.stdout, /KV cache/)
+  t.match(onlyJson(await tsq("inspect", gguf, "--json")), { format: "gguf", metadata: Array })
 })
 
 t.test("devices", async t => {

@@ -346,6 +346,19 @@ const valid = {
   packBits: () => [codes(), n, k, pick([2, 3, 4, 5, 8]), false, below(8), shared(Int32Array, n * 4)],
   unpackBits: () => [filled(Int32Array, n * 4), n, k, pick([2, 3, 4, 5, 8]), false, below(8), codes()],
   transpose: () => [w(), n, k, 4, w()],
+  decodeBlocks: () =>
+    (type => [pick([filled(Uint8Array, 4096), mapped()]), type, n, pick([32, 256]), shared(Float32Array, n * 256)])(
+      pick([0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20, 23, 30, 34, 35, 39]),
+    ),
+  encodeBlocks: () => [
+    filled(Float32Array, n * 256),
+    pick([0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20, 23, 30, 34, 35, 39]),
+    n,
+    pick([32, 256]),
+    maybe(filled(Float32Array, 256)),
+    shared(Uint8Array, 4096),
+    flag(),
+  ],
   packDense: () => (a => [pick([dtypeArray(a, n * k), mapped()]), a, n, k, below(4)])(dtype()),
   packDenseSync: () => (a => [pick([dtypeArray(a, n * k), mapped()]), a, n, k, below(4)])(dtype()),
   unpackCodes: () => [pick([codes(), mapped()]), below(4), n, k, 4, codes()],

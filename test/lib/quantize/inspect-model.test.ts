@@ -2,8 +2,11 @@
 import { statSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import t from "tap"
+import { type GgufMetadata, type GgufValue, ggmlTypeNamed } from "../../../lib/containers/gguf-types.ts"
+import { GgufWriter } from "../../../lib/containers/gguf-writer.ts"
 import { inspectModel } from "../../../lib/quantize/inspect-model.ts"
 import { quantizeModel } from "../../../lib/quantize/quantize-model.ts"
+import { metadataTable } from "../../../lib/report/tables.ts"
 import { fable, folder, smallCheckpoint } from "./support.ts"
 
 t.test("a dense checkpoint", async t => {
@@ -63,11 +66,66 @@ t.test("bad input", async t => {
   })
   const gguf = join(folder(t), "model.gguf")
   writeFileSync(gguf, "GGUF")
-  await t.rejects(inspectModel(gguf), { code: "ERR_UNSUPPORTED", message: /GGUF/ })
+  await t.rejects(inspectModel(gguf), { code: "ERR_CORRUPT", message: /model\.gguf: ends at byte 4/ })
 })
 
 t.test("a single safetensors file", async t => {
   const found = await inspectModel(join(smallCheckpoint(t), "model.safetensors"))
   t.match(found, { architecture: "unknown", format: "safetensors", bitsPerWeight: 16, kvCacheBytes: 0 })
   t.equal(found.tensors.length, 3 * 9 + 2)
+})
+
+t.test("a GGUF file", async t => {
+  const path = join(folder(t), "m.gguf")
+  const metadata: GgufMetadata = new Map<string, GgufValue>([
+    ["general.architecture", { type: "string", value: "llama" }],
+    ["large", { type: "u64", value: 2n ** 63n }],
+    ["small", { type: "i64", value: -5n }],
+    ["none", { type: "f32", value: Number.POSITIVE_INFINITY }],
+    ["flags", { type: "array", of: "bool", value: Uint8Array.of(1, 0) }],
+    ["tokens", { type: "array", of: "string", value: Array.from({ length: 300 }, (_, i) => `t${i}`) }],
+    ["nested", { type: "array", of: "array", value: [{ type: "array", of: "i8", value: Int8Array.of(1, 2, 3) }] }],
+    ["template", { type: "string", value: "x\n".repeat(100) }],
+  ])
+  const tensors = [
+    { name: "norm", type: ggmlTypeNamed("F32")!, shape: [256] },
+    { name: "q", type: ggmlTypeNamed("Q4_K")!, shape: [4, 256] },
+    { name: "odd", type: ggmlTypeNamed("IQ2_XS")!, shape: [1, 256] },
+  ]
+  const writer = await GgufWriter.create(path, { metadata, tensors })
+  for (const [name, bytes] of [
+    ["norm", 1024],
+    ["q", 576],
+    ["odd", 74],
+  ] as const)
+    await writer.write(name, new Uint8Array(bytes))
+  await writer.finish()
+  const found = await inspectModel(path)
+  t.match(found, {
+    architecture: "llama",
+    parameters: 6 * 256,
+    format: "gguf",
+    scheme: "mixed",
+    bitsPerWeight: (8 * (576 + 74)) / (5 * 256),
+    fileBitsPerWeight: (8 * 1674) / (6 * 256),
+    weightBytes: 1674,
+  })
+  t.strictSame(found.tensors[1], { name: "q", shape: [4, 256], dtype: "Q4_K", scheme: null, bytes: 576 })
+  t.strictSame(found.metadata!.slice(1, 7), [
+    { key: "large", type: "u64", value: "9223372036854775808" },
+    { key: "small", type: "i64", value: -5 },
+    { key: "none", type: "f32", value: "Infinity" },
+    { key: "flags", type: "array of bool", value: [true, false], length: 2 },
+    { key: "tokens", type: "array of string", value: ["t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7"], length: 300 },
+    { key: "nested", type: "array of array", value: ["array of i8, 3 elements"], length: 1 },
+  ])
+  t.doesNotThrow(() => JSON.stringify(found))
+  const text = metadataTable(found.metadata!)
+  t.match(text, /^flags +array of bool +\[true,false\] of 2$/m)
+  t.match(text, /^template +string +"x\\nx\\n.*…$/m)
+  t.ok(
+    text.split("\n").every(line => line.length < 120),
+    "no long lines",
+  )
+  t.equal(text.split("\n").length, 9, "a line a field")
 })

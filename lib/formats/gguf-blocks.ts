@@ -1,0 +1,75 @@
+// Tensors of GGUF types to and from f32: the blocks' codecs with errors that name the tensor.
+import type { GgmlType } from "../containers/gguf-types.ts"
+import { TsqError } from "../core/errors.ts"
+import { elementCount, sharedBytes, sharedFloats } from "../core/tensor.ts"
+import { abortable, native, type Source } from "../native.ts"
+
+export interface BlockTensor {
+  name: string
+  type: GgmlType
+  /** Slowest dimension first; blocks run along the last. */
+  shape: readonly number[]
+}
+
+export interface EncodeOptions {
+  /** A weight for the squared error of each column, on shared memory: a row of an importance matrix. */
+  importance?: Float32Array | null
+  signal?: AbortSignal | undefined
+}
+
+/** The values, on shared memory. ERR_UNSUPPORTED for types that the library only knows by name. */
+export async function decodeBlocks(tensor: BlockTensor, source: Source): Promise<Float32Array> {
+  if (!tensor.type.decode)
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      `tensor ${JSON.stringify(tensor.name)} is ${tensor.type.name}, whose values this version does not read`,
+    )
+  const { rows, k } = matrixOf(tensor)
+  const out = sharedFloats(rows * k)
+  await named(tensor, () => native.decodeBlocks(source, tensor.type.id, rows, k, out))
+  return out
+}
+
+/**
+ * The blocks that ggml's reference encoder makes of `values`, which lie on shared memory. ERR_NUMERIC for values that are no
+ * finite numbers or too large for the type.
+ */
+export async function encodeBlocks(
+  tensor: BlockTensor,
+  values: Float32Array,
+  { importance = null, signal }: EncodeOptions = {},
+): Promise<Uint8Array> {
+  const { type } = tensor
+  if (!type.encode)
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      `tensor ${JSON.stringify(tensor.name)} cannot be made ${type.name}: this version ${type.decode ? "only reads" : "neither reads nor writes"} it`,
+    )
+  const { rows, k } = matrixOf(tensor)
+  const out = sharedBytes(rows * (k / type.blockSize) * type.blockBytes)
+  await named(tensor, () =>
+    abortable(signal, flag => native.encodeBlocks(values, type.id, rows, k, importance, out, flag)),
+  )
+  return out
+}
+
+/** A vector is one row. */
+function matrixOf({ name, type, shape }: BlockTensor): { rows: number; k: number } {
+  const size = elementCount(shape, `tensor ${JSON.stringify(name)}`)
+  const k = shape.at(-1) ?? 1
+  if (k % type.blockSize !== 0)
+    throw new TsqError(
+      "ERR_SHAPE",
+      `tensor ${JSON.stringify(name)} has rows of ${k} elements, ${type.name} needs a multiple of ${type.blockSize}`,
+    )
+  return { rows: k === 0 ? 0 : size / k, k }
+}
+
+async function named({ name, type }: BlockTensor, work: () => Promise<void>): Promise<void> {
+  try {
+    await work()
+  } catch (error) {
+    if (!(error instanceof TsqError) || error.code === "ERR_ABORTED") throw error
+    throw new TsqError(error.code, `tensor ${JSON.stringify(name)} as ${type.name}: ${error.message}`, { cause: error })
+  }
+}

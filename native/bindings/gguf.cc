@@ -1,0 +1,53 @@
+// Blocks of GGUF types: native/gguf/codec.h.
+#include "gguf/codec.h"
+
+#include "bindings/exports.h"
+#include "bindings/work.h"
+
+namespace tsq {
+namespace {
+
+struct Blocks {
+  gguf::Matrix matrix;
+  int64_t bytes;
+};
+
+// Arguments 1 … 3: type, rows, k.
+Blocks blocks(Arguments& a) {
+  Blocks found{};
+  found.matrix.type = static_cast<gguf::Type>(a.integer(a[1], "type", 0, 255));
+  found.matrix.rows = a.integer(a[2], "rows");
+  found.matrix.k = a.integer(a[3], "k");
+  (void)product({found.matrix.rows, found.matrix.k, 4}, "rows x k");
+  found.bytes = product({found.matrix.rows, take(gguf::rowBytes(found.matrix.type, found.matrix.k))}, "blocks");
+  return found;
+}
+
+Napi::Value decodeBlocks(Arguments& a) {
+  const Blocks found = blocks(a);
+  const Source source = a.source(a[0], "source", Dtype::kU8, found.bytes);
+  const auto out = a.view<float>(a[4], "out", product({found.matrix.rows, found.matrix.k}, "out"));
+  return promise(a, [=]() -> Status { return gguf::decode(found.matrix, source.data, out.data); });
+}
+
+Napi::Value encodeBlocks(Arguments& a) {
+  const Blocks found = blocks(a);
+  const auto w = a.view<float>(a[0], "w", product({found.matrix.rows, found.matrix.k}, "w"));
+  const auto importance = a.optionalView<float>(a[4], "importance", found.matrix.k);
+  const auto out = a.view<uint8_t>(a[5], "out", found.bytes);
+  const AbortFlag abort = a.abortFlag(a[6]);
+  return promise(a, [=]() -> Status { return gguf::encode(found.matrix, w.data, importance.data, out.data, abort); });
+}
+
+constexpr Export kExports[] = {
+    {"decodeBlocks", decodeBlocks, true},
+    {"encodeBlocks", encodeBlocks, true},
+};
+
+}  // namespace
+
+std::span<const Export> ggufExports() {
+  return kExports;
+}
+
+}  // namespace tsq

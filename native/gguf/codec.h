@@ -1,0 +1,27 @@
+// Rows of a matrix to and from blocks of a GGUF type, over the thread pool.
+#pragma once
+#include <cstdint>
+
+#include "gguf/types.h"
+#include "runtime/status.h"
+#include "runtime/thread_pool.h"
+
+namespace tsq::gguf {
+
+struct Matrix {
+  Type type;
+  int64_t rows, k;
+};
+
+// Bytes of a row of k elements. ERR_UNSUPPORTED for types without a codec, ERR_SHAPE where rows are not whole blocks.
+Result<int64_t> rowBytes(Type type, int64_t k);
+
+// The values as ggml computes them, bit for bit. `blocks` may lie at any address.
+Status decode(const Matrix& matrix, const uint8_t* blocks, float* out);
+
+// The blocks that ggml's reference encoder makes. `importance`: a weight [k] for the squared error of each column, from
+// an importance matrix; or null. ERR_NUMERIC, naming row and column, for values that are no finite numbers or too large
+// for the block's scale; ERR_UNSUPPORTED for types that are only decoded.
+Status encode(const Matrix& matrix, const float* x, const float* importance, uint8_t* blocks, AbortFlag abort);
+
+}  // namespace tsq::gguf
