@@ -186,7 +186,7 @@ TSQ_DEVICE void storeRelease(Global<int> to, int value) {
 }
 
 TSQ_BOTH constexpr uint32_t rotateRight(uint32_t value, int bits) {
-  return value >> bits | value << (32 - bits);
+  return value >> (bits & 31) | value << (-bits & 31);
 }
 TSQ_DEVICE uint32_t andOr(uint32_t a, uint32_t b, uint32_t c) {
   uint32_t r;

@@ -1,5 +1,6 @@
 // cuda/device.cuh for the host. Every call remembers the line of the kernel that it stands on.
 #pragma once
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
@@ -193,7 +194,7 @@ inline constexpr uint32_t andOr(uint32_t a, uint32_t b, uint32_t c) {
   return (a & b) | c;
 }
 inline constexpr uint32_t rotateRight(uint32_t value, int bits) {
-  return value >> bits | value << (32 - bits);
+  return std::rotr(value, bits);
 }
 inline float fusedMultiplyAdd(float a, float b, float c) {
   return std::fma(a, b, c);
