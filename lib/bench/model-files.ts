@@ -43,10 +43,11 @@ export class WorkFolder {
     )
   }
 
-  gguf(shape: ModelShape, type: GgufType, signal: AbortSignal | undefined): Promise<string> {
-    return this.#made(`${shape.name}-${type}-${keyOf(shape)}.gguf`, path =>
-      writeSyntheticGguf(path, shape, type, signal),
-    )
+  async gguf(shape: ModelShape, type: GgufType, signal: AbortSignal | undefined): Promise<string> {
+    const path = join(this.directory, `${shape.name}-${type}-${keyOf(shape)}.gguf`)
+    // Its writer lets no incomplete file appear under the name.
+    if (!existsSync(path)) await writeSyntheticGguf(path, shape, type, signal)
+    return path
   }
 
   /** Complete or not there at all. */

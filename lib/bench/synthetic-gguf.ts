@@ -1,6 +1,6 @@
 // GGUF files of random weights in the mixtures that llama-quantize makes, so that llama.cpp does the work it does on a real model.
-import { throwIfAborted } from "../core/errors.ts"
-import { type GgufTensor, type GgufValue, writeGguf } from "./gguf-writer.ts"
+import { type GgmlType, type GgufValue, ggmlTypeNamed } from "../containers/gguf-types.ts"
+import { type GgufTensorPlan, GgufWriter } from "../containers/gguf-writer.ts"
 import type { ModelShape } from "./shapes.ts"
 import { RandomBytes, randomHalves } from "./synthetic-bytes.ts"
 import { type SyntheticMatrix, syntheticContext, syntheticModel } from "./synthetic-model.ts"
@@ -10,28 +10,19 @@ export const ggufTypes = ["q4_0", "q4_k_m"] as const
 export type GgufType = (typeof ggufTypes)[number]
 
 /** `halves`: where a block keeps f16 numbers, and how large they are for weights of deviation 1: random bits would be any number. */
-interface BlockType {
-  id: number
-  values: number
-  bytes: number
+interface BlockType extends GgmlType {
   halves: readonly [at: number, scale: number][]
 }
 
-const f16: BlockType = { id: 1, values: 1, bytes: 2, halves: [[0, 1]] }
-const q4_0: BlockType = { id: 2, values: 32, bytes: 18, halves: [[0, 1 / 4.6]] }
-const q5_0: BlockType = { id: 6, values: 32, bytes: 22, halves: [[0, 1 / 9.2]] }
-const q8_0: BlockType = { id: 8, values: 32, bytes: 34, halves: [[0, 1 / 74]] }
+const block = (name: string, ...halves: BlockType["halves"]): BlockType => ({ ...ggmlTypeNamed(name)!, halves })
+
+const f16 = block("F16", [0, 1])
+const q4_0 = block("Q4_0", [0, 1 / 4.6])
+const q5_0 = block("Q5_0", [0, 1 / 9.2])
+const q8_0 = block("Q8_0", [0, 1 / 74])
 // Six-bit scales and minima about 32; codes about 7.5.
-const q4_k: BlockType = {
-  id: 12,
-  values: 256,
-  bytes: 144,
-  halves: [
-    [0, 1 / 180],
-    [2, 1 / 24],
-  ],
-}
-const q6_k: BlockType = { id: 14, values: 256, bytes: 210, halves: [[208, 1 / 1366]] }
+const q4_k = block("Q4_K", [0, 1 / 180], [2, 1 / 24])
+const q6_k = block("Q6_K", [208, 1 / 1366])
 
 /** What llama-quantize takes where a row is no multiple of a type's block. */
 const narrower = new Map<BlockType, BlockType>([
@@ -44,7 +35,7 @@ const narrower = new Map<BlockType, BlockType>([
 
 function fitting(type: BlockType, k: number): BlockType {
   let found = type
-  while (k % found.values !== 0) found = narrower.get(found)!
+  while (k % found.blockSize !== 0) found = narrower.get(found)!
   return found
 }
 
@@ -68,11 +59,11 @@ export function randomBlocks(name: string, type: BlockType, n: number, k: number
   const random = new RandomBytes(name)
   const deviation = 1 / Math.sqrt(k)
   if (type === f16) return new Uint8Array(randomHalves(random, n * k, deviation, true).buffer)
-  const blocks = (n * k) / type.values
-  const bytes = random.fill(new Uint8Array(blocks * type.bytes))
+  const blocks = (n * k) / type.blockSize
+  const bytes = random.fill(new Uint8Array(blocks * type.blockBytes))
   for (const [at, scale] of type.halves) {
     const stored = halfBits(scale * deviation)
-    for (let block = 0, i = at; block < blocks; block++, i += type.bytes) {
+    for (let block = 0, i = at; block < blocks; block++, i += type.blockBytes) {
       bytes[i] = stored & 0xff
       bytes[i + 1] = stored >> 8
     }
@@ -87,7 +78,7 @@ function halfBits(value: number): number {
   return ((exponent + 15) << 10) | Math.floor((value / 2 ** exponent - 1) * 1024)
 }
 
-/** Creates the file. */
+/** Creates the file, which must not exist yet. Memory: one tensor. */
 export async function writeSyntheticGguf(
   path: string,
   shape: ModelShape,
@@ -95,40 +86,38 @@ export async function writeSyntheticGguf(
   signal?: AbortSignal,
 ): Promise<void> {
   const { matrices, vectors } = syntheticModel(shape)
-  const tensors: GgufTensor[] = matrices.map(matrix => {
+  const tensors: (GgufTensorPlan & { data: () => Uint8Array })[] = matrices.map(matrix => {
     const { gguf, n, k } = matrix
     const type = blockType(mixture, shape, matrix)
-    const data = () => {
-      throwIfAborted(signal)
-      return randomBlocks(gguf, type, n, k)
-    }
-    return {
-      name: `${gguf}.weight`,
-      dimensions: [k, n],
-      type: type.id,
-      bytes: ((n * k) / type.values) * type.bytes,
-      data,
-    }
+    return { name: `${gguf}.weight`, type, shape: [n, k], data: () => randomBlocks(gguf, type, n, k) }
   })
   for (const { gguf, size, kind } of vectors)
     tensors.push({
       name: gguf,
-      dimensions: [size],
-      type: 0,
-      bytes: size * 4,
+      type: ggmlTypeNamed("F32")!,
+      shape: [size],
       data: () => new Uint8Array(new Float32Array(size).fill(kind === "norm" ? 1 : 0.05).buffer),
     })
-  await writeGguf(path, metadata(shape, mixture), tensors)
+  const writer = await GgufWriter.create(path, { metadata: metadata(shape, mixture), tensors, signal })
+  try {
+    for (const { name, data } of tensors) await writer.write(name, data())
+    await writer.finish()
+  } finally {
+    await writer.discard()
+  }
 }
 
-function metadata(shape: ModelShape, mixture: GgufType): Record<string, GgufValue> {
+function metadata(shape: ModelShape, mixture: GgufType): Map<string, GgufValue> {
   const { tokens, merges, beginId, endId } = syntheticVocabulary(shape.vocabulary)
   // Mistral's tensors are a llama's.
   const name = shape.modelType === "mistral" ? "llama" : shape.modelType
   const u32 = (value: number): GgufValue => ({ type: "u32", value })
   const f32 = (value: number): GgufValue => ({ type: "f32", value })
   const string = (value: string): GgufValue => ({ type: "string", value })
-  return {
+  const strings = (value: readonly string[]): GgufValue => ({ type: "array", of: "string", value })
+  const [ordinary, control] = [1, 3]
+  const kinds = Int32Array.from(tokens, (_, id) => (id >= beginId ? control : ordinary))
+  const values: Record<string, GgufValue> = {
     "general.architecture": string(name),
     "general.name": string(shape.name),
     "general.file_type": u32(mixture === "q4_0" ? 2 : 15),
@@ -147,12 +136,12 @@ function metadata(shape: ModelShape, mixture: GgufType): Record<string, GgufValu
     [`${name}.vocab_size`]: u32(shape.vocabulary),
     "tokenizer.ggml.model": string("gpt2"),
     "tokenizer.ggml.pre": string(name.startsWith("qwen") ? "qwen2" : "llama-bpe"),
-    "tokenizer.ggml.tokens": { type: "strings", value: tokens },
-    // 1: ordinary, 3: control.
-    "tokenizer.ggml.token_type": { type: "i32s", value: tokens.map((_, id) => (id >= beginId ? 3 : 1)) },
-    "tokenizer.ggml.merges": { type: "strings", value: merges },
+    "tokenizer.ggml.tokens": strings(tokens),
+    "tokenizer.ggml.token_type": { type: "array", of: "i32", value: kinds },
+    "tokenizer.ggml.merges": strings(merges),
     "tokenizer.ggml.bos_token_id": u32(beginId),
     "tokenizer.ggml.eos_token_id": u32(endId),
     "tokenizer.ggml.add_bos_token": { type: "bool", value: false },
   }
+  return new Map(Object.entries(values))
 }

@@ -1,12 +1,13 @@
-// Made-up GGUF files: the container byte by byte, and that every tensor has the type and size of its mixture.
+// Made-up GGUF files: the container read by its description alone, and that every tensor has the type and size of its mixture.
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import t from "tap"
-import { ggufHeader, writeGguf } from "../../../lib/bench/gguf-writer.ts"
 import { modelShape } from "../../../lib/bench/shapes.ts"
 import { blockType, randomBlocks, writeSyntheticGguf } from "../../../lib/bench/synthetic-gguf.ts"
 import { syntheticModel } from "../../../lib/bench/synthetic-model.ts"
 import { syntheticVocabulary } from "../../../lib/bench/synthetic-tokenizer.ts"
+import { type GgufMetadata, type GgufValue, ggmlTypeNamed } from "../../../lib/containers/gguf-types.ts"
+import { type GgufTensorPlan, GgufWriter } from "../../../lib/containers/gguf-writer.ts"
 
 /** A reader of what the writer writes, by the format's description alone. */
 function parse(file: Buffer) {
@@ -50,25 +51,33 @@ function parse(file: Buffer) {
   return { magic, version, metadata, tensors, data: Math.ceil(at / 32) * 32 }
 }
 
+async function write(path: string, metadata: GgufMetadata, tensors: (GgufTensorPlan & { data: Uint8Array })[]) {
+  const writer = await GgufWriter.create(path, { metadata, tensors })
+  try {
+    for (const { name, data } of tensors) await writer.write(name, data)
+    await writer.finish()
+  } finally {
+    await writer.discard()
+  }
+}
+
 t.test("container", async t => {
-  const path = join(t.testdir(), "x.gguf")
-  const bytes = (count: number, value: number) => () => new Uint8Array(count).fill(value)
-  await writeGguf(
-    path,
-    {
-      "general.architecture": { type: "string", value: "llama" },
-      count: { type: "u32", value: 4_000_000_000 },
-      base: { type: "f32", value: 0.5 },
-      flag: { type: "bool", value: true },
-      words: { type: "strings", value: ["é", ""] },
-      kinds: { type: "i32s", value: [-1, 3] },
-      below: { type: "i32", value: -7 },
-    },
-    [
-      { name: "a", dimensions: [32, 3], type: 2, bytes: 54, data: bytes(54, 1) },
-      { name: "b", dimensions: [2], type: 0, bytes: 8, data: bytes(8, 2) },
-    ],
-  )
+  const directory = t.testdir()
+  const path = join(directory, "x.gguf")
+  const [q4_0, f32] = [ggmlTypeNamed("Q4_0")!, ggmlTypeNamed("F32")!]
+  const metadata: Record<string, GgufValue> = {
+    "general.architecture": { type: "string", value: "llama" },
+    count: { type: "u32", value: 4_000_000_000 },
+    base: { type: "f32", value: 0.5 },
+    flag: { type: "bool", value: true },
+    words: { type: "array", of: "string", value: ["é", ""] },
+    kinds: { type: "array", of: "i32", value: Int32Array.of(-1, 3) },
+    below: { type: "i32", value: -7 },
+  }
+  await write(path, new Map(Object.entries(metadata)), [
+    { name: "a", shape: [3, 32], type: q4_0, data: new Uint8Array(54).fill(1) },
+    { name: "b", shape: [2], type: f32, data: new Uint8Array(8).fill(2) },
+  ])
   const file = readFileSync(path)
   const { data, ...rest } = parse(file)
   t.strictSame(rest, {
@@ -84,11 +93,14 @@ t.test("container", async t => {
     ],
   })
   t.equal(file.length, data + 96)
-  t.equal(ggufHeader({}, []).length, 32)
+  const empty = join(directory, "empty.gguf")
+  await write(empty, new Map(), [])
+  t.equal(readFileSync(empty).length, 32)
   t.strictSame([file[data + 53], file[data + 54], file[data + 64]], [1, 0, 2])
-  await t.rejects(writeGguf(path, {}, []), { code: "ERR_IO" }, "never over a file")
-  const wrong = { name: "a", dimensions: [2], type: 0, bytes: 8, data: bytes(9, 0) }
-  await t.rejects(writeGguf(join(t.testdir(), "y.gguf"), {}, [wrong]), { code: "ERR_SHAPE", message: /tensor a has 9/ })
+  await t.rejects(write(path, new Map(), []), { code: "ERR_OPTION", message: /exists already/ }, "never over a file")
+  const wrong = { name: "a", shape: [2], type: f32, data: new Uint8Array(9) }
+  const tooMany = { code: "ERR_SHAPE", message: /tensor "a" needs 8 bytes: 0 have come, then 9/ }
+  await t.rejects(write(join(directory, "y.gguf"), new Map(), [wrong]), tooMany)
 })
 
 t.test("mixtures", async t => {
@@ -121,7 +133,7 @@ t.test("blocks hold small scales", async t => {
     const matrix = syntheticModel(shape).matrices.find(each => each.gguf === gguf)!
     const type = blockType(mixture, shape, matrix)
     const bytes = randomBlocks(gguf, type, 4, 2048)
-    t.equal(bytes.length, (4 * 2048 * size) / type.values)
+    t.equal(bytes.length, (4 * 2048 * size) / type.blockSize)
     t.strictSame(bytes, randomBlocks(gguf, type, 4, 2048), "the same every time")
     const halves = Array.from({ length: bytes.length / size }, (_, i) => bytes[i * size + at + 1]!)
     // Positive, and of an exponent below 1: neither infinite nor a NaN.
