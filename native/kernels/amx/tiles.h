@@ -29,12 +29,17 @@ class TileSession {
       shapes.rowBytes[i] = static_cast<uint16_t>(kTileRowBytes);
       shapes.rows[i] = static_cast<uint8_t>(i >= 6 ? kTileHeight : i % 2 == 0 ? rows4 : rows5);
     }
+    __asm__ volatile("sttilecfg %0" : "=m"(before_) : : "memory");
     __asm__ volatile("ldtilecfg %0" : : "m"(shapes) : "memory");
   }
-  // Tiles left in use would be saved at every task switch.
-  __attribute__((always_inline)) ~TileSession() { __asm__ volatile("tilerelease" : : : "memory"); }
+  // Puts back what the thread had: a library may configure the tiles of a thread once, and llama.cpp's does. Where
+  // there was nothing, this releases the tiles; in use, they would be saved at every task switch.
+  __attribute__((always_inline)) ~TileSession() { __asm__ volatile("ldtilecfg %0" : : "m"(before_) : "memory"); }
   TileSession(const TileSession&) = delete;
   TileSession& operator=(const TileSession&) = delete;
+
+ private:
+  alignas(64) uint8_t before_[64];
 };
 
 template <int kTile>
