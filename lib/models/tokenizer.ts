@@ -29,22 +29,35 @@ interface Vocabulary {
   eosTokenIds: readonly number[]
 }
 
+/** What another thread makes the same tokenizer from. */
+interface TokenizerSource {
+  /** The path of tokenizer.json, which takes less than a copy, or what it would hold. */
+  json: string | Record<string, unknown>
+  config: Record<string, unknown>
+}
+
 export class Tokenizer {
-  readonly #directory: string
+  readonly #source: TokenizerSource
   readonly #templates: ChatTemplates
   #make: (() => Vocabulary) | null
   #made: Vocabulary | null = null
 
-  /** See loadTokenizer. `json` may be made later, by a function: it is called when the vocabulary is first needed. */
+  /**
+   * See loadTokenizer. `where` names the tokenizer in messages. `json` may be made later, by a function: it is called when the
+   * vocabulary is first needed. `file`: that holds `json`; needed with a function.
+   */
   constructor(
-    directory: string,
+    where: string,
     json: Record<string, unknown> | (() => Record<string, unknown>),
     config: Record<string, unknown>,
     templates: ReadonlyMap<string, string>,
+    file?: string,
   ) {
-    this.#directory = directory
+    const source = file ?? json
+    if (typeof source === "function") throw new TsqError("ERR_OPTION", `tokenizer of ${where}: its file is not named`)
+    this.#source = { json: source, config }
     this.#templates = new ChatTemplates(templates, specialTokens(config))
-    this.#make = () => makeVocabulary(directory, typeof json === "function" ? json() : json, config)
+    this.#make = () => makeVocabulary(file ?? where, typeof json === "function" ? json() : json, config)
     if (typeof json !== "function") this.build()
   }
 
@@ -84,7 +97,7 @@ export class Tokenizer {
   async encodeAsync(text: string, { addSpecial = true }: EncodeOptions = {}): Promise<number[]> {
     checkText(text)
     if (text.length < longText) return this.encode(text, { addSpecial })
-    return encodeInWorker(this.#directory, text, addSpecial)
+    return encodeInWorker(this.#source, text, addSpecial)
   }
 
   /**
@@ -134,7 +147,7 @@ export async function loadTokenizer(directory: string, { later = false } = {}): 
       `${directory} has no tokenizer.json; save the model's fast tokenizer there (tokenizer.model and vocab.json are not read)`,
     )
   const config = (await readOptionalObject(directory, "tokenizer_config.json")) ?? {}
-  return new Tokenizer(directory, json, config, await readChatTemplates(directory, config))
+  return new Tokenizer(directory, json, config, await readChatTemplates(directory, config), path)
 }
 
 async function parseLater(path: string): Promise<() => Record<string, unknown>> {
@@ -147,13 +160,12 @@ async function parseLater(path: string): Promise<() => Record<string, unknown>> 
   return () => parseObject(bytes.toString("utf8"), path)
 }
 
-function makeVocabulary(directory: string, json: Record<string, unknown>, config: Record<string, unknown>): Vocabulary {
+function makeVocabulary(where: string, json: Record<string, unknown>, config: Record<string, unknown>): Vocabulary {
   let tokenizer: JsonTokenizer
   try {
     tokenizer = new JsonTokenizer(json, config)
   } catch (cause) {
-    const path = join(directory, "tokenizer.json")
-    throw new TsqError("ERR_FORMAT", `${path} does not describe a tokenizer: ${(cause as Error).message}`, { cause })
+    throw new TsqError("ERR_FORMAT", `${where} does not describe a tokenizer: ${(cause as Error).message}`, { cause })
   }
   const added = tokenizer.get_added_tokens_decoder()
   const special = new Set([...added.values()].filter(token => token.special).map(token => token.id))
@@ -193,25 +205,16 @@ function specialTokens(config: Record<string, unknown>): Record<string, unknown>
 const workerCode = `
 const { parentPort, workerData } = require("node:worker_threads")
 const { readFileSync } = require("node:fs")
-const read = path => JSON.parse(readFileSync(path, "utf8"))
 import(workerData.module).then(({ Tokenizer }) => {
-  const config = workerData.config ? read(workerData.config) : {}
-  const { ids } = new Tokenizer(read(workerData.json), config).encode(workerData.text, { add_special_tokens: workerData.addSpecial })
+  const { json, config } = workerData.source
+  const made = new Tokenizer(typeof json === "string" ? JSON.parse(readFileSync(json, "utf8")) : json, config)
+  const { ids } = made.encode(workerData.text, { add_special_tokens: workerData.addSpecial })
   parentPort.postMessage(Int32Array.from(ids))
 })
 `
 
-async function encodeInWorker(directory: string, text: string, addSpecial: boolean): Promise<number[]> {
-  const config = (await readOptionalObject(directory, "tokenizer_config.json"))
-    ? join(directory, "tokenizer_config.json")
-    : null
-  const workerData = {
-    module: import.meta.resolve("@huggingface/tokenizers"),
-    json: join(directory, "tokenizer.json"),
-    config,
-    text,
-    addSpecial,
-  }
+async function encodeInWorker(source: TokenizerSource, text: string, addSpecial: boolean): Promise<number[]> {
+  const workerData = { module: import.meta.resolve("@huggingface/tokenizers"), source, text, addSpecial }
   const worker = new Worker(workerCode, { eval: true, workerData })
   try {
     return await new Promise((resolve, reject) => {
