@@ -29,12 +29,13 @@ Result<PackedWeight> packFloats(const Matrix& matrix, const uint8_t* rows, int64
   const auto kind = dtype == Dtype::kF32 ? layout::WeightKind::kF32
                     : half               ? layout::WeightKind::kF16
                                          : layout::WeightKind::kBF16;
-  if (from.empty()) return packDense(rows, dtype, matrix.rows, matrix.k, kind);
+  const bool aligned = reinterpret_cast<uintptr_t>(rows) % static_cast<uintptr_t>(dtypeBytes(dtype)) == 0;
+  if (from.empty() && aligned) return packDense(rows, dtype, matrix.rows, matrix.k, kind);
   Result<AlignedBuffer> ordered = AlignedBuffer::allocate(static_cast<size_t>(matrix.rows * stride));
   if (!ordered.ok()) return ordered.status();
   eachRow(matrix, [&](int64_t row) {
-    std::memcpy(ordered.value().as<uint8_t>() + row * stride, rows + from[static_cast<size_t>(row)] * stride,
-                static_cast<size_t>(stride));
+    const int64_t source = from.empty() ? row : from[static_cast<size_t>(row)];
+    std::memcpy(ordered.value().as<uint8_t>() + row * stride, rows + source * stride, static_cast<size_t>(stride));
   });
   return packDense(ordered.value().data(), dtype, matrix.rows, matrix.k, kind);
 }
