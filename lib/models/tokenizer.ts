@@ -29,35 +29,27 @@ interface Vocabulary {
   eosTokenIds: readonly number[]
 }
 
-/** What another thread makes the same tokenizer from. */
-interface TokenizerSource {
-  /** The path of tokenizer.json, which takes less than a copy, or what it would hold. */
-  json: string | Record<string, unknown>
-  config: Record<string, unknown>
-}
-
 export class Tokenizer {
-  readonly #source: TokenizerSource
+  readonly #inWorker: WorkerSource
   readonly #templates: ChatTemplates
   #make: (() => Vocabulary) | null
   #made: Vocabulary | null = null
 
   /**
-   * See loadTokenizer. `where` names the tokenizer in messages. `json` may be made later, by a function: it is called when the
-   * vocabulary is first needed. `file`: that holds `json`; needed with a function.
+   * See loadTokenizer. `json` may be made later, by a function: it is called when the vocabulary is first needed. With `files`, `path`
+   * is a folder with both JSON files, which are read again where a text is encoded in a worker; otherwise they are sent there.
    */
   constructor(
-    where: string,
+    path: string,
     json: Record<string, unknown> | (() => Record<string, unknown>),
     config: Record<string, unknown>,
     templates: ReadonlyMap<string, string>,
-    file?: string,
+    { files = false } = {},
   ) {
-    const source = file ?? json
-    if (typeof source === "function") throw new TsqError("ERR_OPTION", `tokenizer of ${where}: its file is not named`)
-    this.#source = { json: source, config }
+    const make = typeof json === "function" ? json : () => json
+    this.#inWorker = files ? fromFiles(path) : fromMemory(make, config)
     this.#templates = new ChatTemplates(templates, specialTokens(config))
-    this.#make = () => makeVocabulary(file ?? where, typeof json === "function" ? json() : json, config)
+    this.#make = () => makeVocabulary(files ? join(path, "tokenizer.json") : path, make(), config)
     if (typeof json !== "function") this.build()
   }
 
@@ -97,7 +89,7 @@ export class Tokenizer {
   async encodeAsync(text: string, { addSpecial = true }: EncodeOptions = {}): Promise<number[]> {
     checkText(text)
     if (text.length < longText) return this.encode(text, { addSpecial })
-    return encodeInWorker(this.#source, text, addSpecial)
+    return encodeInWorker(await this.#inWorker(), text, addSpecial)
   }
 
   /**
@@ -147,7 +139,7 @@ export async function loadTokenizer(directory: string, { later = false } = {}): 
       `${directory} has no tokenizer.json; save the model's fast tokenizer there (tokenizer.model and vocab.json are not read)`,
     )
   const config = (await readOptionalObject(directory, "tokenizer_config.json")) ?? {}
-  return new Tokenizer(directory, json, config, await readChatTemplates(directory, config), path)
+  return new Tokenizer(directory, json, config, await readChatTemplates(directory, config), { files: true })
 }
 
 async function parseLater(path: string): Promise<() => Record<string, unknown>> {
@@ -160,12 +152,12 @@ async function parseLater(path: string): Promise<() => Record<string, unknown>> 
   return () => parseObject(bytes.toString("utf8"), path)
 }
 
-function makeVocabulary(where: string, json: Record<string, unknown>, config: Record<string, unknown>): Vocabulary {
+function makeVocabulary(path: string, json: Record<string, unknown>, config: Record<string, unknown>): Vocabulary {
   let tokenizer: JsonTokenizer
   try {
     tokenizer = new JsonTokenizer(json, config)
   } catch (cause) {
-    throw new TsqError("ERR_FORMAT", `${where} does not describe a tokenizer: ${(cause as Error).message}`, { cause })
+    throw new TsqError("ERR_FORMAT", `${path} does not describe a tokenizer: ${(cause as Error).message}`, { cause })
   }
   const added = tokenizer.get_added_tokens_decoder()
   const special = new Set([...added.values()].filter(token => token.special).map(token => token.id))
@@ -189,7 +181,7 @@ function checkText(text: unknown): asserts text is string {
 }
 
 /** A token in tokenizer_config.json: its text, or an object with the text as "content". */
-function tokenText(value: unknown): string | null {
+export function tokenText(value: unknown): string | null {
   const text = typeof value === "object" && value !== null ? (value as { content?: unknown }).content : value
   return typeof text === "string" ? text : null
 }
@@ -205,16 +197,34 @@ function specialTokens(config: Record<string, unknown>): Record<string, unknown>
 const workerCode = `
 const { parentPort, workerData } = require("node:worker_threads")
 const { readFileSync } = require("node:fs")
+const read = source => typeof source === "string" ? JSON.parse(readFileSync(source, "utf8")) : source
 import(workerData.module).then(({ Tokenizer }) => {
-  const { json, config } = workerData.source
-  const made = new Tokenizer(typeof json === "string" ? JSON.parse(readFileSync(json, "utf8")) : json, config)
-  const { ids } = made.encode(workerData.text, { add_special_tokens: workerData.addSpecial })
+  const config = read(workerData.config)
+  const { ids } = new Tokenizer(read(workerData.json), config).encode(workerData.text, { add_special_tokens: workerData.addSpecial })
   parentPort.postMessage(Int32Array.from(ids))
 })
 `
 
-async function encodeInWorker(source: TokenizerSource, text: string, addSpecial: boolean): Promise<number[]> {
-  const workerData = { module: import.meta.resolve("@huggingface/tokenizers"), source, text, addSpecial }
+/** tokenizer.json and tokenizer_config.json: paths, or what they hold. */
+type WorkerSource = () => Promise<Record<"json" | "config", string | Record<string, unknown>>>
+
+// Functions of their own, so that one which reads files does not keep what was parsed from them.
+const fromFiles =
+  (directory: string): WorkerSource =>
+  async () => {
+    const config = await readOptionalObject(directory, "tokenizer_config.json")
+    return { json: join(directory, "tokenizer.json"), config: config ? join(directory, "tokenizer_config.json") : {} }
+  }
+const fromMemory =
+  (make: () => Record<string, unknown>, config: Record<string, unknown>): WorkerSource =>
+  async () => ({ json: make(), config })
+
+async function encodeInWorker(
+  source: Awaited<ReturnType<WorkerSource>>,
+  text: string,
+  addSpecial: boolean,
+): Promise<number[]> {
+  const workerData = { module: import.meta.resolve("@huggingface/tokenizers"), ...source, text, addSpecial }
   const worker = new Worker(workerCode, { eval: true, workerData })
   try {
     return await new Promise((resolve, reject) => {
