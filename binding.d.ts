@@ -348,6 +348,17 @@ export interface Binding {
   /** out [rows, k] f32, bit for bit what ggml makes of the blocks. k is a multiple of the type's block. ERR_UNSUPPORTED for types without a codec. */
   decodeBlocks(source: Source, type: number, rows: number, k: number, out: Float32Array): Promise<void>
   /**
+   * The weight [rows, k] of such blocks, packed: its handle, and the bits of its codes. from [rows]: packed row i is row from[i]
+   * of the blocks; null: as they are. ERR_FORMAT for an order that names other rows.
+   */
+  packBlocks(
+    source: Source,
+    type: number,
+    rows: number,
+    k: number,
+    from: Int32Array | null,
+  ): Promise<{ handle: Handle; bits: number }>
+  /**
    * The blocks that ggml's reference encoder makes; importance [k] weighs the errors of the columns. ERR_NUMERIC, by row and column,
    * for what is no finite number or too large for the type.
    */

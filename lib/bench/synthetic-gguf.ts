@@ -1,4 +1,5 @@
 // GGUF files of random weights in the mixtures that llama-quantize makes, so that llama.cpp does the work it does on a real model.
+import { f32, flag, string, strings, u32 } from "../containers/gguf-fields.ts"
 import { type GgmlType, type GgufValue, ggmlTypeNamed } from "../containers/gguf-types.ts"
 import { type GgufTensorPlan, GgufWriter } from "../containers/gguf-writer.ts"
 import type { ModelShape } from "./shapes.ts"
@@ -111,10 +112,6 @@ function metadata(shape: ModelShape, mixture: GgufType): Map<string, GgufValue> 
   const { tokens, merges, beginId, endId } = syntheticVocabulary(shape.vocabulary)
   // Mistral's tensors are a llama's.
   const name = shape.modelType === "mistral" ? "llama" : shape.modelType
-  const u32 = (value: number): GgufValue => ({ type: "u32", value })
-  const f32 = (value: number): GgufValue => ({ type: "f32", value })
-  const string = (value: string): GgufValue => ({ type: "string", value })
-  const strings = (value: readonly string[]): GgufValue => ({ type: "array", of: "string", value })
   const [ordinary, control] = [1, 3]
   const kinds = Int32Array.from(tokens, (_, id) => (id >= beginId ? control : ordinary))
   const values: Record<string, GgufValue> = {
@@ -141,7 +138,7 @@ function metadata(shape: ModelShape, mixture: GgufType): Map<string, GgufValue> 
     "tokenizer.ggml.merges": strings(merges),
     "tokenizer.ggml.bos_token_id": u32(beginId),
     "tokenizer.ggml.eos_token_id": u32(endId),
-    "tokenizer.ggml.add_bos_token": { type: "bool", value: false },
+    "tokenizer.ggml.add_bos_token": flag(false),
   }
   return new Map(Object.entries(values))
 }

@@ -59,7 +59,7 @@ export class Checkpoint {
     if (directory.endsWith(".gguf"))
       throw new TsqError(
         "ERR_UNSUPPORTED",
-        `${directory}: a GGUF file is only inspected in this version; give a Hugging Face checkpoint folder`,
+        `${directory}: a GGUF file is only run and inspected in this version; give a Hugging Face checkpoint folder`,
       )
     const listing = await list(directory)
     const config = await readConfig(directory, listing)

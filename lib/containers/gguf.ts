@@ -3,9 +3,10 @@ import { basename } from "node:path"
 import { TsqError } from "../core/errors.ts"
 import { type Mapped, NativeHandle, native } from "../native.ts"
 import { Cursor } from "./gguf-cursor.ts"
+import { GgufFields } from "./gguf-fields.ts"
 import { type GgufHeader, readGgufHeader } from "./gguf-header.ts"
 import { partName, splitKeys, splitName } from "./gguf-split.ts"
-import type { GgmlType, GgufMetadata, GgufValue } from "./gguf-types.ts"
+import type { GgmlType, GgufMetadata } from "./gguf-types.ts"
 
 export interface GgufEntry {
   name: string
@@ -134,14 +135,8 @@ export class Gguf {
 }
 
 /** A whole number of any integer type; null where there is none. ERR_FORMAT for anything else. */
-function integer({ metadata, path }: { metadata: GgufMetadata; path: string }, key: string): number | null {
-  const found: GgufValue | undefined = metadata.get(key)
-  if (found === undefined) return null
-  const value = found.type === "u64" || found.type === "i64" ? Number(found.value) : found.value
-  if (!Number.isSafeInteger(value))
-    throw new TsqError("ERR_FORMAT", `${path}: metadata ${key} is of type ${found.type}, expected an integer`)
-  return value as number
-}
+const integer = ({ metadata, path }: { metadata: GgufMetadata; path: string }, key: string): number | null =>
+  new GgufFields(metadata, path).integer(key, {}, null)
 
 const partCount = (file: GgufFile): number => integer(file, splitKeys.count) ?? 1
 

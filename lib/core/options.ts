@@ -195,12 +195,14 @@ export class Options {
   }
 }
 
-function within(value: number, { min, max, aboveMin }: NumberRange): boolean {
+/** Whether a number lies within a range. */
+export function within(value: number, { min, max, aboveMin }: NumberRange): boolean {
   if (min !== undefined && (aboveMin ? value <= min : value < min)) return false
   return max === undefined || value <= max
 }
 
-function rangeText({ min, max, aboveMin }: NumberRange): string {
+/** " of at least 1", " from 1 to 5", or nothing. */
+export function rangeText({ min, max, aboveMin }: NumberRange): string {
   if (min === undefined) return max === undefined ? "" : ` of at most ${max}`
   if (max === undefined) return aboveMin ? ` above ${min}` : ` of at least ${min}`
   return aboveMin ? ` above ${min} and at most ${max}` : ` from ${min} to ${max}`

@@ -1,4 +1,4 @@
-// Loads a Hugging Face directory, quantized or not, so that it runs.
+// Loads a Hugging Face directory, quantized or not, or a GGUF file, so that it runs.
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
 import { Checkpoint } from "../containers/checkpoint.ts"
@@ -57,12 +57,16 @@ const optionNames = [
 ]
 
 /**
- * ERR_IO and ERR_FORMAT for a directory that is no checkpoint, ERR_UNSUPPORTED for an architecture, rope type or option that
+ * `path`: a checkpoint folder, or a GGUF file (of a split model any part), whose blocks run as codes in groups (docs/formats.md).
+ * ERR_IO and ERR_FORMAT for what is no model, ERR_UNSUPPORTED for an architecture, rope type or option that
  * cannot run, ERR_SHAPE for tensors that do not fit config.json. Weights are packed; the files may be removed afterwards.
  */
 export async function loadModel(path: string, values?: LoadOptions): Promise<Model> {
   if (typeof path !== "string" || path === "")
-    throw new TsqError("ERR_OPTION", `loadModel: path is ${describe(path)}, expected the directory of a model`)
+    throw new TsqError(
+      "ERR_OPTION",
+      `loadModel: path is ${describe(path)}, expected the directory of a model or a .gguf file`,
+    )
   const options = new Options("loadModel", values, optionNames)
   refuseOthers(options, "device", "cpu")
   const activations = readActivations(options)
@@ -78,12 +82,14 @@ export async function loadModel(path: string, values?: LoadOptions): Promise<Mod
   if (threads !== undefined) setThreads(threads)
 
   const request: Request = { path, maxContext, activations, signal, onProgress }
+  if (path.endsWith(".gguf")) return await loadGguf(request, options)
   const cache = packCache(path, options, warn)
   const stored = (await cache?.find()) ?? null
   if (cache && stored) {
     try {
       stored.start(signal)
-      return await assemble(request, await readConfig(path), stored, cache.tokenizerMayWait(stored))
+      const later = cache.tokenizerMayWait(stored)
+      return await assemble(request, await readConfig(path), stored, new Folder(path, later))
     } catch (error) {
       throwIfAborted(signal)
       if (!stored.hasFailed(error)) throw error
@@ -96,9 +102,10 @@ export async function loadModel(path: string, values?: LoadOptions): Promise<Mod
   const checkpoint = await Checkpoint.open(path)
   try {
     const source = new CheckpointSource(checkpoint, warn)
-    if (!cache?.write) return await assemble(request, checkpoint.config, source)
+    const folder = new Folder(path)
+    if (!cache?.write) return await assemble(request, checkpoint.config, source, folder)
     const recorder = new WeightRecorder(source)
-    const model = await assemble(request, checkpoint.config, recorder)
+    const model = await assemble(request, checkpoint.config, recorder, folder)
     try {
       const report = progressOf("cache", 1, onProgress)
       report(0)
@@ -127,12 +134,53 @@ interface ModelSource extends WeightSource {
   summary(outside: readonly string[]): WeightSummary
 }
 
-/** With `tokenizerLater` the tokenizer's vocabulary is made when it is first needed. */
+/** What a model has besides configuration and weights. */
+interface Companions {
+  tokenizer(): Promise<Tokenizer>
+  generationDefaults(): Promise<GenerationDefaults>
+}
+
+/** A checkpoint's. With `later` the tokenizer's vocabulary is made when it is first needed. */
+class Folder implements Companions {
+  readonly #path: string
+  readonly #later: boolean
+
+  constructor(path: string, later = false) {
+    this.#path = path
+    this.#later = later
+  }
+
+  async tokenizer(): Promise<Tokenizer> {
+    const { loadTokenizer } = await import("../models/tokenizer.ts")
+    return loadTokenizer(this.#path, { later: this.#later })
+  }
+
+  async generationDefaults(): Promise<GenerationDefaults> {
+    const { readGenerationDefaults } = await import("../models/generation-config.ts")
+    return readGenerationDefaults(this.#path)
+  }
+}
+
+async function loadGguf(request: Request, options: Options): Promise<Model> {
+  if (options.raw("cache"))
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      `loadModel: cache is for checkpoint folders; ${request.path} is packed anew each time: leave cache out`,
+    )
+  const { GgufModel } = await import("./gguf-model.ts")
+  const gguf = await GgufModel.open(request.path)
+  try {
+    return await assemble(request, gguf.config, gguf.weights, gguf)
+  } finally {
+    gguf.dispose()
+  }
+}
+
 async function assemble(
   { path, maxContext, activations, signal, onProgress }: Request,
   configuration: Record<string, unknown>,
   source: ModelSource,
-  tokenizerLater = false,
+  companions: Companions,
 ): Promise<Model> {
   // Imported here, and not with this module: a cache file is being read by now, so that it takes no time of its own.
   const { describeModel } = await import("../models/registry.ts")
@@ -160,10 +208,8 @@ async function assemble(
   let tokenizer: Tokenizer
   let generationDefaults: GenerationDefaults
   try {
-    const { loadTokenizer } = await import("../models/tokenizer.ts")
-    tokenizer = await loadTokenizer(path, { later: tokenizerLater })
-    const { readGenerationDefaults } = await import("../models/generation-config.ts")
-    generationDefaults = await readGenerationDefaults(path)
+    tokenizer = await companions.tokenizer()
+    generationDefaults = await companions.generationDefaults()
     for (const [section, prefix] of places) {
       throwIfAborted(signal)
       bound.push(await (section === 0 ? embedding : runner.bindSection(section, prefix, source)))

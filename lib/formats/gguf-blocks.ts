@@ -2,6 +2,7 @@
 import type { GgmlType } from "../containers/gguf-types.ts"
 import { TsqError } from "../core/errors.ts"
 import { elementCount, sharedBytes, sharedFloats } from "../core/tensor.ts"
+import { PackedWeight } from "../kernels/packed-weight.ts"
 import { abortable, native, type Source } from "../native.ts"
 
 export interface BlockTensor {
@@ -19,15 +20,26 @@ export interface EncodeOptions {
 
 /** The values, on shared memory. ERR_UNSUPPORTED for types that the library only knows by name. */
 export async function decodeBlocks(tensor: BlockTensor, source: Source): Promise<Float32Array> {
-  if (!tensor.type.decode)
-    throw new TsqError(
-      "ERR_UNSUPPORTED",
-      `tensor ${JSON.stringify(tensor.name)} is ${tensor.type.name}, whose values this version does not read`,
-    )
+  checkDecodable(tensor)
   const { rows, k } = matrixOf(tensor)
   const out = sharedFloats(rows * k)
   await named(tensor, () => native.decodeBlocks(source, tensor.type.id, rows, k, out))
   return out
+}
+
+/**
+ * The matrix packed for the kernels, without a copy of it as floats: floats as they are, blocks as codes with scales, and offsets
+ * where the type has minima. `from`: row i of the result is row from[i] of the tensor.
+ */
+export async function packBlocks(
+  tensor: BlockTensor,
+  source: Source,
+  from: Int32Array | null = null,
+): Promise<PackedWeight> {
+  checkDecodable(tensor)
+  const { rows, k } = matrixOf(tensor)
+  const { handle, bits } = await named(tensor, () => native.packBlocks(source, tensor.type.id, rows, k, from))
+  return new PackedWeight(handle, [rows, k], bits)
 }
 
 /**
@@ -53,6 +65,14 @@ export async function encodeBlocks(
   return out
 }
 
+function checkDecodable({ name, type }: BlockTensor): void {
+  if (!type.decode)
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      `tensor ${JSON.stringify(name)} is ${type.name}, whose values this version does not read`,
+    )
+}
+
 /** A vector is one row. */
 function matrixOf({ name, type, shape }: BlockTensor): { rows: number; k: number } {
   const size = elementCount(shape, `tensor ${JSON.stringify(name)}`)
@@ -65,9 +85,9 @@ function matrixOf({ name, type, shape }: BlockTensor): { rows: number; k: number
   return { rows: k === 0 ? 0 : size / k, k }
 }
 
-async function named({ name, type }: BlockTensor, work: () => Promise<void>): Promise<void> {
+async function named<T>({ name, type }: BlockTensor, work: () => Promise<T>): Promise<T> {
   try {
-    await work()
+    return await work()
   } catch (error) {
     if (!(error instanceof TsqError) || error.code === "ERR_ABORTED") throw error
     throw new TsqError(error.code, `tensor ${JSON.stringify(name)} as ${type.name}: ${error.message}`, { cause: error })

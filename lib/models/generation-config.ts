@@ -29,6 +29,9 @@ export interface GenerationDefaults {
   eosTokenIds: number[]
 }
 
+/** Of a model that states nothing: greedy. */
+export const plainGeneration = (): GenerationDefaults => defaultsOf({})
+
 /** Keys that the file lacks are off: it states what differs from plain sampling. */
 export async function readGenerationDefaults(directory: string): Promise<GenerationDefaults> {
   const keys = parseWith(
@@ -36,6 +39,10 @@ export async function readGenerationDefaults(directory: string): Promise<Generat
     (await readOptionalObject(directory, "generation_config.json")) ?? {},
     "generation_config.json",
   )
+  return defaultsOf(keys)
+}
+
+function defaultsOf(keys: z.infer<typeof schema>): GenerationDefaults {
   return {
     temperature: keys.do_sample ? (keys.temperature ?? 1) : 0,
     topK: keys.top_k ?? 0,

@@ -15,11 +15,14 @@ export interface Rope {
   rotaryDim: number
   /** Multiplies cosines and sines. */
   attentionFactor: number
+  /** [rotaryDim / 2] what base_i is divided by, in the types that say no more than that ("llama3", "factors"); else null. */
+  factors: Float32Array | null
   /** The context that the scaling reaches where the configuration states the unscaled one (yarn), or null. */
   scaledContext: number | null
 }
 
 const positive = z.number().gt(0)
+const factorsSchema = z.object({ factors: z.array(positive) })
 const llama3Schema = z.object({
   factor: positive,
   low_freq_factor: positive,
@@ -57,7 +60,12 @@ export function describeRope(keys: DecoderConfig, headDim: number, maxPositions:
     inverseFrequencies: Float32Array.from(inverse),
     rotaryDim,
     attentionFactor: 1,
+    factors: null,
     scaledContext: null,
+  })
+  const divided = (inverse: Float64Array): Rope => ({
+    ...plain(inverse),
+    factors: Float32Array.from(base, (value, i) => value / inverse[i]!),
   })
   const type = scaling.rope_type ?? scaling.type ?? "default"
   switch (type) {
@@ -68,13 +76,22 @@ export function describeRope(keys: DecoderConfig, headDim: number, maxPositions:
       return plain(base.map(value => value / factor))
     }
     case "llama3":
-      return plain(llama3(base, parseWith(llama3Schema, scaling, where)))
+      return divided(llama3(base, parseWith(llama3Schema, scaling, where)))
+    case "factors": {
+      const { factors } = parseWith(factorsSchema, scaling, where)
+      if (factors.length !== base.length)
+        throw new TsqError(
+          "ERR_FORMAT",
+          `${where}: factors has ${factors.length} entries, expected ${base.length}: one for each pair of the ${rotaryDim} elements that turn`,
+        )
+      return divided(base.map((value, i) => value / factors[i]!))
+    }
     case "yarn":
       return yarn(base, theta, rotaryDim, maxPositions, parseWith(yarnSchema, scaling, where), where)
     default:
       throw new TsqError(
         "ERR_UNSUPPORTED",
-        `${where}: the rope type is ${describe(type)}; supported are "default", "linear", "llama3" and "yarn"`,
+        `${where}: the rope type is ${describe(type)}; supported are "default", "linear", "llama3", "yarn" and "factors"`,
       )
   }
 }
@@ -131,17 +148,22 @@ function yarn(
     const ramp = Math.min(Math.max((i - low) / (high - low), 0), 1)
     return value * (1 - ramp) + (value / factor) * ramp
   })
-  const magnitude = (weight: number) => (factor <= 1 ? 1 : 0.1 * weight * Math.log(factor) + 1)
   const ratio =
     scaling.mscale && scaling.mscale_all_dim
-      ? magnitude(scaling.mscale) / magnitude(scaling.mscale_all_dim)
-      : magnitude(1)
+      ? yarnMagnitude(factor, scaling.mscale) / yarnMagnitude(factor, scaling.mscale_all_dim)
+      : yarnMagnitude(factor, 1)
   return {
     inverseFrequencies: Float32Array.from(inverse),
     rotaryDim: dim,
     attentionFactor: scaling.attention_factor ?? ratio,
+    factors: null,
     scaledContext: scaling.original_max_position_embeddings ? Math.floor(original * factor) : null,
   }
+}
+
+/** By what yarn multiplies cosines and sines. */
+export function yarnMagnitude(factor: number, weight: number): number {
+  return factor <= 1 ? 1 : 0.1 * weight * Math.log(factor) + 1
 }
 
 /** The configuration with the context that the rope scaling reaches, where that is longer than what it states. */

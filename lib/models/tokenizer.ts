@@ -30,21 +30,26 @@ interface Vocabulary {
 }
 
 export class Tokenizer {
-  readonly #directory: string
+  readonly #inWorker: WorkerSource
   readonly #templates: ChatTemplates
   #make: (() => Vocabulary) | null
   #made: Vocabulary | null = null
 
-  /** See loadTokenizer. `json` may be made later, by a function: it is called when the vocabulary is first needed. */
+  /**
+   * See loadTokenizer. `json` may be made later, by a function: it is called when the vocabulary is first needed. With `files`, `path`
+   * is a folder with both JSON files, which are read again where a text is encoded in a worker; otherwise they are sent there.
+   */
   constructor(
-    directory: string,
+    path: string,
     json: Record<string, unknown> | (() => Record<string, unknown>),
     config: Record<string, unknown>,
     templates: ReadonlyMap<string, string>,
+    { files = false } = {},
   ) {
-    this.#directory = directory
+    const make = typeof json === "function" ? json : () => json
+    this.#inWorker = files ? fromFiles(path) : fromMemory(make, config)
     this.#templates = new ChatTemplates(templates, specialTokens(config))
-    this.#make = () => makeVocabulary(directory, typeof json === "function" ? json() : json, config)
+    this.#make = () => makeVocabulary(files ? join(path, "tokenizer.json") : path, make(), config)
     if (typeof json !== "function") this.build()
   }
 
@@ -84,7 +89,7 @@ export class Tokenizer {
   async encodeAsync(text: string, { addSpecial = true }: EncodeOptions = {}): Promise<number[]> {
     checkText(text)
     if (text.length < longText) return this.encode(text, { addSpecial })
-    return encodeInWorker(this.#directory, text, addSpecial)
+    return encodeInWorker(await this.#inWorker(), text, addSpecial)
   }
 
   /**
@@ -134,7 +139,7 @@ export async function loadTokenizer(directory: string, { later = false } = {}): 
       `${directory} has no tokenizer.json; save the model's fast tokenizer there (tokenizer.model and vocab.json are not read)`,
     )
   const config = (await readOptionalObject(directory, "tokenizer_config.json")) ?? {}
-  return new Tokenizer(directory, json, config, await readChatTemplates(directory, config))
+  return new Tokenizer(directory, json, config, await readChatTemplates(directory, config), { files: true })
 }
 
 async function parseLater(path: string): Promise<() => Record<string, unknown>> {
@@ -147,12 +152,11 @@ async function parseLater(path: string): Promise<() => Record<string, unknown>> 
   return () => parseObject(bytes.toString("utf8"), path)
 }
 
-function makeVocabulary(directory: string, json: Record<string, unknown>, config: Record<string, unknown>): Vocabulary {
+function makeVocabulary(path: string, json: Record<string, unknown>, config: Record<string, unknown>): Vocabulary {
   let tokenizer: JsonTokenizer
   try {
     tokenizer = new JsonTokenizer(json, config)
   } catch (cause) {
-    const path = join(directory, "tokenizer.json")
     throw new TsqError("ERR_FORMAT", `${path} does not describe a tokenizer: ${(cause as Error).message}`, { cause })
   }
   const added = tokenizer.get_added_tokens_decoder()
@@ -177,7 +181,7 @@ function checkText(text: unknown): asserts text is string {
 }
 
 /** A token in tokenizer_config.json: its text, or an object with the text as "content". */
-function tokenText(value: unknown): string | null {
+export function tokenText(value: unknown): string | null {
   const text = typeof value === "object" && value !== null ? (value as { content?: unknown }).content : value
   return typeof text === "string" ? text : null
 }
@@ -193,25 +197,34 @@ function specialTokens(config: Record<string, unknown>): Record<string, unknown>
 const workerCode = `
 const { parentPort, workerData } = require("node:worker_threads")
 const { readFileSync } = require("node:fs")
-const read = path => JSON.parse(readFileSync(path, "utf8"))
+const read = source => typeof source === "string" ? JSON.parse(readFileSync(source, "utf8")) : source
 import(workerData.module).then(({ Tokenizer }) => {
-  const config = workerData.config ? read(workerData.config) : {}
+  const config = read(workerData.config)
   const { ids } = new Tokenizer(read(workerData.json), config).encode(workerData.text, { add_special_tokens: workerData.addSpecial })
   parentPort.postMessage(Int32Array.from(ids))
 })
 `
 
-async function encodeInWorker(directory: string, text: string, addSpecial: boolean): Promise<number[]> {
-  const config = (await readOptionalObject(directory, "tokenizer_config.json"))
-    ? join(directory, "tokenizer_config.json")
-    : null
-  const workerData = {
-    module: import.meta.resolve("@huggingface/tokenizers"),
-    json: join(directory, "tokenizer.json"),
-    config,
-    text,
-    addSpecial,
+/** tokenizer.json and tokenizer_config.json: paths, or what they hold. */
+type WorkerSource = () => Promise<Record<"json" | "config", string | Record<string, unknown>>>
+
+// Functions of their own, so that one which reads files does not keep what was parsed from them.
+const fromFiles =
+  (directory: string): WorkerSource =>
+  async () => {
+    const config = await readOptionalObject(directory, "tokenizer_config.json")
+    return { json: join(directory, "tokenizer.json"), config: config ? join(directory, "tokenizer_config.json") : {} }
   }
+const fromMemory =
+  (make: () => Record<string, unknown>, config: Record<string, unknown>): WorkerSource =>
+  async () => ({ json: make(), config })
+
+async function encodeInWorker(
+  source: Awaited<ReturnType<WorkerSource>>,
+  text: string,
+  addSpecial: boolean,
+): Promise<number[]> {
+  const workerData = { module: import.meta.resolve("@huggingface/tokenizers"), ...source, text, addSpecial }
   const worker = new Worker(workerCode, { eval: true, workerData })
   try {
     return await new Promise((resolve, reject) => {

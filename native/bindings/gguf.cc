@@ -1,8 +1,12 @@
-// Blocks of GGUF types: native/gguf/codec.h.
-#include "gguf/codec.h"
+// Blocks of GGUF types: native/gguf/codec.h and pack.h.
+#include <memory>
+#include <utility>
+#include <vector>
 
 #include "bindings/exports.h"
 #include "bindings/work.h"
+#include "gguf/codec.h"
+#include "gguf/pack.h"
 
 namespace tsq {
 namespace {
@@ -39,7 +43,23 @@ Napi::Value encodeBlocks(Arguments& a) {
   return promise(a, [=]() -> Status { return gguf::encode(found.matrix, w.data, importance.data, out.data, abort); });
 }
 
+Napi::Value packBlocks(Arguments& a) {
+  const Blocks found = blocks(a);
+  const Source source = a.source(a[0], "source", Dtype::kU8, found.bytes);
+  std::vector<int32_t> from;
+  if (!a.isNull(a[4])) from = a.copy<int32_t>(a[4], "from");
+  return promise(
+      a, [=, from = std::move(from)]() { return gguf::pack(found.matrix, source.data, from); },
+      [](Napi::Env env, PackedWeight& weight) -> Napi::Value {
+        Napi::Object result = Napi::Object::New(env);
+        result.Set("bits", weight.bits);
+        result.Set("handle", Environment::of(env).hold(std::make_shared<const PackedWeight>(std::move(weight))));
+        return result;
+      });
+}
+
 constexpr Export kExports[] = {
+    {"packBlocks", packBlocks, true},
     {"decodeBlocks", decodeBlocks, true},
     {"encodeBlocks", encodeBlocks, true},
 };

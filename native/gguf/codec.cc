@@ -7,7 +7,7 @@
 #include <limits>
 #include <string>
 
-#include "gguf/decode.h"
+#include "gguf/codes.h"
 #include "gguf/encode.h"
 #include "kernels/kernels.h"
 
@@ -27,6 +27,7 @@ struct Codec {
   void (*decode)(const uint8_t* blocks, int64_t k, float* y);
   // False where a number is not finite or not representable. Null: the type is only decoded.
   bool (*encode)(const float* x, const float* importance, int64_t k, uint8_t* blocks);
+  const Grid* grid;  // null for floats
 };
 
 template <typename Block>
@@ -103,15 +104,38 @@ bool encodeFloats(const float* x, const float*, int64_t k, uint8_t* out) {
   return true;
 }
 
+// Packed codes of three bits take 32 to a group, codes of four 8.
 template <typename Block>
-constexpr Codec kCodec{Block::kSize, sizeof(Block), largestOf<Block>(), decodeRow<Block>, encodeRow<Block>};
+constexpr int kPackedBits = Codes<Block>::kBits == 3 ? 4 : Codes<Block>::kBits;
+
+template <typename Block>
+void gridRow(const uint8_t* blocks, int64_t k, uint8_t* codes, float* scales, float* offsets) {
+  using Grid = Codes<Block>;
+  constexpr int kGroups = Block::kSize / Grid::kGroup;
+  constexpr int kRaise = Grid::kOffset ? 0 : (1 << (kPackedBits<Block> - 1)) - Grid::kZero;
+  for (int64_t i = 0; i < k; i += Block::kSize, blocks += sizeof(Block), codes += Block::kSize) {
+    const auto& block = *reinterpret_cast<const Block*>(blocks);
+    Grid::codes(block, codes);
+    for (int e = 0; kRaise != 0 && e < Block::kSize; ++e) codes[e] = static_cast<uint8_t>(codes[e] + kRaise);
+    Grid::groups(block, scales, offsets);
+    scales += kGroups;
+    if (Grid::kOffset) offsets += kGroups;
+  }
+}
+
+template <typename Block>
+constexpr Grid kGrid{kPackedBits<Block>, Codes<Block>::kGroup, Codes<Block>::kOffset, gridRow<Block>};
+
+template <typename Block>
+constexpr Codec kCodec{Block::kSize,     sizeof(Block),    largestOf<Block>(),
+                       decodeRow<Block>, encodeRow<Block>, &kGrid<Block>};
 
 template <Dtype kDtype>
-constexpr Codec kFloatCodec{1, kDtype == Dtype::kF32 ? 4 : 2, largestFloat<kDtype>(), decodeFloats<kDtype>,
-                            encodeFloats<kDtype>};
+constexpr Codec kFloatCodec{
+    1, kDtype == Dtype::kF32 ? 4 : 2, largestFloat<kDtype>(), decodeFloats<kDtype>, encodeFloats<kDtype>, nullptr};
 
 const Codec* codecOf(Type type) {
-  static constexpr Codec kQ8_1Codec{kSmall, sizeof(Q8_1), 0, decodeRow<Q8_1>, nullptr};
+  static constexpr Codec kQ8_1Codec{kSmall, sizeof(Q8_1), 0, decodeRow<Q8_1>, nullptr, &kGrid<Q8_1>};
   switch (type) {
     case Type::kF32:
       return &kFloatCodec<Dtype::kF32>;
@@ -193,6 +217,10 @@ Result<int64_t> rowBytes(Type type, int64_t k) {
     return Status(Code::kShape, "rows have " + std::to_string(k) + " elements, " + typeText(type) +
                                     " needs a multiple of " + std::to_string(codec->blockSize));
   return k / codec->blockSize * codec->blockBytes;
+}
+
+const Grid* gridOf(Type type) {
+  return codecOf(type)->grid;
 }
 
 Status decode(const Matrix& matrix, const uint8_t* blocks, float* out) {

@@ -16,6 +16,16 @@ struct Matrix {
 // Bytes of a row of k elements. ERR_UNSUPPORTED for types without a codec, ERR_SHAPE where rows are not whole blocks.
 Result<int64_t> rowBytes(Type type, int64_t k);
 
+// Blocks as codes: what packing takes. value = scale * (code - 2^(bits - 1)), or scale * code + offset.
+struct Grid {
+  int bits;
+  int64_t group;  // elements that share a scale, and an offset where there are any
+  bool hasOffsets;
+  void (*row)(const uint8_t* blocks, int64_t k, uint8_t* codes, float* scales, float* offsets);
+};
+// Null for types of floats. The type has a codec.
+const Grid* gridOf(Type type);
+
 // The values as ggml computes them, bit for bit. `blocks` may lie at any address.
 Status decode(const Matrix& matrix, const uint8_t* blocks, float* out);
 

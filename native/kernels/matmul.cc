@@ -57,6 +57,7 @@ struct Cut {
   int64_t rowBlocks;
   int64_t panels, panelBlocks;  // panels of a task; tasks along n
   int64_t scratchFloats;
+  const float* groupSums = nullptr;  // [m], sumStride floats apart, where the weight has offsets
   int64_t tasks() const { return rowBlocks * panelBlocks; }
   int64_t rowStart(int64_t block) const {
     if (x->dots == nullptr) return blocking::rowStart(args->m, block);
@@ -88,6 +89,35 @@ bool alignedFloats(const void* pointer, Dtype dtype) {
   return dtype == Dtype::kF32 && reinterpret_cast<uintptr_t>(pointer) % alignof(float) == 0;
 }
 
+// Floats between the group sums of two rows.
+int64_t sumStride(const PackedWeight& weight) {
+  return layout::roundUp(layout::packedK(weight.offsets->shape), 16);
+}
+
+// Adds the offsets' share to the task's part of y, where element [row][column] of the whole is at
+// origin[(row - first) ldy + column].
+bool addOffsets(const KernelTable& table, const Cut& c, int64_t first, int64_t rows, float* origin, int64_t ldy,
+                int64_t begin, int64_t end) {
+  const PackedWeight& offsets = *c.args->weight->offsets;
+  const int64_t stride = sumStride(*c.args->weight), width = (end - begin) * kPanel, column = begin * kPanel;
+  const int64_t columns = std::min(end * kPanel, offsets.shape.n) - column;
+  for (int64_t done = 0; done < rows; done += blocking::kRows) {
+    const int64_t count = std::min(blocking::kRows, rows - done);
+    float* tile = threadScratch(ScratchUse::kOffsets, count * width + linearScratch(offsets.shape));
+    if (tile == nullptr) return false;
+    // As in multiply().
+    float* shifted =
+        reinterpret_cast<float*>(reinterpret_cast<uintptr_t>(tile) - static_cast<uintptr_t>(column) * sizeof(float));
+    table.linear(offsets.view(), c.groupSums + (first + done) * stride, stride, count, shifted, width, nullptr, begin,
+                 end, tile + count * width);
+    for (int64_t i = 0; i < count; ++i) {
+      float* y = origin + (done + i) * ldy + column;
+      table.add(y, tile + i * width, y, columns);
+    }
+  }
+  return true;
+}
+
 // One task. False: no memory.
 bool multiply(const KernelTable& table, const Cut& c, int64_t task) {
   const MatmulArgs& args = *c.args;
@@ -114,6 +144,7 @@ bool multiply(const KernelTable& table, const Cut& c, int64_t task) {
   } else {
     c.x->dots->multiply(c.x->call(c.view, row, rows, origin, ldy, args.bias, begin, end, scratch));
   }
+  if (c.groupSums != nullptr && !addOffsets(table, c, row, rows, origin, ldy, begin, end)) return false;
   if (direct) return true;
   char* out = static_cast<char*>(args.y);
   for (int64_t i = 0; i < rows; ++i) {
@@ -151,6 +182,10 @@ Status matmulGroup(const MatmulArgs* args, int count) {
     floats += wanted.floats();
     prepared[distinct++] = wanted;
   }
+  const int64_t m = args[0].m;
+  for (int i = 0; i < count; ++i) {
+    if (args[i].weight->offsets) floats += m * sumStride(*args[i].weight);
+  }
   float* memory = threadScratch(ScratchUse::kActivations, floats);
   if (memory == nullptr) {
     return {Code::kMemory, "matmul: no memory for " + std::to_string(args[0].m) + " rows of " +
@@ -158,7 +193,6 @@ Status matmulGroup(const MatmulArgs* args, int count) {
   }
   for (int i = 0; i < distinct; ++i) memory = prepared[i].place(memory);
   std::atomic<bool> outOfMemory{false};
-  const int64_t m = args[0].m;
   if (elements > 0) {
     forTasks(elements < kInlineElements, distinct * m, [&](int64_t task, int) {
       if (!prepared[task / m].row(table, task % m)) outOfMemory.store(true, std::memory_order_relaxed);
@@ -172,6 +206,15 @@ Status matmulGroup(const MatmulArgs* args, int count) {
   for (int i = 0; i < count; ++i) {
     cuts[i] = cut(args[i], prepared[of[i]], threads);
     tasks += cuts[i].tasks();
+    if (!args[i].weight->offsets) continue;
+    const int64_t stride = sumStride(*args[i].weight);
+    float* sums = memory;
+    memory += m * stride;
+    cuts[i].groupSums = sums;
+    forTasks(m * args[i].weight->shape.k < kInlineElements, m, [&](int64_t row, int) {
+      if (!prepared[of[i]].groupSums(table, row, sums + row * stride, stride))
+        outOfMemory.store(true, std::memory_order_relaxed);
+    });
   }
   forTasks(alone, tasks, [&](int64_t task, int) {
     int i = 0;

@@ -184,6 +184,17 @@ class CodePacker {
   const bool moves_;  // panels of 16 rows hold the words that are stored
 };
 
+// Codes are multiplied less the common zero point; scale * zero goes to the offsets.
+Result<PackedWeight> packOffsets(const CodesSource& source, const PackedWeight& weight) {
+  const int64_t groups = layout::groups(weight.shape), count = source.n * groups;
+  Result<AlignedBuffer> whole = AlignedBuffer::allocate(static_cast<size_t>(count) * sizeof(float));
+  if (!whole.ok()) return whole.status();
+  float* offsets = whole.value().as<float>();
+  const auto zero = static_cast<float>(weight.zero);
+  for (int64_t i = 0; i < count; ++i) offsets[i] = source.offsets[i] + zero * source.scales[i];
+  return packDense(offsets, Dtype::kF32, source.n, groups, WeightKind::kF32);
+}
+
 }  // namespace
 
 Result<PackedWeight> packCodes(const CodesSource& source) try {
@@ -224,6 +235,11 @@ Result<PackedWeight> packCodes(const CodesSource& source) try {
   };
   pool.run(layout::divideUp(panels, kTaskPanels), pack, threads);
   if (!valid.load()) return invalidCode(source);
+  if (source.offsets != nullptr) {
+    Result<PackedWeight> offsets = packOffsets(source, weight);
+    if (!offsets.ok()) return offsets.status();
+    weight.offsets = std::make_shared<const PackedWeight>(std::move(offsets.value()));
+  }
   return weight;
 } catch (const std::bad_alloc&) {
   return Status(Code::kMemory, "packCodes: no memory to pack a weight of shape [" + std::to_string(source.n) + ", " +

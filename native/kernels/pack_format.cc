@@ -108,6 +108,7 @@ const void* section(const PackedWeight& weight, Part part) {
 }
 
 Result<Entry> describe(const PackedWeight& weight) {
+  if (weight.offsets) return Status(Code::kUnsupported, "a weight with offsets, expected codes with zero points");
   Entry entry{};
   entry.kind = static_cast<uint8_t>(weight.shape.kind);
   entry.bits = static_cast<uint8_t>(weight.bits);

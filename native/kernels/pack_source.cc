@@ -29,6 +29,8 @@ Status checkSource(const CodesSource& source) {
   }
   if (source.k > INT32_MAX)
     return {Code::kUnsupported, "packCodes: k is " + number(source.k) + ", expected below 2^31"};
+  if (source.zeros != nullptr && source.offsets != nullptr)
+    return {Code::kFormat, "packCodes: there are both zero points and offsets, expected one of them"};
   return layout::checkStoredCodes({source.codes, source.layout, source.n, source.k, source.bits});
 }
 

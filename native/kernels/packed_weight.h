@@ -1,6 +1,7 @@
 // A weight in the layout of the kernels, and how to make one.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "layout/packed.h"
@@ -29,11 +30,14 @@ struct PackedWeight {
   int32_t zero = 0;
   std::vector<int32_t> order;     // packed (ordered) column -> column of the activations; empty: identity
   std::vector<float> inputScale;  // [k], by column of the activations; empty: ones. y = W_packed (x * inputScale)
+  // f32 [n, groups], added to every weight of a group; null: none. A product of its own with the groups' sums of x.
+  std::shared_ptr<const PackedWeight> offsets;
   PackedView view() const {
     return {shape, data.data(), scales.data(), scaleType, zeros.size() ? zeros.as<uint8_t>() : nullptr, zero};
   }
   uint64_t bytes() const {
-    return data.size() + scales.size() + zeros.size() + order.size() * 4 + inputScale.size() * 4;
+    return data.size() + scales.size() + zeros.size() + order.size() * 4 + inputScale.size() * 4 +
+           (offsets ? offsets->bytes() : 0);
   }
 };
 
@@ -48,6 +52,8 @@ struct CodesSource {
   const int32_t* groupIndex;  // [k] group of each column, each group used by exactly its size of columns; or null
   const float* inputScale;    // [k] or null
   layout::CodeLayout layout = layout::CodeLayout::kBytes;
+  // [n, groups] or null. Not null: codes have no zero point, and a weight is scale * code + offset.
+  const float* offsets = nullptr;
 };
 
 // Multi-threaded. Codes must be < 2^bits and groupIndex a valid assignment: checked, kFormat/kShape otherwise.

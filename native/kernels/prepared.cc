@@ -167,6 +167,24 @@ bool Prepared::row(const KernelTable& table, int64_t index) const {
   return true;
 }
 
+bool Prepared::groupSums(const KernelTable& table, int64_t index, float* sums, int64_t count) const {
+  float* room = threadScratch(ScratchUse::kRow, layout::packedK(shape()) + shape().k);
+  if (room == nullptr) return false;
+  const float* x = ordered(table, index, room);
+  const int64_t stride = layout::groupStride(shape()), width = layout::packedK(shape());
+  for (int64_t group = 0; group < layout::groups(shape()); ++group) {
+    constexpr int64_t kLanes = 8;  // every group begins and ends at a multiple of these
+    float lanes[kLanes] = {};
+    const int64_t end = std::min(width, (group + 1) * stride);
+    for (int64_t p = group * stride; p < end; p += kLanes) {
+      for (int64_t i = 0; i < kLanes; ++i) lanes[i] += x[p + i];
+    }
+    sums[group] = ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+  }
+  std::fill(sums + layout::groups(shape()), sums + count, 0.0f);
+  return true;
+}
+
 DotCall Prepared::call(const PackedView& w, int64_t row, int64_t rowCount, float* y, int64_t ldy, const float* bias,
                        int64_t panelBegin, int64_t panelEnd, float* scratch) const {
   // Row blocks begin at whole bundles.

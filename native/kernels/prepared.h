@@ -27,6 +27,8 @@ struct Prepared {
   float* place(float* memory);
   // Prepares row `index`; different rows may be prepared at the same time. False: no memory.
   bool row(const KernelTable& table, int64_t index) const;
+  // Sums of row `index` over each group of k, for weights with offsets, and zeros up to `count`. False: no memory.
+  bool groupSums(const KernelTable& table, int64_t index, float* sums, int64_t count) const;
   DotCall call(const PackedView& w, int64_t row, int64_t rows, float* y, int64_t ldy, const float* bias,
                int64_t panelBegin, int64_t panelEnd, float* scratch) const;
 

@@ -52,11 +52,11 @@ Status decodePacked(const PackedWeight& codes, const PackedWeight& dense) {
                               "]"};
   }
   const bool known = from.kind == WeightKind::kU2 || from.kind == WeightKind::kU4 || from.kind == WeightKind::kU8;
-  if (!known || !codes.order.empty() || !codes.inputScale.empty() || layout::packedK(from) != layout::packedK(to)) {
+  if (!known || !codes.order.empty() || !codes.inputScale.empty() || codes.offsets ||
+      layout::packedK(from) != layout::packedK(to)) {
     return {Code::kUnsupported,
             "decodePacked: expected codes of 2, 4 or 8 bits in whole groups of 8 or more columns, in their own order "
-            "and without "
-            "input scales"};
+            "and without input scales or offsets"};
   }
   const PackedView view = codes.view();
   ThreadPool::instance().run(layout::panels(from), [&](int64_t panel, int) {

@@ -38,6 +38,8 @@ void unpackCodes(const PackedWeight& weight, int64_t n, float* out) {
     if (weight.scaleType == layout::ScaleType::kBF16) return bf16ToFloat(weight.scales.as<uint16_t>()[index]);
     return weight.scales.as<float>()[index];
   };
+  const PackedWeight* offsets = weight.offsets.get();
+  const float* offset = offsets ? offsets->data.as<float>() + layout::element(offsets->shape, n, 0) : nullptr;
   unpack(weight, out, [&](int64_t group, int64_t p) {
     uint32_t code = words[layout::codeWord(shape, n, p)] >> layout::codeShift(shape, p);
     if constexpr (kKind == WeightKind::kU3) {
@@ -46,7 +48,8 @@ void unpackCodes(const PackedWeight& weight, int64_t n, float* out) {
       code &= (1u << layout::codeBits(kKind)) - 1;
     }
     const int32_t zero = zeros != nullptr ? zeros[group * layout::kPanel] : weight.zero;
-    return scale(group) * static_cast<float>(static_cast<int32_t>(code) - zero);
+    const float value = scale(group) * static_cast<float>(static_cast<int32_t>(code) - zero);
+    return offset != nullptr ? value + offset[group * layout::kPanel] : value;
   });
 }
 

@@ -155,7 +155,7 @@ t.test("rope types that are not supported", async t => {
       { rope_scaling: { type, factor: 2 } },
       "ERR_UNSUPPORTED",
       `config.json: rope_scaling: the rope type is "${type}"`,
-      /"default", "linear", "llama3" and "yarn"/,
+      /"default", "linear", "llama3", "yarn" and "factors"/,
     )
   refuses(
     t,

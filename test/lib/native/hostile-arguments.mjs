@@ -350,6 +350,13 @@ const valid = {
     (type => [pick([filled(Uint8Array, 4096), mapped()]), type, n, pick([32, 256]), shared(Float32Array, n * 256)])(
       pick([0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20, 23, 30, 34, 35, 39]),
     ),
+  packBlocks: () => [
+    pick([filled(Uint8Array, 4096), mapped()]),
+    pick([0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20, 23, 30, 34, 35, 39]),
+    n,
+    pick([32, 256]),
+    pick([null, Int32Array.from({ length: n }, (_, i) => n - 1 - i), filled(Int32Array, n)]),
+  ],
   encodeBlocks: () => [
     filled(Float32Array, n * 256),
     pick([0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20, 23, 30, 34, 35, 39]),

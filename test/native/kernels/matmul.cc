@@ -38,7 +38,8 @@ void checkProduct(const KernelTable& table, const std::string& what, const std::
 std::string describe(const Weight& w, int64_t m) {
   return "m " + std::to_string(m) + " n " + std::to_string(w.n) + " k " + std::to_string(w.k) + " bits " +
          std::to_string(w.bits) + " group " + std::to_string(w.groupSize) + (w.zeros.empty() ? "" : " zeros") +
-         (w.groupIndex.empty() ? "" : " ordered") + (w.inputScale.empty() ? "" : " input scale");
+         (w.offsets.empty() ? "" : " offsets") + (w.groupIndex.empty() ? "" : " ordered") +
+         (w.inputScale.empty() ? "" : " input scale");
 }
 
 void checkCodes(Random& random, int64_t m, int64_t n, int64_t k, int64_t groupSize, const WeightOptions& options,
@@ -67,7 +68,7 @@ TEST(matmul_random_codes) {
     const int64_t groupSize = std::min(k, wanted[trial % 6]);
     WeightOptions options;
     options.bits = trial % 4 == 3 ? 4 : static_cast<int>(random.integer(2, 8));
-    options.zeros = random.integer(0, 1) == 1;
+    randomCentre(random, options);
     options.order = random.integer(0, 3) == 0;
     options.inputScale = random.integer(0, 3) == 0;
     const Dtype types[] = {Dtype::kF32, Dtype::kF32, Dtype::kF16, Dtype::kBF16};
@@ -83,7 +84,8 @@ TEST(matmul_few_rows_of_every_width) {
   for (int64_t m = 1; m <= 10; ++m) {
     for (int bits = 2; bits <= 8; ++bits) {
       for (int64_t groupSize : {3, 40, 100, 128}) {
-        const WeightOptions options{.bits = bits, .zeros = random.integer(0, 1) == 1};
+        WeightOptions options{.bits = bits};
+        randomCentre(random, options);
         checkCodes(random, m, random.integer(17, 70), 300, groupSize, options, Dtype::kF32, Dtype::kF32, bits % 2 == 0);
       }
     }
@@ -108,6 +110,34 @@ TEST(matmul_edges) {
       }
     }
   }
+}
+
+// Offsets where the other paths end: many rows, int8 activations, one product of several.
+TEST(matmul_offsets) {
+  Random random(12);
+  for (int64_t m : {1, 6, 40, 300}) {
+    checkCodes(random, m, 150, 520, 32, {.bits = 4, .offsets = true}, Dtype::kF32, Dtype::kF32, true);
+    checkCodes(random, m, 70, 256, 16, {.bits = 2, .offsets = true}, Dtype::kBF16, Dtype::kBF16, false);
+    const int64_t n = 90, k = 640;
+    const Weight w = randomWeight(random, n, k, 32, {.bits = 5, .offsets = true});
+    const tsq::Result<tsq::PackedWeight> packed = tsq::packCodes(w.source());
+    const std::vector<float> x = random.normals(m * k);
+    const Product exact = product(x, m, n, k, nullptr, [&](int64_t j, int64_t i) { return w.value(j, i); });
+    forEachTable([&](const KernelTable& table) {
+      std::vector<float> a(static_cast<size_t>(m * n)), b(a.size());
+      const auto args = [&](std::vector<float>& y) {
+        return tsq::MatmulArgs{&packed.value(), x.data(),    Dtype::kF32, k,       m,
+                               y.data(),        Dtype::kF32, n,           nullptr, tsq::Activations::kInt8};
+      };
+      const tsq::MatmulArgs both[2] = {args(a), args(b)};
+      CHECK(tsq::matmulGroup(both, 2).ok());
+      CHECK(sameBytes(a, b));
+      const double error = relativeError(a, exact.y, exact.y);
+      CHECK_MSG(error < 0.02, std::string(table.name) + " m " + std::to_string(m) + ": " + std::to_string(error));
+    });
+  }
+  Weight both = randomWeight(random, 4, 32, 16, {.zeros = true, .offsets = true});
+  CHECK(tsq::packCodes(both.source()).status().code() == tsq::Code::kFormat);
 }
 
 TEST(matmul_extreme_scales) {

@@ -61,6 +61,7 @@ struct Weight {
   std::vector<uint8_t> codes, zeros;
   std::vector<float> scales, inputScale;
   std::vector<int32_t> groupIndex;
+  std::vector<float> offsets;
   tsq::CodesSource source() const {
     return {codes.data(),
             n,
@@ -71,14 +72,26 @@ struct Weight {
             zeros.empty() ? nullptr : zeros.data(),
             groupIndex.empty() ? nullptr : groupIndex.data(),
             inputScale.empty() ? nullptr : inputScale.data(),
-            tsq::layout::CodeLayout::kBytes};
+            tsq::layout::CodeLayout::kBytes,
+            offsets.empty() ? nullptr : offsets.data()};
   }
   double value(int64_t row, int64_t column) const {
-    const int64_t group = groupIndex.empty() ? column / groupSize : groupIndex[static_cast<size_t>(column)];
-    const size_t at = static_cast<size_t>(row * groups + group);
-    const double zero = zeros.empty() ? 1 << (bits - 1) : zeros[at];
-    const double plain = scales[at] * (codes[static_cast<size_t>(row * k + column)] - zero);
+    const size_t at = groupAt(row, column);
+    const double zero = !offsets.empty() ? 0 : zeros.empty() ? 1 << (bits - 1) : zeros[at];
+    const double plain = scales[at] * (codes[static_cast<size_t>(row * k + column)] - zero) +
+                         (offsets.empty() ? 0 : double{offsets[at]});
     return inputScale.empty() ? plain : plain * inputScale[static_cast<size_t>(column)];
+  }
+  // Of what the value is the sum or difference.
+  double magnitude(int64_t row, int64_t column) const {
+    if (offsets.empty()) return std::fabs(value(row, column));
+    const size_t at = groupAt(row, column);
+    const double plain = std::fabs(scales[at]) * (1 << bits) + std::fabs(double{offsets[at]});
+    return inputScale.empty() ? plain : plain * std::fabs(inputScale[static_cast<size_t>(column)]);
+  }
+  size_t groupAt(int64_t row, int64_t column) const {
+    const int64_t group = groupIndex.empty() ? column / groupSize : groupIndex[static_cast<size_t>(column)];
+    return static_cast<size_t>(row * groups + group);
   }
 };
 
@@ -86,10 +99,18 @@ struct WeightOptions {
   int bits = 4;
   bool zeros = false, order = false, inputScale = false;
   float scale = 0.02f;
+  bool offsets = false;  // in place of zero points
 };
 
+// How groups are centred, at random.
+inline void randomCentre(Random& random, WeightOptions& options) {
+  const int64_t choice = random.integer(0, 3);
+  options.zeros = choice >= 2;
+  options.offsets = choice == 1;
+}
+
 inline Weight randomWeight(Random& random, int64_t n, int64_t k, int64_t groupSize, const WeightOptions& options) {
-  Weight w{n, k, groupSize, (k + groupSize - 1) / groupSize, options.bits, {}, {}, {}, {}, {}};
+  Weight w{n, k, groupSize, (k + groupSize - 1) / groupSize, options.bits, {}, {}, {}, {}, {}, {}};
   w.codes.resize(static_cast<size_t>(n * k));
   for (uint8_t& code : w.codes) code = static_cast<uint8_t>(random.integer(0, (1 << options.bits) - 1));
   w.scales.resize(static_cast<size_t>(n * w.groups));
@@ -97,6 +118,11 @@ inline Weight randomWeight(Random& random, int64_t n, int64_t k, int64_t groupSi
   if (options.zeros) {
     w.zeros.resize(w.scales.size());
     for (uint8_t& zero : w.zeros) zero = static_cast<uint8_t>(random.integer(0, (1 << options.bits) - 1));
+  }
+  if (options.offsets) {
+    w.offsets.resize(w.scales.size());
+    for (size_t i = 0; i < w.offsets.size(); ++i)
+      w.offsets[i] = -w.scales[i] * random.uniform(0, static_cast<float>((1 << options.bits) - 1));
   }
   if (options.inputScale) {
     w.inputScale.resize(static_cast<size_t>(k));

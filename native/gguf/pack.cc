@@ -1,0 +1,88 @@
+#include "gguf/pack.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "runtime/memory.h"
+#include "runtime/thread_pool.h"
+
+namespace tsq::gguf {
+namespace {
+
+constexpr int64_t kTaskElements = 1 << 16;
+
+// fn(i) for every row, on all threads.
+template <typename F>
+void eachRow(const Matrix& matrix, F fn) {
+  const int64_t perTask = std::max<int64_t>(1, kTaskElements / matrix.k);
+  ThreadPool::instance().run((matrix.rows + perTask - 1) / perTask, [&](int64_t task, int) {
+    const int64_t end = std::min(matrix.rows, (task + 1) * perTask);
+    for (int64_t row = task * perTask; row < end; ++row) fn(row);
+  });
+}
+
+Result<PackedWeight> packFloats(const Matrix& matrix, const uint8_t* rows, int64_t stride,
+                                const std::vector<int32_t>& from) {
+  const bool half = matrix.type == Type::kF16;
+  const Dtype dtype = matrix.type == Type::kF32 ? Dtype::kF32 : half ? Dtype::kF16 : Dtype::kBF16;
+  const auto kind = dtype == Dtype::kF32 ? layout::WeightKind::kF32
+                    : half               ? layout::WeightKind::kF16
+                                         : layout::WeightKind::kBF16;
+  const bool aligned = reinterpret_cast<uintptr_t>(rows) % static_cast<uintptr_t>(dtypeBytes(dtype)) == 0;
+  if (from.empty() && aligned) return packDense(rows, dtype, matrix.rows, matrix.k, kind);
+  Result<AlignedBuffer> ordered = AlignedBuffer::allocate(static_cast<size_t>(matrix.rows * stride));
+  if (!ordered.ok()) return ordered.status();
+  eachRow(matrix, [&](int64_t row) {
+    const int64_t source = from.empty() ? row : from[static_cast<size_t>(row)];
+    std::memcpy(ordered.value().as<uint8_t>() + row * stride, rows + source * stride, static_cast<size_t>(stride));
+  });
+  return packDense(ordered.value().data(), dtype, matrix.rows, matrix.k, kind);
+}
+
+}  // namespace
+
+Result<PackedWeight> pack(const Matrix& matrix, const uint8_t* blocks, const std::vector<int32_t>& from) {
+  const int64_t n = matrix.rows, k = matrix.k;
+  Result<int64_t> stride = rowBytes(matrix.type, k);
+  if (!stride.ok()) return stride.status();
+  if (n < 1 || k < 1)
+    return Status(Code::kShape, "the weight is [" + std::to_string(n) + ", " + std::to_string(k) +
+                                    "], expected at least one row and one block");
+  if (!from.empty() && static_cast<int64_t>(from.size()) != n)
+    return Status(Code::kShape,
+                  "the order names " + std::to_string(from.size()) + " rows, expected " + std::to_string(n));
+  for (const int32_t row : from) {
+    if (row < 0 || row >= n)
+      return Status(Code::kFormat,
+                    "the order names row " + std::to_string(row) + ", expected 0 … " + std::to_string(n - 1));
+  }
+  const Grid* grid = gridOf(matrix.type);
+  if (grid == nullptr) return packFloats(matrix, blocks, stride.value(), from);
+
+  const int64_t groups = k / grid->group;
+  Result<AlignedBuffer> codes = AlignedBuffer::allocate(static_cast<size_t>(n * k));
+  if (!codes.ok()) return codes.status();
+  Result<AlignedBuffer> scales = AlignedBuffer::allocate(static_cast<size_t>(n * groups) * sizeof(float));
+  if (!scales.ok()) return scales.status();
+  Result<AlignedBuffer> offsets =
+      AlignedBuffer::allocate(grid->hasOffsets ? static_cast<size_t>(n * groups) * sizeof(float) : 0);
+  if (!offsets.ok()) return offsets.status();
+  eachRow(matrix, [&](int64_t row) {
+    const int64_t source = from.empty() ? row : from[static_cast<size_t>(row)];
+    grid->row(blocks + source * stride.value(), k, codes.value().as<uint8_t>() + row * k,
+              scales.value().as<float>() + row * groups,
+              grid->hasOffsets ? offsets.value().as<float>() + row * groups : nullptr);
+  });
+  CodesSource source{};
+  source.codes = codes.value().as<uint8_t>();
+  source.n = n;
+  source.k = k;
+  source.bits = grid->bits;
+  source.groupSize = grid->group;
+  source.scales = scales.value().as<float>();
+  if (grid->hasOffsets) source.offsets = offsets.value().as<float>();
+  return packCodes(source);
+}
+
+}  // namespace tsq::gguf
