@@ -524,6 +524,7 @@ function note(name, result) {
   if (/^(mapFile|packDense|packCodes|packRounded|vector|create|cuda(Open|Upload|PackCodes|Matmul))/.test(name))
     made.push(result)
   if (name === "openPackFile") made.push(result.file)
+  if (name === "packBlocks") made.push(result.handle)
   if (name === "readPackWeights") made.push(...result)
 }
 function noteError(name, error) {
