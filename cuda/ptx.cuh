@@ -193,16 +193,21 @@ TSQ_DEVICE uint32_t andOr(uint32_t a, uint32_t b, uint32_t c) {
   asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
   return r;
 }
+TSQ_DEVICE uint32_t permuteBytes(uint32_t a, uint32_t b, uint32_t selector) {
+  uint32_t r;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(selector));
+  return r;
+}
 TSQ_DEVICE float fusedMultiplyAdd(float a, float b, float c) {
   return __fmaf_rn(a, b, c);
 }
 template <Type kType>
-TSQ_DEVICE float toFloat(uint16_t bits) {
+TSQ_BOTH float toFloat(uint16_t bits) {
   if constexpr (kType == Type::kF16) return __half2float(__ushort_as_half(bits));
-  return __uint_as_float(uint32_t{bits} << 16);
+  return __bfloat162float(__ushort_as_bfloat16(bits));
 }
 template <Type kType>
-TSQ_DEVICE uint16_t fromFloat(float value) {
+TSQ_BOTH uint16_t fromFloat(float value) {
   if constexpr (kType == Type::kF16) return __half_as_ushort(__float2half_rn(value));
   return __bfloat16_as_ushort(__float2bfloat16_rn(value));
 }

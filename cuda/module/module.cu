@@ -9,6 +9,7 @@
 #include "cuda/module/memory.h"
 #include "cuda/module/runtime.h"
 #include "cuda/module/variants.h"
+#include "cuda/w4a16/book.h"
 #include "cuda/w4a16/pack.cuh"
 
 namespace tsq::cuda::module {
@@ -52,8 +53,9 @@ int allowShared(const All& all, TsqCudaText reason) {
 
 int prepare(int index, TsqCudaText reason) {
   TSQ_TRY(use(index, reason));
-  for (const int bits : {4, 8, 16}) {
-    for (const bool bf16 : {false, true}) TSQ_TRY(allowShared(w4a16::compiled(bf16, bits), reason));
+  using w4a16::Kind;
+  for (const Kind kind : {Kind::kInt4, Kind::kBook4, Kind::kInt8, Kind::kFloat16}) {
+    for (const bool bf16 : {false, true}) TSQ_TRY(allowShared(w4a16::compiled(bf16, kind), reason));
   }
   bool hopper = false;
   TSQ_TRY(isHopper(&hopper, reason));
@@ -64,7 +66,7 @@ int prepare(int index, TsqCudaText reason) {
 
 int blocksFor(const TsqCudaShape* shape, int multiprocessors) {
   // One for each multiprocessor, and no block for less than two steps.
-  const w4a16::Work all = w4a16::workOf(w4a16::compiled(false, shape->bits)[0], shapeOf(*shape), 1);
+  const w4a16::Work all = w4a16::workOf(w4a16::compiled(false, shapeOf(*shape).kind())[0], shapeOf(*shape), 1);
   return std::max(1, std::min(multiprocessors, all.columns * all.steps / 2));
 }
 
@@ -75,7 +77,7 @@ int sizes(const TsqCudaShape* shape, int32_t m, int blocks, TsqCudaSizes* out, T
   *out = {s.weightWords() * 16, s.scaleWords() * 16, 0, 0};
   // Whichever kernel a device chooses.
   for (const w4a16::Variant* one :
-       {&w4a16::choose(w4a16::compiled(false, s.bits), s, m), w4a16::chooseWide(w4a16::wideVariantsF16(), s, m)}) {
+       {&w4a16::choose(w4a16::compiled(false, s.kind()), s, m), w4a16::chooseWide(w4a16::wideVariantsF16(), s, m)}) {
     if (one == nullptr) continue;
     out->counterBytes = std::max(out->counterBytes, w4a16::counterCount(*one, s, m) * 4);
     out->partialBytes = std::max(out->partialBytes, w4a16::partialCount(*one, s, m, blocks) * 16);
@@ -114,6 +116,24 @@ int packScales(const TsqCudaPack* pack, void* stream, TsqCudaText reason) {
                  reason);
 }
 
+w4a16::Book bookOf(const TsqCudaBook& from) {
+  w4a16::Book book{{}, {}, from.scale};
+  std::copy_n(from.low, 4, book.low);
+  std::copy_n(from.high, 4, book.high);
+  return book;
+}
+
+int makeBook(const float* values, int32_t isBF16, TsqCudaBook* out, TsqCudaText reason) {
+  float book[16];
+  std::copy_n(values, 16, book);
+  TSQ_TRY(checkBook(book, reason));
+  const w4a16::Book made = isBF16 != 0 ? w4a16::makeBook<Type::kBF16>(book) : w4a16::makeBook<Type::kF16>(book);
+  std::copy_n(made.low, 4, out->low);
+  std::copy_n(made.high, 4, out->high);
+  out->scale = made.scale;
+  return kTsqCudaOk;
+}
+
 int gemm(const TsqCudaW4A16* g, void* stream, TsqCudaText reason) {
   TSQ_TRY(checkGemm(*g, reason));
   const w4a16::Shape shape = shapeOf(g->shape);
@@ -133,14 +153,15 @@ int gemm(const TsqCudaW4A16* g, void* stream, TsqCudaText reason) {
                                g->m,
                                g->blocks,
                                g->scalesAreBF16 != 0,
-                               vectorX};
+                               vectorX,
+                               bookOf(g->book)};
   bool hopper = false;
   TSQ_TRY(isHopper(&hopper, reason));
   const bool exact = g->zeros == nullptr || g->zerosAreIntegers != 0;
   const auto& wide = g->isBF16 != 0 ? w4a16::wideVariantsBF16() : w4a16::wideVariantsF16();
   const w4a16::Variant* chosen = hopper && exact ? w4a16::chooseWide(wide, shape, g->m) : nullptr;
   const w4a16::Variant& variant =
-      chosen != nullptr ? *chosen : w4a16::choose(w4a16::compiled(g->isBF16 != 0, shape.bits), shape, g->m);
+      chosen != nullptr ? *chosen : w4a16::choose(w4a16::compiled(g->isBF16 != 0, shape.kind()), shape, g->m);
   const int64_t blocks = w4a16::slabs(variant, g->m) * w4a16::workOf(variant, shape, g->blocks).blocks;
   return enqueue(variant.kernel, blocks, variant.threads, variant.sharedBytes, parameters, stream, reason);
 }
@@ -152,6 +173,6 @@ extern "C" __attribute__((visibility("default"))) const TsqCuda* tsqCuda() {
   using namespace tsq::cuda::module;  // NOLINT
   static constexpr TsqCuda table{kTsqCudaVersion, devices,  device,    prepare,    use,  openStream,
                                  closeStream,     allocate, release,   clear,      copy, wait,
-                                 blocksFor,       sizes,    packCodes, packScales, gemm};
+                                 blocksFor,       sizes,    packCodes, packScales, gemm, makeBook};
   return &table;
 }

@@ -6,7 +6,7 @@
 
 extern "C" {
 
-constexpr uint32_t kTsqCudaVersion = 2;  // of everything below
+constexpr uint32_t kTsqCudaVersion = 3;  // of everything below
 
 enum TsqCudaOutcome {
   kTsqCudaOk = 0,
@@ -31,6 +31,7 @@ struct TsqCudaText {
 struct TsqCudaShape {
   int64_t n, k, group;
   int32_t bits = 4;  // or 8; or 16: weights of the type of x, without scales, in one group
+  int32_t book = 0;  // 1: codes of 4 bits are numbers of values in a code book, in groups that divide k
 };
 
 struct TsqCudaPack {
@@ -44,6 +45,12 @@ struct TsqCudaPack {
 struct TsqCudaSizes {
   int64_t weightBytes, scaleBytes;     // of packed weights; zero points take scaleBytes too
   int64_t counterBytes, partialBytes;  // of the workspace for m tokens; the counters begin as zero
+};
+
+// A code book of 16 values (NF4, FP4) in 16 bits, from makeBook.
+struct TsqCudaBook {
+  uint32_t low[4], high[4];
+  float scale;
 };
 
 // W4A16, W8A16, and weights as they are, by the bits of the shape.
@@ -60,6 +67,7 @@ struct TsqCudaW4A16 {
   int32_t blocks;  // from blocksFor
   int32_t isBF16, scalesAreBF16;
   int32_t zerosAreIntegers;  // of 0 to 15, for 4 bits: the faster kernels for many tokens hold no others exactly
+  TsqCudaBook book;          // of the type of x, where the shape has one
 };
 
 struct TsqCuda {
@@ -91,6 +99,9 @@ struct TsqCuda {
   int (*packCodes)(const TsqCudaPack* pack, void* stream, TsqCudaText reason);
   int (*packScales)(const TsqCudaPack* pack, void* stream, TsqCudaText reason);
   int (*w4a16)(const TsqCudaW4A16* gemm, void* stream, TsqCudaText reason);
+  // Of values in the host's memory: value = scale of the group times values[code]. In 16 bits they become what comes
+  // closest to them but for one factor (cuda/w4a16/book.h).
+  int (*makeBook)(const float* values, int32_t isBF16, TsqCudaBook* out, TsqCudaText reason);
 };
 
 typedef const TsqCuda* (*TsqCudaEntry)();  // exported as "tsqCuda"

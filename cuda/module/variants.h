@@ -1,4 +1,4 @@
-// The compiled kernels, by type and bits of weights, a file each: they compile side by side.
+// The compiled kernels, by type and kind of weights, a file each: they compile side by side.
 #pragma once
 #include "cuda/w4a16/variants_wide.cuh"
 
@@ -6,6 +6,8 @@ namespace tsq::cuda::w4a16 {
 
 Variants w4F16();
 Variants w4BF16();
+Variants bookF16();
+Variants bookBF16();
 Variants w8F16();
 Variants w8BF16();
 Variants w16F16();
@@ -14,9 +16,10 @@ Variants w16BF16();
 const WideVariants& wideVariantsF16();
 const WideVariants& wideVariantsBF16();
 
-inline Variants compiled(bool bf16, int bits) {
-  if (bits == 4) return bf16 ? w4BF16() : w4F16();
-  if (bits == 8) return bf16 ? w8BF16() : w8F16();
+inline Variants compiled(bool bf16, Kind kind) {
+  if (kind == Kind::kInt4) return bf16 ? w4BF16() : w4F16();
+  if (kind == Kind::kBook4) return bf16 ? bookBF16() : bookF16();
+  if (kind == Kind::kInt8) return bf16 ? w8BF16() : w8F16();
   return bf16 ? w16BF16() : w16F16();
 }
 

@@ -18,10 +18,10 @@ struct Variant {
   void (*kernel)(Gemm);
 };
 
-template <Type kType, int kBits, int kTiles, int kGroupUnits>
+template <Type kType, Kind kKind, int kTiles, int kGroupUnits>
 constexpr Variant variant() {
-  using Block = GemmBlock<kType, kBits, kTiles, kGroupUnits>;
-  using All = Warps<kBits>;
+  using Block = GemmBlock<kType, kKind, kTiles, kGroupUnits>;
+  using All = Warps<kKind>;
   return {kType,
           8 * kTiles,
           kGroupUnits,
@@ -30,19 +30,19 @@ constexpr Variant variant() {
           All::kThreads,
           Block::kSharedBytes,
           All::kN * Totals<4, kTiles>::kFloats,
-          gemmKernel<kType, kBits, kTiles, kGroupUnits>};
+          gemmKernel<kType, kKind, kTiles, kGroupUnits>};
 }
 
-template <Type kType, int kBits>
+template <Type kType, Kind kKind>
 constexpr auto variantsOf() {
-  if constexpr (kBits < 16) {
+  if constexpr (Format<kKind>::kScaled) {
     return std::array{
-        variant<kType, kBits, 1, 1>(), variant<kType, kBits, 1, 2>(), variant<kType, kBits, 1, 4>(),  //
-        variant<kType, kBits, 2, 1>(), variant<kType, kBits, 2, 2>(), variant<kType, kBits, 2, 4>(),  //
-        variant<kType, kBits, 3, 1>(), variant<kType, kBits, 3, 2>(), variant<kType, kBits, 3, 4>(),
+        variant<kType, kKind, 1, 1>(), variant<kType, kKind, 1, 2>(), variant<kType, kKind, 1, 4>(),  //
+        variant<kType, kKind, 2, 1>(), variant<kType, kKind, 2, 2>(), variant<kType, kKind, 2, 4>(),  //
+        variant<kType, kKind, 3, 1>(), variant<kType, kKind, 3, 2>(), variant<kType, kKind, 3, 4>(),
     };
   } else {
-    return std::array{variant<kType, kBits, 1, 4>(), variant<kType, kBits, 2, 4>(), variant<kType, kBits, 3, 4>()};
+    return std::array{variant<kType, kKind, 1, 4>(), variant<kType, kKind, 2, 4>(), variant<kType, kKind, 3, 4>()};
   }
 }
 using Variants = std::span<const Variant>;

@@ -28,7 +28,7 @@ constexpr WideVariants wideVariantsOf() {
 
 // For m tokens, or null where the other kernels do better or must do: few tokens, small groups, other widths.
 inline const Variant* chooseWide(const WideVariants& all, const Shape& shape, int m) {
-  if (m <= 24 || shape.groupK() < kTileK || shape.bits != 4) return nullptr;
+  if (m <= 24 || shape.groupK() < kTileK || shape.kind() != Kind::kInt4) return nullptr;
   return m <= 32 ? &all[0] : &all[1];
 }
 

@@ -17,6 +17,7 @@ TEST(w4a16_every_group_size_and_variant) {
   for (const int bits : {4, 8, 16}) {
     for (const Case& c : everyGroupSizeAndVariant(bits)) checkCase(c);
   }
+  for (const Case& c : everyGroupSizeAndVariant(4, true)) checkCase(c);
 }
 
 static Launch randomLaunch(Draw& draw) {
@@ -40,6 +41,14 @@ TEST(w8a16_and_w16a16_random_shapes) {
   Draw draw(25);
   for (int i = 0; i < 60; ++i) {
     const Case c = randomWidth(draw);
+    checkCase(c, randomLaunch(draw));
+  }
+}
+
+TEST(book_random_shapes) {
+  Draw draw(27);
+  for (int i = 0; i < 60; ++i) {
+    const Case c = randomBook(draw);
     checkCase(c, randomLaunch(draw));
   }
 }
@@ -83,9 +92,10 @@ TEST(w4a16_results_depend_on_nothing_but_their_inputs) {
 }
 
 TEST(w4a16_device_packing_is_host_packing) {
-  for (const int bits : {4, 8, 16}) {
+  for (const Kind kind : {Kind::kInt4, Kind::kBook4, Kind::kInt8, Kind::kFloat16}) {
+    const int bits = kind == Kind::kInt8 ? 8 : kind == Kind::kFloat16 ? 16 : 4;
     Case c;
-    c.shape = {100, 200, bits < 16 ? 32 : 200, bits};
+    c.shape = {100, 200, bits < 16 ? 32 : 200, bits, kind == Kind::kBook4};
     c.order = bits != 8;
     const Data d = draw(c);
     std::vector<uint8_t> rows = d.codes;
@@ -130,6 +140,41 @@ TEST(w4a16_unpack_is_exact) {
       }
     }
   }
+}
+
+// The same of code books, with every pair of codes in every register.
+TEST(book_unpack_finds_every_value) {
+  const auto check = [](auto type, const float(&values)[16]) {
+    constexpr Type kType = decltype(type)::value;
+    const Book book = makeBook<kType>(values);
+    for (uint32_t codes = 0; codes < 256; ++codes) {
+      for (int r = 0; r < 4; ++r) {
+        uint32_t word = 0x5c93a06fu & ~(0xffu << 8 * r);
+        for (int half = 0; half < 2; ++half) {
+          word |= (codes >> 4 * half & 15) << shiftOf(Kind::kBook4, r, half);
+        }
+        uint32_t a[4];
+        unpackBook(a, word, book);
+        for (int half = 0; half < 2; ++half) {
+          const double got = double{toFloat<kType>(static_cast<uint16_t>(a[r] >> 16 * half))} * book.scale;
+          CHECK(got == bookValue<kType>(book, static_cast<int>(codes >> 4 * half & 15)));
+        }
+      }
+    }
+  };
+  for (const auto* values : {&kNF4, &kFP4, &kOddBook}) {
+    check(std::integral_constant<Type, Type::kF16>(), *values);
+    check(std::integral_constant<Type, Type::kBF16>(), *values);
+  }
+}
+
+// What 16 bits lose of a book, which the bounds of products rest on.
+TEST(books_are_close_in_sixteen_bits) {
+  CHECK(bookError<Type::kF16>(makeBook<Type::kF16>(kNF4), kNF4) < 1.9e-4);
+  CHECK(bookError<Type::kBF16>(makeBook<Type::kBF16>(kNF4), kNF4) < 1.7e-3);
+  CHECK(bookError<Type::kF16>(makeBook<Type::kF16>(kFP4), kFP4) < 1e-7);
+  CHECK(bookError<Type::kBF16>(makeBook<Type::kBF16>(kFP4), kFP4) < 1e-7);
+  CHECK(bookError<Type::kF16>(makeBook<Type::kF16>(kOddBook), kOddBook) < 0x1p-11);
 }
 
 TEST(w8a16_unpack_is_exact) {

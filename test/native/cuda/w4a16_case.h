@@ -16,13 +16,17 @@ using tsq::emulation::Order;
 using tsq::emulation::Outcome;
 
 template <Type kType>
-Variants variants(int bits) {
-  static constexpr auto k4 = variantsOf<kType, 4>(), k8 = variantsOf<kType, 8>();
-  static constexpr auto k16 = variantsOf<kType, 16>();
-  return bits == 4 ? Variants(k4) : bits == 8 ? Variants(k8) : Variants(k16);
+Variants variants(Kind kind) {
+  static constexpr auto k4 = variantsOf<kType, Kind::kInt4>(), kBook = variantsOf<kType, Kind::kBook4>();
+  static constexpr auto k8 = variantsOf<kType, Kind::kInt8>();
+  static constexpr auto k16 = variantsOf<kType, Kind::kFloat16>();
+  return kind == Kind::kInt4    ? Variants(k4)
+         : kind == Kind::kBook4 ? Variants(kBook)
+         : kind == Kind::kInt8  ? Variants(k8)
+                                : Variants(k16);
 }
-inline Variants variants(Type type, int bits) {
-  return type == Type::kF16 ? variants<Type::kF16>(bits) : variants<Type::kBF16>(bits);
+inline Variants variants(Type type, Kind kind) {
+  return type == Type::kF16 ? variants<Type::kF16>(kind) : variants<Type::kBF16>(kind);
 }
 inline std::vector<Words> packedWeights(const Case& c, const Data& d) {
   return c.shape.bits < 16 ? packCodesOnHost(c.shape, d.codes, d.order) : packCodesOnHost(c.shape, d.weights, d.order);
@@ -33,7 +37,7 @@ inline Outcome multiply(const Case& c, const Data& d, const Launch& how, std::ve
   static constexpr WideVariants kWideF16 = wideVariantsOf<Type::kF16>(), kWideBF16 = wideVariantsOf<Type::kBF16>();
   const bool f16 = c.type == Type::kF16, scaled = c.shape.bits < 16;
   const Variant* wide = c.wide ? chooseWide(f16 ? kWideF16 : kWideBF16, c.shape, c.m) : nullptr;
-  const Variant& chosen = wide != nullptr ? *wide : choose(variants(c.type, c.shape.bits), c.shape, c.m);
+  const Variant& chosen = wide != nullptr ? *wide : choose(variants(c.type, c.shape.kind()), c.shape, c.m);
   const int64_t strideX = c.shape.k + c.padX, strideY = c.shape.n + c.padY;
   Buffer<Words> weights("weights", packedWeights(c, d));
   Buffer<uint16_t> scales("scales", packScalesOnHost(c.shape, d.scales));
@@ -57,7 +61,8 @@ inline Outcome multiply(const Case& c, const Data& d, const Launch& how, std::ve
             c.m,
             c.blocks,
             c.scalesAreBF16,
-            !c.order && strideX % 8 == 0};
+            !c.order && strideX % 8 == 0,
+            bookOf(c)};
   Launch launched = how;
   launched.blocks = static_cast<int>(slabs(chosen, c.m)) * workOf(chosen, c.shape, c.blocks).blocks;
   launched.threads = chosen.threads;

@@ -22,7 +22,7 @@ static Case sized(Type type, int m, int64_t n, int64_t k, int64_t group) {
 }
 
 static int blocksOf(const Case& c) {
-  const TsqCudaShape shape{c.shape.n, c.shape.k, c.shape.group, c.shape.bits};
+  const TsqCudaShape shape{c.shape.n, c.shape.k, c.shape.group, c.shape.bits, c.shape.book};
   return module()->blocksFor(&shape, module().device().multiprocessors);
 }
 
@@ -39,6 +39,10 @@ TEST(device_reduced_set) {
         verify(c);
         c.shape.bits = 8;
         verify(c);
+        Case book = c;
+        book.shape = {200, 2 * group, group, 4, true};
+        book.zeros = false;
+        verify(book);
         if (group < 128) continue;
         c.shape.bits = 16;
         c.shape.group = c.shape.k;
@@ -52,6 +56,17 @@ TEST(device_reduced_set) {
 TEST(device_every_group_size_and_variant) {
   for (const int bits : {4, 8, 16}) {
     for (const Case& c : everyGroupSizeAndVariant(bits)) verify(c);
+  }
+}
+
+// The module takes code books in groups that divide k.
+TEST(device_books) {
+  Draw draw(27);
+  for (int i = 0; i < 200; ++i) {
+    Case c = randomBook(draw);
+    c.shape.k = c.shape.group = std::min(c.shape.group, int64_t{256});
+    c.shape.k *= 1 + draw.below(4);
+    verify(c);
   }
 }
 
