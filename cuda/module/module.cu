@@ -159,7 +159,8 @@ int gemm(const TsqCudaW4A16* g, void* stream, TsqCudaText reason) {
   TSQ_TRY(isHopper(&hopper, reason));
   const bool exact = g->zeros == nullptr || g->zerosAreIntegers != 0;
   const auto& wide = g->isBF16 != 0 ? w4a16::wideVariantsBF16() : w4a16::wideVariantsF16();
-  const w4a16::Variant* chosen = hopper && exact ? w4a16::chooseWide(wide, shape, g->m) : nullptr;
+  const bool free = g->batchInvariant == 0;  // to take another kernel for many tokens
+  const w4a16::Variant* chosen = hopper && exact && free ? w4a16::chooseWide(wide, shape, g->m) : nullptr;
   const w4a16::Variant& variant =
       chosen != nullptr ? *chosen : w4a16::choose(w4a16::compiled(g->isBF16 != 0, shape.kind()), shape, g->m);
   const int64_t blocks = w4a16::slabs(variant, g->m) * w4a16::workOf(variant, shape, g->blocks).blocks;

@@ -68,6 +68,9 @@ struct TsqCudaW4A16 {
   int32_t isBF16, scalesAreBF16;
   int32_t zerosAreIntegers;  // of 0 to 15, for 4 bits: the faster kernels for many tokens hold no others exactly
   TsqCudaBook book;          // of the type of x, where the shape has one
+  // One kernel and one split along k for every m: a row of y has the same bits whatever the other rows are, and however
+  // many, for the same `blocks`.
+  int32_t batchInvariant;
 };
 
 struct TsqCuda {

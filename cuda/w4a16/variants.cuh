@@ -47,7 +47,8 @@ constexpr auto variantsOf() {
 }
 using Variants = std::span<const Variant>;
 
-// For m tokens: the smallest slab that holds them, or several slabs that waste the least.
+// For m tokens: the smallest slab that holds them, or several slabs that waste the least. A token's result has the same
+// bits in all of them: they differ in how many tokens stand side by side, not in the order of sums.
 inline const Variant& choose(Variants all, const Shape& shape, int m) {
   const auto padded = [&](int tokens) { return (int64_t{m} + tokens - 1) / tokens * tokens; };
   const int tokens = m <= 8 ? 8 : padded(16) < padded(24) ? 16 : 24;

@@ -220,7 +220,7 @@ Status CudaDevice::reserve(const TsqCudaSizes& sizes) {
 }
 
 Result<std::shared_ptr<CudaMemory>> CudaDevice::multiply(const CudaWeight& weight, const CudaMemory& x, bool isBF16,
-                                                         int32_t m, const CudaMemory* bias) {
+                                                         int32_t m, const CudaMemory* bias, bool batchInvariant) {
   const TsqCudaShape& shape = weight.shape;
   Result<std::shared_ptr<CudaMemory>> y = allocate(m * shape.n * static_cast<int64_t>(sizeof(uint16_t)));
   if (!y.ok() || m == 0) return y;
@@ -245,6 +245,7 @@ Result<std::shared_ptr<CudaMemory>> CudaDevice::multiply(const CudaWeight& weigh
   gemm.isBF16 = isBF16;
   gemm.scalesAreBF16 = weight.scalesAreBF16;
   gemm.zerosAreIntegers = weight.zerosAreIntegers;
+  gemm.batchInvariant = batchInvariant;
   TSQ_RETURN_IF_ERROR(ask([&](TsqCudaText reason) { return table_->w4a16(&gemm, stream_, reason); }));
   return y;
 }

@@ -64,7 +64,7 @@ class CudaDevice : public std::enable_shared_from_this<CudaDevice> {
 
   // y[m, n] in x's type, enqueued. On one thread at a time: the workspace is the device's.
   Result<std::shared_ptr<CudaMemory>> multiply(const CudaWeight& weight, const CudaMemory& x, bool isBF16, int32_t m,
-                                               const CudaMemory* bias);
+                                               const CudaMemory* bias, bool batchInvariant);
 
   void release(void* memory);
   std::string name() const { return "cuda:" + std::to_string(index_); }

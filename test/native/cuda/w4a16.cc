@@ -91,6 +91,40 @@ TEST(w4a16_results_depend_on_nothing_but_their_inputs) {
   CHECK(std::equal(y.begin(), y.end(), first.begin()));
 }
 
+// The kernels among which batch invariance chooses: a row has the same bits in every one of them.
+TEST(w4a16_rows_do_not_depend_on_their_number) {
+  for (const Kind kind : {Kind::kInt4, Kind::kBook4, Kind::kInt8, Kind::kFloat16}) {
+    for (const Type type : {Type::kF16, Type::kBF16}) {
+      Case c;
+      c.type = type;
+      c.shape = {200, 700, kind == Kind::kFloat16 ? 700 : 128, kind == Kind::kInt8 ? 8 : 4, kind == Kind::kBook4};
+      if (kind == Kind::kFloat16) c.shape.bits = 16;
+      c.zeros = kind == Kind::kInt4;
+      c.bias = true;
+      c.blocks = 5;
+      c.m = 100;
+      Data d = draw(c);
+      std::vector<uint16_t> all;
+      Launch how;
+      CHECK(multiply(c, d, how, &all).ok());
+      for (const int m : {64, 25, 24, 17, 9, 8, 1}) {
+        // Other rows than before, each elsewhere.
+        const auto k = static_cast<size_t>(c.shape.k), n = static_cast<size_t>(c.shape.n);
+        const auto from = static_cast<size_t>(100 - m);
+        Case some = c;
+        some.m = m;
+        Data part = d;
+        part.x.assign(d.x.begin() + static_cast<std::ptrdiff_t>(from * k), d.x.end());
+        how.order = static_cast<Order>(m % 3);
+        std::vector<uint16_t> y;
+        CHECK(multiply(some, part, how, &y).ok());
+        CHECK_MSG(std::equal(y.begin(), y.end(), all.begin() + static_cast<std::ptrdiff_t>(from * n)),
+                  describe(some) + ": the bits of 100 rows");
+      }
+    }
+  }
+}
+
 TEST(w4a16_device_packing_is_host_packing) {
   for (const Kind kind : {Kind::kInt4, Kind::kBook4, Kind::kInt8, Kind::kFloat16}) {
     const int bits = kind == Kind::kInt8 ? 8 : kind == Kind::kFloat16 ? 16 : 4;

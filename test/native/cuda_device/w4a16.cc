@@ -149,6 +149,33 @@ TEST(device_tokens_are_independent) {
   }
 }
 
+// With batchInvariant, of all numbers of tokens alike. Part of the stage `determinism`.
+TEST(device_runs_are_identical_for_every_number_of_tokens) {
+  for (const Type type : {Type::kF16, Type::kBF16}) {
+    for (const bool book : {false, true}) {
+      Case all = sized(type, 300, 1000, 3072, 128);
+      all.shape.book = book;
+      all.zeros = !book;
+      const Data d = draw(all);
+      std::vector<uint16_t> want;
+      for (const int m : {300, 256, 129, 100, 64, 25, 24, 9, 8, 1}) {
+        Case some = all;
+        some.m = m;
+        Data part = d;
+        part.x.assign(d.x.end() - m * all.shape.k, d.x.end());
+        const Stream stream;
+        Product product(some, part, blocksOf(all));
+        product.gemm.batchInvariant = 1;
+        if (!CHECK_MSG(product.launch(stream) == kTsqCudaOk, module().reason().text)) return;
+        const std::vector<uint16_t> got = product.result();
+        if (want.empty()) want = got;
+        CHECK_MSG(std::equal(got.begin(), got.end(), want.end() - m * all.shape.n),
+                  describe(some) + ": the bits of 300 tokens");
+      }
+    }
+  }
+}
+
 TEST(device_graphs_replay_launches) {
   for (const int m : {1, 40}) {
     const Case c = sized(Type::kBF16, m, 2048, 2048, 128);
