@@ -162,6 +162,10 @@ inline void copyBulk(Shared<Words> to, Global<const Words> from, int bytes, Shar
 inline void proxyFence() {
   emulation::proxyFence();
 }
+template <int kCount>
+void takeRegisters() {}
+template <int kCount>
+void leaveRegisters() {}
 template <typename T>
 uint32_t sharedAddress(Shared<T> memory) {
   return memory.offset;
@@ -209,6 +213,9 @@ inline constexpr uint32_t permuteBytes(uint32_t a, uint32_t b, uint32_t selector
 }
 inline float fusedMultiplyAdd(float a, float b, float c) {
   return std::fma(a, b, c);
+}
+inline float reciprocal(float a) {
+  return 1 / a;
 }
 template <Type kType>
 float toFloat(uint16_t bits) {

@@ -54,20 +54,19 @@ int allowShared(const All& all, TsqCudaText reason) {
 int prepare(int index, TsqCudaText reason) {
   TSQ_TRY(use(index, reason));
   using w4a16::Kind;
-  for (const Kind kind : {Kind::kInt4, Kind::kBook4, Kind::kInt8, Kind::kFloat16}) {
-    for (const bool bf16 : {false, true}) TSQ_TRY(allowShared(w4a16::compiled(bf16, kind), reason));
-  }
   bool hopper = false;
   TSQ_TRY(isHopper(&hopper, reason));
-  if (!hopper) return kTsqCudaOk;
-  TSQ_TRY(allowShared(w4a16::wideVariantsF16(), reason));
-  return allowShared(w4a16::wideVariantsBF16(), reason);
+  for (const Kind kind : {Kind::kInt4, Kind::kBook4, Kind::kInt8, Kind::kFloat16}) {
+    for (const bool bf16 : {false, true}) {
+      TSQ_TRY(allowShared(w4a16::compiled(bf16, kind), reason));
+      if (hopper) TSQ_TRY(allowShared(w4a16::compiledWide(bf16, kind), reason));
+    }
+  }
+  return kTsqCudaOk;
 }
 
-int blocksFor(const TsqCudaShape* shape, int multiprocessors) {
-  // One for each multiprocessor, and no block for less than two steps.
-  const w4a16::Work all = w4a16::workOf(w4a16::compiled(false, shapeOf(*shape).kind())[0], shapeOf(*shape), 1);
-  return std::max(1, std::min(multiprocessors, all.columns * all.steps / 2));
+int blocksFor(const TsqCudaShape* /*shape*/, int multiprocessors) {
+  return multiprocessors;
 }
 
 int sizes(const TsqCudaShape* shape, int32_t m, int blocks, TsqCudaSizes* out, TsqCudaText reason) {
@@ -76,10 +75,10 @@ int sizes(const TsqCudaShape* shape, int32_t m, int blocks, TsqCudaSizes* out, T
   const w4a16::Shape s = shapeOf(*shape);
   *out = {s.weightWords() * 16, s.scaleWords() * 16, 0, 0};
   // Whichever kernel a device chooses.
-  for (const w4a16::Variant* one :
-       {&w4a16::choose(w4a16::compiled(false, s.kind()), s, m), w4a16::chooseWide(w4a16::wideVariantsF16(), s, m)}) {
+  for (const w4a16::Variant* one : {&w4a16::choose(w4a16::compiled(false, s.kind()), s, m),
+                                    w4a16::chooseWide(w4a16::compiledWide(false, s.kind()), s, m)}) {
     if (one == nullptr) continue;
-    out->counterBytes = std::max(out->counterBytes, w4a16::counterCount(*one, s, m) * 4);
+    out->counterBytes = std::max(out->counterBytes, w4a16::counterCount(*one, s, m, blocks) * 4);
     out->partialBytes = std::max(out->partialBytes, w4a16::partialCount(*one, s, m, blocks) * 16);
   }
   return kTsqCudaOk;
@@ -138,33 +137,36 @@ int gemm(const TsqCudaW4A16* g, void* stream, TsqCudaText reason) {
   TSQ_TRY(checkGemm(*g, reason));
   const w4a16::Shape shape = shapeOf(g->shape);
   const bool vectorX = g->order == nullptr && reinterpret_cast<uintptr_t>(g->x) % 16 == 0 && g->strideX % 8 == 0;
-  const w4a16::Gemm parameters{shape,
-                               {static_cast<const Words*>(g->weights)},
-                               {static_cast<const Words*>(g->scales)},
-                               {static_cast<const Words*>(g->zeros)},
-                               {static_cast<const uint16_t*>(g->x)},
-                               {g->order},
-                               {static_cast<const uint16_t*>(g->bias)},
-                               {static_cast<uint16_t*>(g->y)},
-                               {static_cast<Floats*>(g->partials)},
-                               {static_cast<int*>(g->counters)},
-                               g->strideX,
-                               g->strideY,
-                               g->m,
-                               g->blocks,
-                               g->scalesAreBF16 != 0,
-                               vectorX,
-                               bookOf(g->book)};
+  w4a16::Gemm parameters{shape,
+                         {static_cast<const Words*>(g->weights)},
+                         {static_cast<const Words*>(g->scales)},
+                         {static_cast<const Words*>(g->zeros)},
+                         {static_cast<const uint16_t*>(g->x)},
+                         {g->order},
+                         {static_cast<const uint16_t*>(g->bias)},
+                         {static_cast<uint16_t*>(g->y)},
+                         {static_cast<Floats*>(g->partials)},
+                         {static_cast<int*>(g->counters)},
+                         g->strideX,
+                         g->strideY,
+                         g->m,
+                         g->blocks,
+                         g->scalesAreBF16 != 0,
+                         vectorX,
+                         bookOf(g->book)};
   bool hopper = false;
   TSQ_TRY(isHopper(&hopper, reason));
-  const bool exact = g->zeros == nullptr || g->zerosAreIntegers != 0;
-  const auto& wide = g->isBF16 != 0 ? w4a16::wideVariantsBF16() : w4a16::wideVariantsF16();
-  const bool free = g->batchInvariant == 0;  // to take another kernel for many tokens
-  const w4a16::Variant* chosen = hopper && exact && free ? w4a16::chooseWide(wide, shape, g->m) : nullptr;
+  const bool bf16 = g->isBF16 != 0;
+  const bool exact = (g->zeros == nullptr || g->zerosAreIntegers != 0) &&
+                     (g->scales == nullptr || g->scalesAreBF16 == 0 || g->scalesAreModerate != 0);
+  const w4a16::Variant* wide = hopper && exact && g->batchInvariant == 0
+                                   ? w4a16::chooseWide(w4a16::compiledWide(bf16, shape.kind()), shape, g->m)
+                                   : nullptr;
   const w4a16::Variant& variant =
-      chosen != nullptr ? *chosen : w4a16::choose(w4a16::compiled(g->isBF16 != 0, shape.kind()), shape, g->m);
-  const int64_t blocks = w4a16::slabs(variant, g->m) * w4a16::workOf(variant, shape, g->blocks).blocks;
-  return enqueue(variant.kernel, blocks, variant.threads, variant.sharedBytes, parameters, stream, reason);
+      wide != nullptr ? *wide : w4a16::choose(w4a16::compiled(bf16, shape.kind()), shape, g->m);
+  const w4a16::Plan plan = w4a16::planOf(variant, shape, g->m, g->blocks);
+  parameters.blocks = plan.blocks;
+  return enqueue(variant.kernel, plan.grid(), variant.threads, variant.sharedBytes, parameters, stream, reason);
 }
 
 }  // namespace

@@ -66,8 +66,10 @@ struct TsqCudaW4A16 {
   int32_t m;
   int32_t blocks;  // from blocksFor
   int32_t isBF16, scalesAreBF16;
-  int32_t zerosAreIntegers;  // of 0 to 15, for 4 bits: the faster kernels for many tokens hold no others exactly
-  TsqCudaBook book;          // of the type of x, where the shape has one
+  // What the faster kernels for many tokens need: zero points are integers that codes can be; scales in bf16 are 0, or
+  // 2^-40 to 2^40 in magnitude.
+  int32_t zerosAreIntegers, scalesAreModerate;
+  TsqCudaBook book;  // of the type of x, where the shape has one
   // One kernel and one split along k for every m: a row of y has the same bits whatever the other rows are, and however
   // many, for the same `blocks`.
   int32_t batchInvariant;
@@ -95,7 +97,7 @@ struct TsqCuda {
   int (*copy)(void* to, const void* from, int64_t bytes, void* stream, TsqCudaText reason);
   // Until all that was enqueued is done; tells of what failed meanwhile. Blocks the calling thread.
   int (*wait)(void* stream, TsqCudaText reason);
-  // How many blocks share a slab of tokens on a device with this many multiprocessors. Results depend on it.
+  // How many blocks share the work on a device with this many multiprocessors, at most. Results depend on it.
   int (*blocksFor)(const TsqCudaShape* shape, int multiprocessors);
   int (*sizes)(const TsqCudaShape* shape, int32_t m, int blocks, TsqCudaSizes* out, TsqCudaText reason);
   // These only enqueue on the stream.

@@ -160,7 +160,7 @@ class GemmBlock {
         const float bias = Weight::bias(zero);
         TSQ_UNROLL for (int tile = 0; tile < kTiles; ++tile) {
           TSQ_UNROLL for (int i = 2 * half; i < 2 * half + 2; ++i) {
-            float& sum = total.v[slice][tile][i];
+            float& sum = total.v[slice][tile * 4 + i];
             const float plain = part[slice][tile][i];
             const float centred = Weight::kCentred ? fusedMultiplyAdd(bias, sums[tile][i % 2], plain) : plain;
             sum = Weight::kScaled ? fusedMultiplyAdd(scale, centred, sum) : sum + plain;
@@ -188,7 +188,8 @@ class GemmBlock {
     syncThreads();
     if (warpK == 0) total.add(slot(1));
     const auto flag = sharedMemory<int>(kFlag * sizeof(Words));
-    if (completeColumn(p, work, walk, slab, block, total, warpK == 0 ? warpN : -1, kWarpsN, flag)) {
+    if (completeColumn(p, work, walk, slab, block, total, warpK == 0 ? warpN : -1, kWarpsN, flag,
+                       Warps<kKind>::kThreads)) {
       total.template write<kType>(p, (int64_t{walk.column} * kWarpsN + warpN) * kTileN, int64_t{slab} * kTokens);
     }
     total.clear();

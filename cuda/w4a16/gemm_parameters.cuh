@@ -17,7 +17,7 @@ struct Gemm {
   Global<int> counters;         // counterCount(), 0 before and after
   int64_t strideX, strideY;
   int m;
-  int blocks;  // of a slab
+  int blocks;  // of a Plan
   bool scalesAreBF16;
   bool vectorX;  // no order, and rows of x begin at multiples of 16 bytes
   Book book;     // of weights that have one

@@ -1,5 +1,6 @@
 // The compiled kernels and the choice among them.
 #pragma once
+#include <algorithm>
 #include <array>
 #include <span>
 
@@ -15,6 +16,7 @@ struct Variant {
   int threads;
   size_t sharedBytes;
   int partialFloats;  // Floats of a partial result of a block
+  bool joint;         // blocks share the columns of all slabs
   void (*kernel)(Gemm);
 };
 
@@ -30,6 +32,7 @@ constexpr Variant variant() {
           All::kThreads,
           Block::kSharedBytes,
           All::kN * Totals<4, kTiles>::kFloats,
+          false,
           gemmKernel<kType, kKind, kTiles, kGroupUnits>};
 }
 
@@ -47,12 +50,16 @@ constexpr auto variantsOf() {
 }
 using Variants = std::span<const Variant>;
 
+inline int groupUnitsOf(const Shape& shape) {
+  return shape.groupK() == 16 ? 1 : shape.groupK() == 32 ? 2 : kUnits;
+}
+
 // For m tokens: the smallest slab that holds them, or several slabs that waste the least. A token's result has the same
 // bits in all of them: they differ in how many tokens stand side by side, not in the order of sums.
 inline const Variant& choose(Variants all, const Shape& shape, int m) {
   const auto padded = [&](int tokens) { return (int64_t{m} + tokens - 1) / tokens * tokens; };
   const int tokens = m <= 8 ? 8 : padded(16) < padded(24) ? 16 : 24;
-  const int groupUnits = shape.groupK() == 16 ? 1 : shape.groupK() == 32 ? 2 : 4;
+  const int groupUnits = groupUnitsOf(shape);
   const Variant* chosen = &all[0];
   for (const Variant& one : all) {
     if (one.tokens == tokens && one.groupUnits == groupUnits) chosen = &one;
@@ -60,18 +67,32 @@ inline const Variant& choose(Variants all, const Shape& shape, int m) {
   return *chosen;
 }
 
-inline Work workOf(const Variant& variant, const Shape& shape, int blocks) {
-  return workOf(shape, blocks, variant.tilesN, variant.tilesK);
-}
 inline int64_t slabs(const Variant& variant, int m) {
   return (int64_t{m} + variant.tokens - 1) / variant.tokens;
 }
+// A launch on so many multiprocessors: the work of a slab, or of all of them.
+struct Plan {
+  Work work;
+  int64_t times;  // slabs that have such work
+  int blocks;     // for the parameters
+
+  int64_t grid() const { return times * work.blocks; }
+};
+inline Plan planOf(const Variant& variant, const Shape& shape, int m, int blocks) {
+  const auto count = slabs(variant, m);
+  if (variant.joint) return {jointWork(shape, static_cast<int>(count), blocks, variant.tilesN), 1, blocks};
+  const Work all = workOf(shape, 1, variant.tilesN, variant.tilesK);
+  const int most = std::max(1, all.columns * all.steps / 2);  // no block for less than two steps
+  const Work work = workOf(shape, std::min(blocks, most), variant.tilesN, variant.tilesK);
+  return {work, count, work.blocks};
+}
 // Of the workspace: counters, which must be zero before the first launch, and partial sums.
-inline int64_t counterCount(const Variant& variant, const Shape& shape, int m) {
-  return slabs(variant, m) * workOf(variant, shape, 1).columns;
+inline int64_t counterCount(const Variant& variant, const Shape& shape, int m, int blocks) {
+  const Plan plan = planOf(variant, shape, m, blocks);
+  return plan.times * plan.work.columns;
 }
 inline int64_t partialCount(const Variant& variant, const Shape& shape, int m, int blocks) {
-  return slabs(variant, m) * workOf(variant, shape, blocks).blocks * kPartialSlots * variant.partialFloats;
+  return planOf(variant, shape, m, blocks).grid() * kPartialSlots * variant.partialFloats;
 }
 
 }  // namespace tsq::cuda::w4a16

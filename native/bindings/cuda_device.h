@@ -41,7 +41,7 @@ struct CudaWeight {
   std::shared_ptr<CudaDevice> device;
   TsqCudaShape shape;
   int32_t blocks;
-  bool scalesAreBF16, zerosAreIntegers;
+  bool scalesAreBF16, zerosAreIntegers, scalesAreModerate;
   std::shared_ptr<CudaMemory> codes, scales, zeros, order;  // the last two may be null
   uint64_t bytes() const;
 };

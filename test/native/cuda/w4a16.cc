@@ -55,19 +55,80 @@ TEST(book_random_shapes) {
 
 TEST(w4a16_wide_random_shapes) {
   Draw draw(30);
-  for (int i = 0; i < 24; ++i) {
+  for (int i = 0; i < 60; ++i) {
     const Case c = randomWideCase(draw);
     checkCase(c, randomLaunch(draw));
   }
 }
 
+TEST(w4a16_wide_every_group_size_and_variant) {
+  for (const Kind kind : {Kind::kInt4, Kind::kBook4, Kind::kInt8, Kind::kFloat16}) {
+    const int bits = kind == Kind::kInt8 ? 8 : kind == Kind::kFloat16 ? 16 : 4;
+    for (Case c : everyGroupSizeAndVariant(bits, kind == Kind::kBook4)) {
+      c.m = c.m == 3 ? 70 : c.m == 13 ? 40 : 29;
+      c.wide = true;
+      checkCase(c);
+    }
+  }
+}
+
+// Scales as far apart as the module lets the kernels have them, and rows without any.
+TEST(w4a16_wide_extreme_scales) {
+  for (const Kind kind : {Kind::kInt4, Kind::kBook4}) {
+    Case c;
+    c.type = Type::kBF16;
+    c.m = 30;
+    c.shape = {70, 640, 64, 4, kind == Kind::kBook4};
+    c.scalesAreBF16 = true;
+    c.wide = true;
+    c.blocks = 1;
+    Data d = draw(c);
+    for (size_t i = 0; i < d.scales.size(); ++i) {
+      const size_t n = i / 10, group = i % 10;
+      const float value = n == 5 ? 0 : group % 3 == 0 ? 0x1p-40f : group % 3 == 1 ? 0 : n % 2 == 0 ? 0x1p-30f : 0x1p40f;
+      d.scales[i] = encode(Type::kBF16, value);
+    }
+    std::vector<uint16_t> y;
+    const Outcome outcome = multiply(c, d, {}, &y);
+    if (CHECK_MSG(outcome.ok(), outcome.error)) checkErrors(c, d, y);
+  }
+}
+
+// Every step of every column belongs to one block, and whoever shares a column knows with whom.
+TEST(w4a16_joint_work_is_done_once) {
+  Draw draw(31);
+  for (int i = 0; i < 300; ++i) {
+    const Shape shape{1 + draw.below(3000), 1 + draw.below(draw.below(2) == 0 ? 300 : 4000), 1 << 20};
+    const Work work = jointWork(shape, 1 + draw.below(9), 1 + draw.below(140), kWideTilesN);
+    std::vector<int> times(static_cast<size_t>(work.columns * work.steps));
+    std::vector<int> parts(static_cast<size_t>(work.columns));
+    CHECK(work.blocks > 0 && work.whole % work.blocks == 0 && work.whole <= work.columns);
+    for (int block = 0; block < work.blocks; ++block) {
+      int segments = 0;
+      for (Walk walk(work, block); walk.left > 0; walk.nextSegment(work)) {
+        if (!CHECK(walk.column < work.columns && walk.count > 0)) return;
+        for (int at = 0; at < walk.count; ++at) {
+          ++times[static_cast<size_t>(walk.column * work.steps + walk.first + at)];
+        }
+        ++parts[static_cast<size_t>(walk.column)];
+        segments += walk.count < work.steps;
+        if (walk.count == work.steps) continue;
+        const int begin = (walk.column - work.whole) * work.steps;
+        CHECK(begin >= 0 && work.owner(begin + walk.first) == block &&
+              work.owner(begin + walk.first + walk.count - 1) == block);
+      }
+      CHECK(segments <= kPartialSlots);
+    }
+    for (const int count : times) CHECK(count == 1);
+    for (int column = work.whole; column < work.columns; ++column) {
+      const int begin = (column - work.whole) * work.steps;
+      CHECK(work.owner(begin + work.steps - 1) - work.owner(begin) + 1 == parts[static_cast<size_t>(column)]);
+    }
+  }
+}
+
 // The same bits for every schedule, for every number of tokens beside, and with poison where no value belongs.
-TEST(w4a16_results_depend_on_nothing_but_their_inputs) {
-  Case c;
-  c.m = 11;
-  c.shape = {200, 900, 128};
-  c.zeros = true;
-  c.blocks = 5;
+static void checkSchedules(const Case& c) {
   const Data d = draw(c);
   std::vector<uint16_t> first;
   CHECK(multiply(c, d, {}, &first).ok());
@@ -82,6 +143,24 @@ TEST(w4a16_results_depend_on_nothing_but_their_inputs) {
     CHECK_MSG(outcome.ok(), outcome.error);
     CHECK(y == first);
   }
+}
+
+TEST(w4a16_results_depend_on_nothing_but_their_inputs) {
+  Case c;
+  c.m = 11;
+  c.shape = {200, 900, 128};
+  c.zeros = true;
+  c.blocks = 5;
+  checkSchedules(c);
+  Case many = c;
+  many.wide = true;
+  for (const int m : {30, 140}) {
+    many.m = m;
+    checkSchedules(many);
+  }
+  const Data d = draw(c);
+  std::vector<uint16_t> first;
+  CHECK(multiply(c, d, {}, &first).ok());
   Case one = c;
   one.m = 1;
   Data alone = d;

@@ -101,7 +101,12 @@ inline Data draw(const Case& c) {
   d.weights.resize(scaled ? 0 : n * k);
   for (uint16_t& weight : d.weights) weight = encode(c.type, uniform(-1, 1));
   d.scales.resize(scaled ? n * groups : 0);
-  for (uint16_t& scale : d.scales) scale = encode(c.scalesAreBF16 ? Type::kBF16 : Type::kF16, uniform(0.001f, 0.1f));
+  for (uint16_t& scale : d.scales) {
+    const float size = uniform(0.001f, 0.1f);
+    const uint32_t kind = random() % 16;  // some are nothing, some negative, some of another size
+    const float value = kind == 0 ? 0 : kind == 1 ? -size : kind == 2 ? size / 256 : kind == 3 ? size * 32 : size;
+    scale = encode(c.scalesAreBF16 ? Type::kBF16 : Type::kF16, value);
+  }
   if (c.zeros) d.zeros.resize(n * groups);
   for (uint16_t& zero : d.zeros) zero = fromFloat<Type::kF16>(static_cast<float>(random() % (1u << c.shape.bits)));
   if (c.bias) d.bias.resize(n);
@@ -148,7 +153,7 @@ inline Errors errors(const Case& c, const Data& d, const std::vector<uint16_t>& 
       const double middle = c.shape.bits == 4 ? 8 : 128, q = d.codes[at];
       const double z = c.zeros ? toFloat<Type::kF16>(d.zeros[static_cast<size_t>(group)]) : middle;
       want += s * (q - z) * x;
-      size += s * std::abs(x) * (c.shape.bits == 4 ? 32 + q + z : std::abs(q - 128) + std::abs(z - 128));
+      size += std::abs(s * x) * (c.shape.bits == 4 ? 32 + q + z : std::abs(q - 128) + std::abs(z - 128));
     }
     if (c.bias) want += decode(c.type, d.bias[static_cast<size_t>(n)]);
     const double got = decode(c.type, y[static_cast<size_t>(row * (c.shape.n + c.padY) + n)]);
@@ -241,11 +246,11 @@ inline Case randomWidth(Draw& draw) {
 }
 // For the kernels of many tokens.
 inline Case randomWideCase(Draw& draw) {
-  constexpr int64_t kGroups[] = {64, 128, 192, 4096};
-  Case c = randomCase(draw);
+  Case c = draw.below(3) == 0 ? randomBook(draw) : draw.below(2) == 0 ? randomWidth(draw) : randomCase(draw);
   c.wide = true;
-  c.m = 25 + draw.below(draw.below(3) == 0 ? 80 : 10);
-  c.shape = {1 + draw.below(400), 1 + draw.below(500), kGroups[draw.below(4)]};
+  c.m = 25 + draw.below(draw.below(2) == 0 ? 8 : draw.below(2) == 0 ? 40 : 250);
+  c.shape.n = 1 + draw.below(600);
+  if (c.shape.bits == 16) c.shape.group = c.shape.k;
   return c;
 }
 
