@@ -256,6 +256,7 @@ class Sweep {
         gemm.blocks = blocks;
         gemm.isBF16 = gemm.scalesAreBF16 = bf16;
         gemm.book = one.book;
+        gemm.scalesAreModerate = 1;
         cell(one.name, static_cast<int>(one.weights.size()), one.bytes, [&](int copy) {
           gemm.weights = one.weights[static_cast<size_t>(copy)].data();
           gemm.scales = one.scales[static_cast<size_t>(copy)].data();

@@ -80,7 +80,10 @@ struct Plan {
 };
 inline Plan planOf(const Variant& variant, const Shape& shape, int m, int blocks) {
   const auto count = slabs(variant, m);
-  if (variant.joint) return {jointWork(shape, static_cast<int>(count), blocks, variant.tilesN), 1, blocks};
+  if (variant.joint) {
+    const int few = std::min(blocks, 1024);  // so that shared steps are counted in 31 bits
+    return {jointWork(shape, static_cast<int>(count), few, variant.tilesN), 1, few};
+  }
   const Work all = workOf(shape, 1, variant.tilesN, variant.tilesK);
   const int most = std::max(1, all.columns * all.steps / 2);  // no block for less than two steps
   const Work work = workOf(shape, std::min(blocks, most), variant.tilesN, variant.tilesK);

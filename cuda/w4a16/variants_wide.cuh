@@ -24,10 +24,10 @@ constexpr Variant wideVariant() {
 template <Type kType, Kind kKind>
 constexpr auto wideVariantsOf() {
   if constexpr (Format<kKind>::kScaled) {
-    // Small groups take registers, and turns of their own for the scales: one slab each, for as many tokens as fit.
-    return std::array{wideVariant<kType, kKind, 4, 4>(), wideVariant<kType, kKind, 8, 4>(),
-                      wideVariant<kType, kKind, 16, 4>(), wideVariant<kType, kKind, 16, 2>(),
-                      wideVariant<kType, kKind, 8, 1>()};
+    // Small groups change units within a tile, which takes registers: of 16, no slab of 128 tokens.
+    return std::array{wideVariant<kType, kKind, 4, 4>(),  wideVariant<kType, kKind, 8, 4>(),
+                      wideVariant<kType, kKind, 16, 4>(), wideVariant<kType, kKind, 8, 2>(),
+                      wideVariant<kType, kKind, 16, 2>(), wideVariant<kType, kKind, 8, 1>()};
   } else {
     return std::array{wideVariant<kType, kKind, 4, 4>(), wideVariant<kType, kKind, 8, 4>(),
                       wideVariant<kType, kKind, 16, 4>()};
@@ -43,7 +43,8 @@ inline const Variant* chooseWide(Variants all, const Shape& shape, int m) {
     if (one.groupUnits == groupUnitsOf(shape) && larger) chosen = &one;
   }
   const int64_t columns = (shape.columns() + kWideTilesN - 1) / kWideTilesN;
-  return slabs(*chosen, m) * columns <= INT_MAX ? chosen : nullptr;
+  // Work is counted in 31 bits.
+  return slabs(*chosen, m) * columns <= INT_MAX && shape.tiles() <= 1 << 20 ? chosen : nullptr;
 }
 
 }  // namespace tsq::cuda::w4a16

@@ -55,7 +55,7 @@ TEST(book_random_shapes) {
 
 TEST(w4a16_wide_random_shapes) {
   Draw draw(30);
-  for (int i = 0; i < 60; ++i) {
+  for (int i = 0; i < 36; ++i) {
     const Case c = randomWideCase(draw);
     checkCase(c, randomLaunch(draw));
   }

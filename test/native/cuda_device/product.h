@@ -55,7 +55,8 @@ class Product {
     gemm.blocks = blocks.value_or(c.blocks);
     gemm.isBF16 = c.type == Type::kBF16;
     gemm.scalesAreBF16 = c.scalesAreBF16;
-    gemm.zerosAreIntegers = c.wide;  // or else the kernels for few tokens are used for many too
+    gemm.zerosAreIntegers = gemm.scalesAreModerate = 1;
+    gemm.batchInvariant = !c.wide;  // the kernels for few tokens for many too
     if (c.shape.book) module().call(module()->makeBook(*c.book, gemm.isBF16, &gemm.book, module().reason()));
     y.fill(0xff);
   }

@@ -29,7 +29,7 @@ static int blocksOf(const Case& c) {
 // The smallest set that has every kernel: compute-sanitizer is slow.
 TEST(device_reduced_set) {
   for (const Type type : {Type::kF16, Type::kBF16}) {
-    for (const int m : {1, 9, 17, 32, 40}) {
+    for (const int m : {1, 9, 17, 32, 40, 70}) {
       for (const int64_t group : {16, 32, 128}) {
         Case c = sized(type, m, 200, 330, group);
         c.bias = true;
@@ -60,12 +60,17 @@ TEST(device_every_group_size_and_variant) {
 }
 
 // The module takes code books in groups that divide k.
+static void divide(Case& c, Draw& draw) {
+  if (!c.shape.book) return;
+  c.shape.k = c.shape.group = std::min(c.shape.group, int64_t{256});
+  c.shape.k *= 1 + draw.below(4);
+}
+
 TEST(device_books) {
   Draw draw(27);
   for (int i = 0; i < 200; ++i) {
     Case c = randomBook(draw);
-    c.shape.k = c.shape.group = std::min(c.shape.group, int64_t{256});
-    c.shape.k *= 1 + draw.below(4);
+    divide(c, draw);
     verify(c);
   }
 }
@@ -82,7 +87,11 @@ TEST(device_random_widths) {
 
 TEST(device_wide_random_shapes) {
   Draw draw(30);
-  for (int i = 0; i < 200; ++i) verify(randomWideCase(draw));
+  for (int i = 0; i < 400; ++i) {
+    Case c = randomWideCase(draw);
+    divide(c, draw);
+    verify(c);
+  }
 }
 
 TEST(device_model_sizes) {
@@ -111,8 +120,18 @@ static uint64_t hash(const std::vector<uint16_t>& values) {
 // A hundred runs each; in every other one a second stream keeps the device busy, so that blocks finish in other orders.
 TEST(device_runs_are_identical) {
   for (const Type type : {Type::kF16, Type::kBF16}) {
-    for (const int m : {1, 8, 16, 24, 32, 100}) {
-      const Case c = sized(type, m, 1152, 7168, 128);  // few columns, much to add up
+    std::vector<Case> cases;
+    for (const int m : {1, 8, 16, 24, 32, 64, 100}) cases.push_back(sized(type, m, 1152, 7168, 128));  // much to add up
+    for (const int m : {8, 100}) {
+      for (const Kind kind : {Kind::kBook4, Kind::kInt8, Kind::kFloat16}) {
+        Case c = sized(type, m, 1152, 7168, kind == Kind::kFloat16 ? 7168 : 128);
+        c.shape.bits = kind == Kind::kInt8 ? 8 : kind == Kind::kFloat16 ? 16 : 4;
+        c.shape.book = kind == Kind::kBook4;
+        c.zeros = false;
+        cases.push_back(c);
+      }
+    }
+    for (const Case& c : cases) {
       const Data d = draw(c);
       Product product(c, d, blocksOf(c)), neighbour(c, d, blocksOf(c));
       const Stream stream, other;
