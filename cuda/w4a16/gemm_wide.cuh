@@ -285,10 +285,10 @@ gemmWideKernel(Gemm gemm) {
   // Of 64 Ki registers: what fetching leaves is for the sums. The compiler must see that warps do not part here.
   const int role = shuffleFrom(threadIndex() / kWideConsumers, 0);
   if (role == 1) {
-    leaveRegisters<40>();
+    leaveRegisters<56>();
     WideProducer<kKind, kTiles, kGroupUnits>(block).run();
   } else {
-    takeRegisters<232>();
+    takeRegisters<224>();
     WideConsumer<kType, kKind, kTiles, kGroupUnits>(block).run();
   }
 }
