@@ -119,6 +119,15 @@ t.test("batch invariance: a row has the same bits in every company", { skip }, a
   t.ok(matmulW4A16(host, q, { batchInvariant: false }))
 })
 
+t.test("scales too far apart for the kernels for many tokens", { skip }, async t => {
+  const q = weight(70, 256, 64, { scales: "bf16" })
+  const scales = q.scales.map((scale, i) => scale * 2 ** (i % 2 === 0 ? 60 : -70))
+  const wild = new QuantizedTensor({ ...(q as QuantizedTensorInit), scales })
+  const packed = await prepack(wild, { device: "cuda" })
+  const x = await (await values([40, 256], "bf16")).to("cuda")
+  await check(t, "2^60 beside 2^-70", matmulW4A16(x, packed), x, wild)
+})
+
 t.test("shapes: a vector, leading dimensions, no rows", { skip }, async t => {
   const q = weight(48, 64, 64)
   const packed = await prepack(q, { device: "cuda" })
