@@ -238,8 +238,8 @@ export interface Binding {
     zeros: Uint8Array | null,
     groupIndex: Int32Array | null,
   ): Promise<Handle>
-  /** Enqueues y[m, n] = x[m, k] W^T (+ bias [n]), all f16 (1) or bf16 (2), and gives y's memory. */
-  cudaMatmul(weight: Handle, x: Handle, dtype: 1 | 2, m: number, bias: Handle | null): Handle
+  /** Enqueues y[m, n] = x[m, k] W^T (+ bias [n]), all f16 (1) or bf16 (2), and gives y's memory. batchInvariant: rows have the same bits for every m. */
+  cudaMatmul(weight: Handle, x: Handle, dtype: 1 | 2, m: number, bias: Handle | null, batchInvariant: boolean): Handle
 
   // Probes: what the machine can do at most, with the threads that take part in a call. Synchronous, for benchmarks.
   /** Instructions whose peak can be measured here. */

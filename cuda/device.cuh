@@ -15,12 +15,16 @@
 //   commitCopies() waitCopies<groups left>()
 //   loadMatrices(r, row) loadMatricesTransposed(r, row)          ldmatrix.x4
 //   multiply<type>(d, a, b0, b1)                 mma: m16n8k16 for kF16, kBF16; m16n8k32 for kE4M3; multiplyS8 for s8
+//   andOr(a, b, c) rotateRight(v, bits) permuteBytes(a, b, selector)   lop3, shf, prmt
+//   fusedMultiplyAdd(a, b, c) fusedMultiplyAdd2<type>(a, b, c)         …2: of the two values of a word
+//   reciprocal(v)                                rcp.approx: to an ulp, of normal numbers
 //   atomicAdd(p, v) atomicAddSync(p, v)          device scope; …Sync releases and acquires
 //   loadAcquire(p) storeRelease(p, v)            device scope
 //
 // sm_90a only:
 //   initBarrier(b, arrivals) arrive(b) arriveExpecting(b, bytes) waitPhase(b, parity)   mbarrier
 //   copyBulk(to, from, bytes, b)                 cp.async.bulk, reports its bytes to the barrier
+//   takeRegisters<n>() leaveRegisters<n>()       setmaxnreg: this warpgroup has n from now on, more or fewer
 //   proxyFence()                                 shows this thread's writes, once a barrier orders them, to wgmma
 //   fenceProducts() multiplyAsync<type, columns>(d, a, descriptor(shared)) commitProducts() waitProducts<groups left>()
 //   settle(d)                                    after the wait, before d is used: keeps the compiler from reading d early

@@ -193,16 +193,26 @@ TSQ_DEVICE uint32_t andOr(uint32_t a, uint32_t b, uint32_t c) {
   asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
   return r;
 }
+TSQ_DEVICE uint32_t permuteBytes(uint32_t a, uint32_t b, uint32_t selector) {
+  uint32_t r;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(selector));
+  return r;
+}
 TSQ_DEVICE float fusedMultiplyAdd(float a, float b, float c) {
   return __fmaf_rn(a, b, c);
 }
-template <Type kType>
-TSQ_DEVICE float toFloat(uint16_t bits) {
-  if constexpr (kType == Type::kF16) return __half2float(__ushort_as_half(bits));
-  return __uint_as_float(uint32_t{bits} << 16);
+TSQ_DEVICE float reciprocal(float a) {
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(a));
+  return r;
 }
 template <Type kType>
-TSQ_DEVICE uint16_t fromFloat(float value) {
+TSQ_BOTH float toFloat(uint16_t bits) {
+  if constexpr (kType == Type::kF16) return __half2float(__ushort_as_half(bits));
+  return __bfloat162float(__ushort_as_bfloat16(bits));
+}
+template <Type kType>
+TSQ_BOTH uint16_t fromFloat(float value) {
   if constexpr (kType == Type::kF16) return __half_as_ushort(__float2half_rn(value));
   return __bfloat16_as_ushort(__float2bfloat16_rn(value));
 }
@@ -264,22 +274,38 @@ TSQ_DEVICE void settle(float (&d)[kCount]) {
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])                                                                               \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
 
+#define TSQ_WGMMA_128(type) \
+  asm volatile("{ .reg .pred p; setp.eq.u32 p, 0, 0; " \
+               "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, {%64, %65, %66, %67}, %68, p, 1, 1, 0; }" \
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]) \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+
 template <Type kType, int kColumns>
 TSQ_DEVICE void multiplyAsync(float (&d)[kColumns / 2], const uint32_t (&a)[4], uint64_t b) {
-  static_assert(kColumns == 32 || kColumns == 64);
-  if constexpr (kColumns == 32) {
-    if constexpr (kType == Type::kF16) {
-      TSQ_WGMMA_32("f16");
-    } else {
-      TSQ_WGMMA_32("bf16");
-    }
+  static_assert(kColumns == 32 || kColumns == 64 || kColumns == 128);
+  constexpr bool kHalf = kType == Type::kF16;
+  if constexpr (kColumns == 32 && kHalf) {
+    TSQ_WGMMA_32("f16");
+  } else if constexpr (kColumns == 32) {
+    TSQ_WGMMA_32("bf16");
+  } else if constexpr (kColumns == 64 && kHalf) {
+    TSQ_WGMMA_64("f16");
+  } else if constexpr (kColumns == 64) {
+    TSQ_WGMMA_64("bf16");
+  } else if constexpr (kHalf) {
+    TSQ_WGMMA_128("f16");
   } else {
-    if constexpr (kType == Type::kF16) {
-      TSQ_WGMMA_64("f16");
-    } else {
-      TSQ_WGMMA_64("bf16");
-    }
+    TSQ_WGMMA_128("bf16");
   }
+}
+
+template <int kCount>
+TSQ_DEVICE void takeRegisters() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+template <int kCount>
+TSQ_DEVICE void leaveRegisters() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
 }
 
 template <Type kType>

@@ -1,5 +1,5 @@
-// Times W4A16, W8A16 and 16-bit weights beside cuBLAS and beside dequantizing and then cuBLAS, over shapes and tokens.
-// All have the same weights.
+// Times W4A16 with integers and with a code book, W8A16 and 16-bit weights beside cuBLAS and beside dequantizing and
+// then cuBLAS, over shapes and tokens. All have the same weights.
 //   sweep [--json FILE] [--shapes KxN,...] [--m M,...] [--group G] [--samples S] [--seconds T]
 // Cells begin within --seconds; what is left then is reported as not measured.
 #include <algorithm>
@@ -163,13 +163,14 @@ class Sweep {
     TsqCudaShape shape;
     std::vector<DeviceBuffer<uint8_t>> weights, scales;
     size_t bytes;
+    TsqCudaBook book;
   };
   Ours pack(const char* name, const TsqCudaShape& shape, const void* codes, const uint16_t* scales) {
     PackedWeight packed(module_, shape, codes, nullptr, scales, nullptr, stream_);
     const size_t bytes = packed.weights.bytes() + packed.scales.bytes();
     const int copies = copiesOf(bytes);
-    return {name, shape, copiesFrom(std::move(packed.weights), copies), copiesFrom(std::move(packed.scales), copies),
-            bytes};
+    return {name,  shape, copiesFrom(std::move(packed.weights), copies), copiesFrom(std::move(packed.scales), copies),
+            bytes, {}};
   }
 
   void measureShape(int64_t n, int64_t k, bool bf16, Report& report) {
@@ -192,6 +193,11 @@ class Sweep {
     dequantize(nibbles[0].data(), scales.data(), wide.data(), n, k, options_.group, bf16, stream_);
     std::vector<Ours> ours;
     ours.push_back(pack("tsq-w4a16", {n, k, options_.group}, codes.data(), scales.data()));
+    // The kernels for NF4, with a book that holds the same values as the codes: time does not depend on them.
+    ours.push_back(pack("tsq-book4", {n, k, options_.group, 4, 1}, codes.data(), scales.data()));
+    float values[16];
+    for (int i = 0; i < 16; ++i) values[i] = static_cast<float>(i - 8);
+    module_.call(module_->makeBook(values, bf16, &ours.back().book, module_.reason()));
     {
       DeviceBuffer<uint8_t> bytes(static_cast<size_t>(weights));
       widenCodes(codes.data(), bytes.data(), weights, stream_);
@@ -249,6 +255,8 @@ class Sweep {
         gemm.m = m;
         gemm.blocks = blocks;
         gemm.isBF16 = gemm.scalesAreBF16 = bf16;
+        gemm.book = one.book;
+        gemm.scalesAreModerate = 1;
         cell(one.name, static_cast<int>(one.weights.size()), one.bytes, [&](int copy) {
           gemm.weights = one.weights[static_cast<size_t>(copy)].data();
           gemm.scales = one.scales[static_cast<size_t>(copy)].data();

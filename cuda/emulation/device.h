@@ -162,6 +162,10 @@ inline void copyBulk(Shared<Words> to, Global<const Words> from, int bytes, Shar
 inline void proxyFence() {
   emulation::proxyFence();
 }
+template <int kCount>
+void takeRegisters() {}
+template <int kCount>
+void leaveRegisters() {}
 template <typename T>
 uint32_t sharedAddress(Shared<T> memory) {
   return memory.offset;
@@ -196,8 +200,22 @@ inline constexpr uint32_t andOr(uint32_t a, uint32_t b, uint32_t c) {
 inline constexpr uint32_t rotateRight(uint32_t value, int bits) {
   return std::rotr(value, bits);
 }
+// PTX ISA, prmt: nibble i of the selector chooses byte i of the result among the eight of a and b; where its top bit is
+// set, the byte becomes eight times the sign of that one.
+inline constexpr uint32_t permuteBytes(uint32_t a, uint32_t b, uint32_t selector) {
+  uint32_t word = 0;
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t nibble = selector >> 4 * i & 15;
+    const auto byte = static_cast<uint32_t>((uint64_t{b} << 32 | a) >> 8 * (nibble & 7) & 0xff);
+    word |= (nibble < 8 ? byte : byte >> 7 != 0 ? 0xffu : 0u) << 8 * i;
+  }
+  return word;
+}
 inline float fusedMultiplyAdd(float a, float b, float c) {
   return std::fma(a, b, c);
+}
+inline float reciprocal(float a) {
+  return 1 / a;
 }
 template <Type kType>
 float toFloat(uint16_t bits) {

@@ -1,6 +1,8 @@
 // What a call must satisfy before anything is launched. No CUDA here: tested without a device.
 #pragma once
+#include <algorithm>
 #include <climits>
+#include <cmath>
 #include <cstdarg>
 #include <cstdio>
 
@@ -19,15 +21,23 @@ __attribute__((format(printf, 3, 4))) inline int refuse(int outcome, TsqCudaText
 }
 
 inline w4a16::Shape shapeOf(const TsqCudaShape& shape) {
-  return {shape.n, shape.k, shape.group, shape.bits};
+  return {shape.n, shape.k, shape.group, shape.bits, shape.book != 0};
 }
 
 inline int checkShape(const TsqCudaShape& shape, TsqCudaText reason) {
-  if (shapeOf(shape).valid()) return kTsqCudaOk;
+  if (shapeOf(shape).valid()) {
+    if (shape.book == 0 || shape.k % shape.group == 0) return kTsqCudaOk;
+    return refuse(
+        kTsqCudaArgument, reason,
+        "W4A16: weight [%lld, %lld] with a code book in blocks of %lld, which run over its rows as one: expected "
+        "blocks that divide k, so that none belongs to two rows; dequantize this one",
+        static_cast<long long>(shape.n), static_cast<long long>(shape.k), static_cast<long long>(shape.group));
+  }
   return refuse(
       kTsqCudaArgument, reason,
       "W4A16: weight [%lld, %lld] of %d bits in groups of %lld: groups are 16, 32, a multiple of 64, or k and more; "
-      "sizes are positive at most 2^31, and below 2^45 in all; bits are 4, 8, or 16 in one group",
+      "sizes are positive at most 2^31, and below 2^45 in all; bits are 4 (with a code book too), 8, or 16 in one "
+      "group",
       static_cast<long long>(shape.n), static_cast<long long>(shape.k), shape.bits,
       static_cast<long long>(shape.group));
 }
@@ -62,6 +72,10 @@ inline int checkGemm(const TsqCudaW4A16& gemm, TsqCudaText reason) {
   TSQ_TRY(checkPointer("the weight", gemm.weights, false, 16, reason));
   TSQ_TRY(checkPointer("the scales", gemm.scales, gemm.shape.bits == 16, 16, reason));
   TSQ_TRY(checkPointer("the zero points", gemm.zeros, true, 16, reason));
+  if (gemm.shape.book != 0 && gemm.zeros != nullptr)
+    return refuse(kTsqCudaArgument, reason, "W4A16: a weight with a code book has no zero points, and some are given");
+  if (gemm.shape.book != 0 && gemm.book.scale == 0)
+    return refuse(kTsqCudaArgument, reason, "W4A16: the code book of the weight is not given: makeBook makes it");
   TSQ_TRY(checkPointer("x", gemm.x, false, 2, reason));
   TSQ_TRY(checkPointer("the order", gemm.order, true, 4, reason));
   TSQ_TRY(checkPointer("the bias", gemm.bias, true, 2, reason));
@@ -75,6 +89,21 @@ inline int checkGemm(const TsqCudaW4A16& gemm, TsqCudaText reason) {
                   static_cast<long long>(gemm.shape.k), static_cast<long long>(gemm.shape.n));
   }
   return kTsqCudaOk;
+}
+
+inline int checkBook(const float (&values)[16], TsqCudaText reason) {
+  float largest = 0;
+  for (int i = 0; i < 16; ++i) {
+    if (!std::isfinite(values[i]))
+      return refuse(kTsqCudaArgument, reason, "W4A16: value %d of the code book is %g, expected a finite one", i,
+                    static_cast<double>(values[i]));
+    largest = std::max(largest, std::abs(values[i]));
+  }
+  if (largest >= 0x1p-60f && largest <= 0x1p60f) return kTsqCudaOk;
+  return refuse(kTsqCudaArgument, reason,
+                "W4A16: the largest value of the code book is %g, expected 2^-60 to 2^60: scale the book, and the "
+                "weight's scales the other way",
+                static_cast<double>(largest));
 }
 
 }  // namespace tsq::cuda::module

@@ -9,6 +9,7 @@
 #include "cuda/module/memory.h"
 #include "cuda/module/runtime.h"
 #include "cuda/module/variants.h"
+#include "cuda/w4a16/book.h"
 #include "cuda/w4a16/pack.cuh"
 
 namespace tsq::cuda::module {
@@ -52,20 +53,20 @@ int allowShared(const All& all, TsqCudaText reason) {
 
 int prepare(int index, TsqCudaText reason) {
   TSQ_TRY(use(index, reason));
-  for (const int bits : {4, 8, 16}) {
-    for (const bool bf16 : {false, true}) TSQ_TRY(allowShared(w4a16::compiled(bf16, bits), reason));
-  }
+  using w4a16::Kind;
   bool hopper = false;
   TSQ_TRY(isHopper(&hopper, reason));
-  if (!hopper) return kTsqCudaOk;
-  TSQ_TRY(allowShared(w4a16::wideVariantsF16(), reason));
-  return allowShared(w4a16::wideVariantsBF16(), reason);
+  for (const Kind kind : {Kind::kInt4, Kind::kBook4, Kind::kInt8, Kind::kFloat16}) {
+    for (const bool bf16 : {false, true}) {
+      TSQ_TRY(allowShared(w4a16::compiled(bf16, kind), reason));
+      if (hopper) TSQ_TRY(allowShared(w4a16::compiledWide(bf16, kind), reason));
+    }
+  }
+  return kTsqCudaOk;
 }
 
-int blocksFor(const TsqCudaShape* shape, int multiprocessors) {
-  // One for each multiprocessor, and no block for less than two steps.
-  const w4a16::Work all = w4a16::workOf(w4a16::compiled(false, shape->bits)[0], shapeOf(*shape), 1);
-  return std::max(1, std::min(multiprocessors, all.columns * all.steps / 2));
+int blocksFor(const TsqCudaShape* /*shape*/, int multiprocessors) {
+  return multiprocessors;
 }
 
 int sizes(const TsqCudaShape* shape, int32_t m, int blocks, TsqCudaSizes* out, TsqCudaText reason) {
@@ -74,10 +75,10 @@ int sizes(const TsqCudaShape* shape, int32_t m, int blocks, TsqCudaSizes* out, T
   const w4a16::Shape s = shapeOf(*shape);
   *out = {s.weightWords() * 16, s.scaleWords() * 16, 0, 0};
   // Whichever kernel a device chooses.
-  for (const w4a16::Variant* one :
-       {&w4a16::choose(w4a16::compiled(false, s.bits), s, m), w4a16::chooseWide(w4a16::wideVariantsF16(), s, m)}) {
+  for (const w4a16::Variant* one : {&w4a16::choose(w4a16::compiled(false, s.kind()), s, m),
+                                    w4a16::chooseWide(w4a16::compiledWide(false, s.kind()), s, m)}) {
     if (one == nullptr) continue;
-    out->counterBytes = std::max(out->counterBytes, w4a16::counterCount(*one, s, m) * 4);
+    out->counterBytes = std::max(out->counterBytes, w4a16::counterCount(*one, s, m, blocks) * 4);
     out->partialBytes = std::max(out->partialBytes, w4a16::partialCount(*one, s, m, blocks) * 16);
   }
   return kTsqCudaOk;
@@ -114,35 +115,58 @@ int packScales(const TsqCudaPack* pack, void* stream, TsqCudaText reason) {
                  reason);
 }
 
+w4a16::Book bookOf(const TsqCudaBook& from) {
+  w4a16::Book book{{}, {}, from.scale};
+  std::copy_n(from.low, 4, book.low);
+  std::copy_n(from.high, 4, book.high);
+  return book;
+}
+
+int makeBook(const float* values, int32_t isBF16, TsqCudaBook* out, TsqCudaText reason) {
+  float book[16];
+  std::copy_n(values, 16, book);
+  TSQ_TRY(checkBook(book, reason));
+  const w4a16::Book made = isBF16 != 0 ? w4a16::makeBook<Type::kBF16>(book) : w4a16::makeBook<Type::kF16>(book);
+  std::copy_n(made.low, 4, out->low);
+  std::copy_n(made.high, 4, out->high);
+  out->scale = made.scale;
+  return kTsqCudaOk;
+}
+
 int gemm(const TsqCudaW4A16* g, void* stream, TsqCudaText reason) {
   TSQ_TRY(checkGemm(*g, reason));
   const w4a16::Shape shape = shapeOf(g->shape);
   const bool vectorX = g->order == nullptr && reinterpret_cast<uintptr_t>(g->x) % 16 == 0 && g->strideX % 8 == 0;
-  const w4a16::Gemm parameters{shape,
-                               {static_cast<const Words*>(g->weights)},
-                               {static_cast<const Words*>(g->scales)},
-                               {static_cast<const Words*>(g->zeros)},
-                               {static_cast<const uint16_t*>(g->x)},
-                               {g->order},
-                               {static_cast<const uint16_t*>(g->bias)},
-                               {static_cast<uint16_t*>(g->y)},
-                               {static_cast<Floats*>(g->partials)},
-                               {static_cast<int*>(g->counters)},
-                               g->strideX,
-                               g->strideY,
-                               g->m,
-                               g->blocks,
-                               g->scalesAreBF16 != 0,
-                               vectorX};
+  w4a16::Gemm parameters{shape,
+                         {static_cast<const Words*>(g->weights)},
+                         {static_cast<const Words*>(g->scales)},
+                         {static_cast<const Words*>(g->zeros)},
+                         {static_cast<const uint16_t*>(g->x)},
+                         {g->order},
+                         {static_cast<const uint16_t*>(g->bias)},
+                         {static_cast<uint16_t*>(g->y)},
+                         {static_cast<Floats*>(g->partials)},
+                         {static_cast<int*>(g->counters)},
+                         g->strideX,
+                         g->strideY,
+                         g->m,
+                         g->blocks,
+                         g->scalesAreBF16 != 0,
+                         vectorX,
+                         bookOf(g->book)};
   bool hopper = false;
   TSQ_TRY(isHopper(&hopper, reason));
-  const bool exact = g->zeros == nullptr || g->zerosAreIntegers != 0;
-  const auto& wide = g->isBF16 != 0 ? w4a16::wideVariantsBF16() : w4a16::wideVariantsF16();
-  const w4a16::Variant* chosen = hopper && exact ? w4a16::chooseWide(wide, shape, g->m) : nullptr;
+  const bool bf16 = g->isBF16 != 0;
+  const bool exact = (g->zeros == nullptr || g->zerosAreIntegers != 0) &&
+                     (g->scales == nullptr || g->scalesAreBF16 == 0 || g->scalesAreModerate != 0);
+  const w4a16::Variant* wide = hopper && exact && g->batchInvariant == 0
+                                   ? w4a16::chooseWide(w4a16::compiledWide(bf16, shape.kind()), shape, g->m)
+                                   : nullptr;
   const w4a16::Variant& variant =
-      chosen != nullptr ? *chosen : w4a16::choose(w4a16::compiled(g->isBF16 != 0, shape.bits), shape, g->m);
-  const int64_t blocks = w4a16::slabs(variant, g->m) * w4a16::workOf(variant, shape, g->blocks).blocks;
-  return enqueue(variant.kernel, blocks, variant.threads, variant.sharedBytes, parameters, stream, reason);
+      wide != nullptr ? *wide : w4a16::choose(w4a16::compiled(bf16, shape.kind()), shape, g->m);
+  const w4a16::Plan plan = w4a16::planOf(variant, shape, g->m, g->blocks);
+  parameters.blocks = plan.blocks;
+  return enqueue(variant.kernel, plan.grid(), variant.threads, variant.sharedBytes, parameters, stream, reason);
 }
 
 }  // namespace
@@ -152,6 +176,6 @@ extern "C" __attribute__((visibility("default"))) const TsqCuda* tsqCuda() {
   using namespace tsq::cuda::module;  // NOLINT
   static constexpr TsqCuda table{kTsqCudaVersion, devices,  device,    prepare,    use,  openStream,
                                  closeStream,     allocate, release,   clear,      copy, wait,
-                                 blocksFor,       sizes,    packCodes, packScales, gemm};
+                                 blocksFor,       sizes,    packCodes, packScales, gemm, makeBook};
   return &table;
 }

@@ -6,7 +6,7 @@
 
 extern "C" {
 
-constexpr uint32_t kTsqCudaVersion = 2;  // of everything below
+constexpr uint32_t kTsqCudaVersion = 3;  // of everything below
 
 enum TsqCudaOutcome {
   kTsqCudaOk = 0,
@@ -31,6 +31,7 @@ struct TsqCudaText {
 struct TsqCudaShape {
   int64_t n, k, group;
   int32_t bits = 4;  // or 8; or 16: weights of the type of x, without scales, in one group
+  int32_t book = 0;  // 1: codes of 4 bits are numbers of values in a code book, in groups that divide k
 };
 
 struct TsqCudaPack {
@@ -46,6 +47,12 @@ struct TsqCudaSizes {
   int64_t counterBytes, partialBytes;  // of the workspace for m tokens; the counters begin as zero
 };
 
+// A code book of 16 values (NF4, FP4) in 16 bits, from makeBook.
+struct TsqCudaBook {
+  uint32_t low[4], high[4];
+  float scale;
+};
+
 // W4A16, W8A16, and weights as they are, by the bits of the shape.
 struct TsqCudaW4A16 {
   TsqCudaShape shape;
@@ -59,7 +66,13 @@ struct TsqCudaW4A16 {
   int32_t m;
   int32_t blocks;  // from blocksFor
   int32_t isBF16, scalesAreBF16;
-  int32_t zerosAreIntegers;  // of 0 to 15, for 4 bits: the faster kernels for many tokens hold no others exactly
+  // What the faster kernels for many tokens need: zero points are integers that codes can be; scales in bf16 are 0, or
+  // 2^-40 to 2^40 in magnitude.
+  int32_t zerosAreIntegers, scalesAreModerate;
+  TsqCudaBook book;  // of the type of x, where the shape has one
+  // One kernel and one split along k for every m: a row of y has the same bits whatever the other rows are, and however
+  // many, for the same `blocks`.
+  int32_t batchInvariant;
 };
 
 struct TsqCuda {
@@ -84,13 +97,16 @@ struct TsqCuda {
   int (*copy)(void* to, const void* from, int64_t bytes, void* stream, TsqCudaText reason);
   // Until all that was enqueued is done; tells of what failed meanwhile. Blocks the calling thread.
   int (*wait)(void* stream, TsqCudaText reason);
-  // How many blocks share a slab of tokens on a device with this many multiprocessors. Results depend on it.
+  // How many blocks share the work on a device with this many multiprocessors, at most. Results depend on it.
   int (*blocksFor)(const TsqCudaShape* shape, int multiprocessors);
   int (*sizes)(const TsqCudaShape* shape, int32_t m, int blocks, TsqCudaSizes* out, TsqCudaText reason);
   // These only enqueue on the stream.
   int (*packCodes)(const TsqCudaPack* pack, void* stream, TsqCudaText reason);
   int (*packScales)(const TsqCudaPack* pack, void* stream, TsqCudaText reason);
   int (*w4a16)(const TsqCudaW4A16* gemm, void* stream, TsqCudaText reason);
+  // Of values in the host's memory: value = scale of the group times values[code]. In 16 bits they become what comes
+  // closest to them but for one factor (cuda/w4a16/book.h).
+  int (*makeBook)(const float* values, int32_t isBF16, TsqCudaBook* out, TsqCudaText reason);
 };
 
 typedef const TsqCuda* (*TsqCudaEntry)();  // exported as "tsqCuda"

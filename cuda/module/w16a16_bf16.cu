@@ -3,7 +3,7 @@
 namespace tsq::cuda::w4a16 {
 
 Variants w16BF16() {
-  static constexpr auto all = variantsOf<Type::kBF16, 16>();
+  static constexpr auto all = variantsOf<Type::kBF16, Kind::kFloat16>();
   return all;
 }
 

@@ -3,7 +3,7 @@
 namespace tsq::cuda::w4a16 {
 
 Variants w16F16() {
-  static constexpr auto all = variantsOf<Type::kF16, 16>();
+  static constexpr auto all = variantsOf<Type::kF16, Kind::kFloat16>();
   return all;
 }
 

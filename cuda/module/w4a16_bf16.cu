@@ -3,7 +3,7 @@
 namespace tsq::cuda::w4a16 {
 
 Variants w4BF16() {
-  static constexpr auto all = variantsOf<Type::kBF16, 4>();
+  static constexpr auto all = variantsOf<Type::kBF16, Kind::kInt4>();
   return all;
 }
 

@@ -3,7 +3,7 @@
 namespace tsq::cuda::w4a16 {
 
 Variants w4F16() {
-  static constexpr auto all = variantsOf<Type::kF16, 4>();
+  static constexpr auto all = variantsOf<Type::kF16, Kind::kInt4>();
   return all;
 }
 

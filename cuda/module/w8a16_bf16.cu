@@ -3,7 +3,7 @@
 namespace tsq::cuda::w4a16 {
 
 Variants w8BF16() {
-  static constexpr auto all = variantsOf<Type::kBF16, 8>();
+  static constexpr auto all = variantsOf<Type::kBF16, Kind::kInt8>();
   return all;
 }
 

@@ -3,7 +3,7 @@
 namespace tsq::cuda::w4a16 {
 
 Variants w8F16() {
-  static constexpr auto all = variantsOf<Type::kF16, 8>();
+  static constexpr auto all = variantsOf<Type::kF16, Kind::kInt8>();
   return all;
 }
 

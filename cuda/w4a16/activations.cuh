@@ -12,15 +12,16 @@ TSQ_DEVICE int chunkOf(int token, int chunk) {
   return token * kChunks + (chunk ^ token % 8);
 }
 
-// Tokens `first` and on of a tile along k, by `threads` threads of which this is number `thread`. What lies outside x
-// becomes zero. Belongs to the group of copies that the caller commits.
+// Tokens `first` and on of a tile along k, by `threads` threads, a multiple of 8, of which this is number `thread`.
+// What lies outside x becomes zero. Belongs to the group of copies that the caller commits.
 TSQ_DEVICE void fetchActivations(const Gemm& p, Shared<Words> to, int64_t first, int tokens, int tile, int thread,
                                  int threads) {
-  for (int i = thread; i < tokens * kChunks; i += threads) {
-    const int token = i / kChunks, chunk = i % kChunks;
-    const int64_t row = first + token, k = int64_t{tile} * kTileK + chunk * 8;
-    const int64_t past = row < p.m ? p.shape.k - k : 0;
-    const int count = past <= 0 ? 0 : past < 8 ? static_cast<int>(past) : 8;
+  const int chunk = thread % kChunks;
+  const int64_t k = int64_t{tile} * kTileK + chunk * 8, past = p.shape.k - k;
+  const int inside = past <= 0 ? 0 : past < 8 ? static_cast<int>(past) : 8;
+  for (int token = thread / kChunks; token < tokens; token += threads / kChunks) {
+    const int64_t row = first + token;
+    const int count = row < p.m ? inside : 0;
     if (p.vectorX) {
       const auto* from = reinterpret_cast<const Words*>(p.x.pointer + (count > 0 ? row * p.strideX + k : 0));
       copyAsync(to + chunkOf(token, chunk), Global<const Words>{from}, count * 2);

@@ -5,7 +5,8 @@
 // scale s and zero point z of a group, in float32:
 //   sum s (q - z) x = 16 s (sum v x - (1 + z/16) sum x)
 // so that the inner loop unpacks and multiplies, and everything else happens once a group. sum x comes from the tensor
-// cores too, as a product with ones. 8 bits become v = q - 128, and 16 bits have no scales.
+// cores too, as a product with ones. 8 bits become v = q - 128, codes of a book the values there, and 16 bits have no
+// scales.
 //
 // Steps along k go through a ring of stages in shared memory; each of the warps along k takes 64 of a step, each of
 // those along n 64 outputs. Sums of warps and of blocks are added in a fixed order: the same input gives the same bits.
@@ -16,17 +17,17 @@
 namespace tsq::cuda::w4a16 {
 
 // The warps of a block: fewer for wider weights, so that stages have the same size.
-template <int kBits>
+template <Kind kKind>
 struct Warps {
-  static constexpr int kN = kBits == 4 ? 2 : 1, kK = kBits < 16 ? 4 : 2;
+  static constexpr int kBits = Format<kKind>::kBits, kN = kBits == 4 ? 2 : 1, kK = kBits < 16 ? 4 : 2;
   static constexpr int kThreads = 32 * kN * kK;
 };
 
 // kTiles of 8 tokens are a slab; kGroupUnits units of 16 k have one scale (4: whole tiles).
-template <Type kType, int kBits, int kTiles, int kGroupUnits>
+template <Type kType, Kind kKind, int kTiles, int kGroupUnits>
 class GemmBlock {
-  using Weight = Format<kBits>;
-  static constexpr int kWarpsN = Warps<kBits>::kN, kWarpsK = Warps<kBits>::kK;
+  using Weight = Format<kKind>;
+  static constexpr int kWarpsN = Warps<kKind>::kN, kWarpsK = Warps<kKind>::kK;
   static constexpr int kWarpWords = kTileWords * Weight::kPieces;  // of a warp's tile
   static constexpr int kTokens = 8 * kTiles, kGroups = kUnits / kGroupUnits;
   static constexpr int kPairs = kTiles < 3 ? kUnits / 2 : 1;  // unrolled: for more tiles registers run out
@@ -97,7 +98,7 @@ class GemmBlock {
         const int64_t row = inside ? (column * groups + group) * kScaleWords + lane % kScaleWords : 0;
         const int to = warp * kGroups * kScaleWords + lane;
         copyAsync(words + (kScales + to), p.scales + row, inside ? 16 : 0);
-        if (p.zeros) copyAsync(words + (kZeros + to), p.zeros + row, inside ? 16 : 0);
+        if (Weight::kCentred && p.zeros) copyAsync(words + (kZeros + to), p.zeros + row, inside ? 16 : 0);
       }
       // With the other warps of the same tile along k.
       fetchActivations(p, words + xBegin(), int64_t{slab} * kTokens, kTokens, tile, warpN * 32 + lane, kWarpsN * 32);
@@ -117,7 +118,7 @@ class GemmBlock {
       }
       TSQ_UNROLL for (int unit = pair; unit < pair + 2; ++unit) {
         TSQ_UNROLL for (int tile = 0; tile < kTiles; ++tile) {
-          if (!Weight::kScaled) break;
+          if (!Weight::kCentred) break;
           multiply<kType>(sums[tile], ones, x[tile][(unit - pair) * 2], x[tile][(unit - pair) * 2 + 1]);
         }
         Words weights;
@@ -127,7 +128,7 @@ class GemmBlock {
                 load(words + (warp * kWarpWords + (unit * Weight::kPieces + slice / Weight::kSlices) * 32 + lane));
           }
           uint32_t a[4];
-          Weight::template fragment<kType>(a, weights, slice % Weight::kSlices);
+          Weight::template fragment<kType>(a, weights, slice % Weight::kSlices, p.book);
           TSQ_UNROLL for (int tile = 0; tile < kTiles; ++tile) {
             multiply<kType>(part[slice][tile], a, x[tile][(unit - pair) * 2], x[tile][(unit - pair) * 2 + 1]);
           }
@@ -148,19 +149,21 @@ class GemmBlock {
     const int row = (warp * kGroups + group) * kScaleWords + lane / 4;
     Words scales = {}, zeros = {};
     if (Weight::kScaled) scales = load(words + (kScales + row));
-    if (Weight::kScaled && p.zeros) zeros = load(words + (kZeros + row));
+    if (Weight::kCentred && p.zeros) zeros = load(words + (kZeros + row));
     TSQ_UNROLL for (int slice = 0; slice < 4; ++slice) {
       TSQ_UNROLL for (int half = 0; half < 2; ++half) {
         const auto bits = static_cast<uint16_t>(scales.v[slice] >> 16 * half);
-        const float scale = Weight::kScale * (p.scalesAreBF16 ? toFloat<Type::kBF16>(bits) : toFloat<Type::kF16>(bits));
+        const float scale =
+            Weight::factor(p.book) * (p.scalesAreBF16 ? toFloat<Type::kBF16>(bits) : toFloat<Type::kF16>(bits));
         const float zero =
             p.zeros ? toFloat<Type::kF16>(static_cast<uint16_t>(zeros.v[slice] >> 16 * half)) : Weight::kZero;
         const float bias = Weight::bias(zero);
         TSQ_UNROLL for (int tile = 0; tile < kTiles; ++tile) {
           TSQ_UNROLL for (int i = 2 * half; i < 2 * half + 2; ++i) {
-            float& sum = total.v[slice][tile][i];
-            const float centred = fusedMultiplyAdd(bias, sums[tile][i % 2], part[slice][tile][i]);
-            sum = Weight::kScaled ? fusedMultiplyAdd(scale, centred, sum) : sum + part[slice][tile][i];
+            float& sum = total.v[slice][tile * 4 + i];
+            const float plain = part[slice][tile][i];
+            const float centred = Weight::kCentred ? fusedMultiplyAdd(bias, sums[tile][i % 2], plain) : plain;
+            sum = Weight::kScaled ? fusedMultiplyAdd(scale, centred, sum) : sum + plain;
             part[slice][tile][i] = 0;
           }
         }
@@ -185,7 +188,8 @@ class GemmBlock {
     syncThreads();
     if (warpK == 0) total.add(slot(1));
     const auto flag = sharedMemory<int>(kFlag * sizeof(Words));
-    if (completeColumn(p, work, walk, slab, block, total, warpK == 0 ? warpN : -1, kWarpsN, flag)) {
+    if (completeColumn(p, work, walk, slab, block, total, warpK == 0 ? warpN : -1, kWarpsN, flag,
+                       Warps<kKind>::kThreads)) {
       total.template write<kType>(p, (int64_t{walk.column} * kWarpsN + warpN) * kTileN, int64_t{slab} * kTokens);
     }
     total.clear();
@@ -200,10 +204,10 @@ class GemmBlock {
   float sums[kTiles][4] = {};     // of x over the current group
 };
 
-template <Type kType, int kBits, int kTiles, int kGroupUnits>
-TSQ_KERNEL(Warps<kBits>::kThreads)
+template <Type kType, Kind kKind, int kTiles, int kGroupUnits>
+TSQ_KERNEL(Warps<kKind>::kThreads)
 gemmKernel(Gemm gemm) {
-  GemmBlock<kType, kBits, kTiles, kGroupUnits>(gemm).run();
+  GemmBlock<kType, kKind, kTiles, kGroupUnits>(gemm).run();
 }
 
 }  // namespace tsq::cuda::w4a16

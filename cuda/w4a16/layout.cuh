@@ -18,6 +18,9 @@
 // Codes of 8 bits take two words for what is one word above, and weights of 16 bits, which have no scales, four: the
 // registers themselves. A lane then has two or four times 16 bytes in a unit, those of all lanes next to each other.
 // The codes of registers 2 i and 2 i + 1 are bytes 0 and 1 of word i (lower half), and 2 and 3 (upper half).
+//
+// Codes of 4 bits may be numbers of values in a code book (NF4, FP4): the two of register r are then nibbles 2 r and
+// 2 r + 1, as byte permutations want them, and there are no zero points.
 #pragma once
 #include "cuda/device.cuh"
 
@@ -28,11 +31,18 @@ constexpr int kUnits = kTileK / kUnitK;
 constexpr int kTileWords = kUnits * 32;  // of 16 bytes
 constexpr int kScaleWords = 8;           // of 16 bytes, for a group of 64 outputs
 
+// What a weight consists of.
+enum class Kind { kInt4, kBook4, kInt8, kFloat16 };
+
 struct Shape {
   int64_t n, k;
-  int64_t group;  // 16, 32, a multiple of 64, or at least k
-  int bits = 4;   // 8; or 16: f16 or bf16, in one group
+  int64_t group;      // 16, 32, a multiple of 64, or at least k
+  int bits = 4;       // 8; or 16: f16 or bf16, in one group
+  bool book = false;  // codes of 4 bits are numbers of values in a code book
 
+  TSQ_BOTH constexpr Kind kind() const {
+    return book ? Kind::kBook4 : bits == 4 ? Kind::kInt4 : bits == 8 ? Kind::kInt8 : Kind::kFloat16;
+  }
   TSQ_BOTH constexpr int64_t columns() const { return (n + kTileN - 1) / kTileN; }
   TSQ_BOTH constexpr int64_t tiles() const { return (k + kTileK - 1) / kTileK; }  // along k
   TSQ_BOTH constexpr int64_t groupK() const { return group < k ? group : tiles() * kTileK; }
@@ -44,13 +54,19 @@ struct Shape {
     constexpr int64_t kMost = int64_t{1} << 31;
     return n > 0 && k > 0 && group > 0 && n <= kMost && k <= kMost && (n + 255) * (k + 255) < int64_t{1} << 45 &&
            (group >= k || (bits < 16 && (group == 16 || group == 32 || group % kTileK == 0))) &&
-           (bits == 4 || bits == 8 || bits == 16);
+           (bits == 4 || bits == 8 || bits == 16) && (!book || bits == 4);
   }
 };
 
 // Where a 4-bit word has the first of the two codes of register r.
 TSQ_BOTH constexpr int shiftOf(int r) {
   return r == 0 ? 6 : r == 1 ? 10 : r == 2 ? 2 : 14;
+}
+// Where a word has a code of its register i; the upper half of the register is `half` 1.
+TSQ_BOTH constexpr int shiftOf(Kind kind, int i, int half) {
+  if (kind == Kind::kInt4) return (shiftOf(i) + 16 * half) % 32;  // from where the code may wrap around
+  if (kind == Kind::kBook4) return 8 * i + 4 * half;
+  return kind == Kind::kInt8 ? 8 * i + 16 * half : 16 * half;
 }
 
 // Word j of the 16 bytes with this index. code(n, k) is asked for padding too.
@@ -66,8 +82,7 @@ TSQ_BOTH uint32_t packWord(const Shape& shape, int64_t index, int j, Code code) 
     for (int half = 0; half < 2; ++half) {
       const int64_t n = column * kTileN + word * registers / 4 * 16 + lane / 4 + 8 * (r % 2);
       const int64_t k = step * kUnitK + 2 * (lane % 4) + 8 * (r / 2) + half;
-      const int shift = (shape.bits == 4 ? shiftOf(r) : i * shape.bits) + 16 * half;
-      packed |= rotateRight(code(n, k) & ((1u << shape.bits) - 1), (32 - shift % 32) % 32);
+      packed |= rotateRight(code(n, k) & ((1u << shape.bits) - 1), (32 - shiftOf(shape.kind(), i, half)) % 32);
     }
   }
   return packed;
@@ -108,23 +123,50 @@ TSQ_DEVICE void unpackBytes(uint32_t& first, uint32_t& second, uint32_t word) {
   second = centred(word >> 8);
 }
 
-// What becomes of weights of so many bits: in products they are v, and with the sums over a group
-//   sum weight x = scale kScale (sum v x + bias(zero) sum x).
-template <int kBits>
+// 16 values of a code book in the type of products. value(code) is what the book has for it, divided by `scale`.
+struct Book {
+  uint32_t low[4], high[4];  // byte i % 4 of word i / 4: of value i
+  float scale;
+};
+
+// The fragment that a word of codes of a book holds. A byte permutation finds four bytes among eight by three bits of
+// each code, so that two of them and a third, by the fourth bits, find four among sixteen; lower and upper bytes then
+// become values.
+TSQ_DEVICE void unpackBook(uint32_t (&a)[4], uint32_t word, const Book& book) {
+  const uint32_t numbers = word & 0x77777777u, halves = andOr(word >> 1, 0x44444444u, 0x32103210u);
+  TSQ_UNROLL for (int i = 0; i < 2; ++i) {
+    const uint32_t number = numbers >> 16 * i, half = halves >> 16 * i;  // of which the lower 16 bits count
+    const auto find = [&](const uint32_t(&bytes)[4]) {
+      return permuteBytes(permuteBytes(bytes[0], bytes[1], number), permuteBytes(bytes[2], bytes[3], number), half);
+    };
+    const uint32_t low = find(book.low), high = find(book.high);
+    a[2 * i] = permuteBytes(low, high, 0x5140);
+    a[2 * i + 1] = permuteBytes(low, high, 0x7362);
+  }
+}
+
+// What becomes of weights: in products they are v, and with the sums over a group
+//   sum weight x = scale factor (sum v x + bias(zero) sum x).
+template <Kind kKind>
 struct Format {
+  static constexpr int kBits = kKind == Kind::kInt8 ? 8 : kKind == Kind::kFloat16 ? 16 : 4;
   static constexpr int kPieces = kBits / 4;  // times 16 bytes of a lane in a unit
   static constexpr int kSlices = 4 / kPieces;
-  static constexpr bool kScaled = kBits < 16;
-  static constexpr float kScale = kBits == 4 ? 16 : 1;
-  static constexpr float kZero = kBits == 4 ? 8 : 128;  // where there are no zero points
-  // Of the sum of x, in what is to be scaled.
-  TSQ_DEVICE static float bias(float zero) { return kBits == 4 ? -1.0f - zero / 16 : 128.0f - zero; }
+  static constexpr bool kScaled = kKind != Kind::kFloat16;
+  static constexpr bool kCentred = kKind == Kind::kInt4 || kKind == Kind::kInt8;  // has zero points
+  static constexpr float kZero = kKind == Kind::kInt4 ? 8 : 128;                  // where none are given
+  TSQ_DEVICE static float factor(const Book& book) {
+    return kKind == Kind::kBook4 ? book.scale : kKind == Kind::kInt4 ? 16.0f : 1.0f;
+  }
+  TSQ_DEVICE static float bias(float zero) { return kKind == Kind::kInt4 ? -1.0f - zero / 16 : 128.0f - zero; }
 
   template <Type kType>
-  TSQ_DEVICE static void fragment(uint32_t (&a)[4], const Words& words, int slice) {
-    if constexpr (kBits == 4) {
+  TSQ_DEVICE static void fragment(uint32_t (&a)[4], const Words& words, int slice, const Book& book) {
+    if constexpr (kKind == Kind::kInt4) {
       unpack<kType>(a, words.v[slice]);
-    } else if constexpr (kBits == 8) {
+    } else if constexpr (kKind == Kind::kBook4) {
+      unpackBook(a, words.v[slice], book);
+    } else if constexpr (kKind == Kind::kInt8) {
       unpackBytes<kType>(a[0], a[1], words.v[2 * slice]);
       unpackBytes<kType>(a[2], a[3], words.v[2 * slice + 1]);
     } else {

@@ -10,11 +10,11 @@ template <int kSlices, int kTiles>
 struct Totals {
   static constexpr int kPieces = kSlices * kTiles;  // Floats of a lane
   static constexpr int kFloats = kPieces * 32;      // of the warp
-  float v[kSlices][kTiles][4] = {};
+  float v[kSlices][kTiles * 4] = {};                // of a slice: four floats of each tile, as products have them
 
   TSQ_DEVICE void clear() {
-    TSQ_UNROLL for (int i = 0; i < kPieces; ++i) {
-      TSQ_UNROLL for (int j = 0; j < 4; ++j) v[i / kTiles][i % kTiles][j] = 0;
+    TSQ_UNROLL for (int slice = 0; slice < kSlices; ++slice) {
+      TSQ_UNROLL for (int i = 0; i < kTiles * 4; ++i) v[slice][i] = 0;
     }
   }
 
@@ -22,7 +22,7 @@ struct Totals {
   template <typename Memory>
   TSQ_DEVICE void put(Memory to) const {
     TSQ_UNROLL for (int i = 0; i < kPieces; ++i) {
-      const auto& t = v[i / kTiles][i % kTiles];
+      const float* t = &v[i / kTiles][i % kTiles * 4];
       store(to + (i * 32 + threadIndex() % 32), Floats{{t[0], t[1], t[2], t[3]}});
     }
   }
@@ -30,7 +30,7 @@ struct Totals {
   TSQ_DEVICE void add(Memory from) {
     TSQ_UNROLL for (int i = 0; i < kPieces; ++i) {
       const Floats other = load(from + (i * 32 + threadIndex() % 32));
-      TSQ_UNROLL for (int j = 0; j < 4; ++j) v[i / kTiles][i % kTiles][j] += other.v[j];
+      TSQ_UNROLL for (int j = 0; j < 4; ++j) v[i / kTiles][i % kTiles * 4 + j] += other.v[j];
     }
   }
 
@@ -49,7 +49,7 @@ struct Totals {
       const bool inside = token + j / 2 * 8 + lane % 4 * 2 + j % 2 < p.m;
       TSQ_UNROLL for (int i = 0; i < 2 * kSlices; ++i) {
         if (!inside || n + 8 * i >= p.shape.n) continue;
-        store(to + 8 * i, fromFloat<kType>(v[i / 2][j / 2][i % 2 * 2 + j % 2] + bias[i]));
+        store(to + 8 * i, fromFloat<kType>(v[i / 2][j / 2 * 4 + i % 2 * 2 + j % 2] + bias[i]));
       }
       to = to + (j % 2 == 0 ? p.strideY : 7 * p.strideY);
       hideOrigin(to);
@@ -59,12 +59,13 @@ struct Totals {
 
 constexpr int kPartialSlots = 2;  // a run has at most two unfinished columns: its first and its last
 
-// The end of a segment, for every thread of the block: true for the warps that now hold the sums of the whole column
-// and are to write them. Of the warps, those with 0 <= writer < writers hold sums of the block. Where several blocks
-// share the column, the last to come adds up what all left, in the order of k.
+// The end of a segment, for every thread of the block, or the first `threads`, the block's others left out: true for
+// the warps that now hold the sums of the whole column and are to write them. Of the warps, those with 0 <= writer <
+// writers hold sums of the block. Where several blocks share the column, the last to come adds up what all left, in the
+// order of k.
 template <typename Sums>
 TSQ_DEVICE bool completeColumn(const Gemm& p, const Work& work, const Walk& walk, int slab, int block, Sums& sums,
-                               int writer, int writers, Shared<int> flag) {
+                               int writer, int writers, Shared<int> flag, int threads) {
   const bool writes = writer >= 0 && writer < writers;
   if (walk.count == work.steps) return writes;
   const auto partial = [&](int owner, bool begins) {
@@ -72,13 +73,14 @@ TSQ_DEVICE bool completeColumn(const Gemm& p, const Work& work, const Walk& walk
     return p.partials + (slot * writers + writer) * Sums::kFloats;
   };
   const auto counter = p.counters + (int64_t{slab} * work.columns + walk.column);
-  const int begin = walk.column * work.steps;
+  const int begin = (walk.column - work.whole) * work.steps;
   const int first = work.owner(begin), last = work.owner(begin + work.steps - 1);
   if (writes) sums.put(partial(block, walk.first == 0));
-  syncThreads();
+  syncSome(1, threads);
   if (threadIndex() == 0) store(flag, atomicAddSync(counter, 1));
-  syncThreads();
-  if (load(flag) != last - first) return false;
+  syncSome(1, threads);
+  // By a shuffle, so that the compiler sees that warps do not part here.
+  if (shuffleFrom(load(flag), 0) != last - first) return false;
   if (threadIndex() == 0) store(counter, 0);
   if (!writes) return false;
   sums.clear();

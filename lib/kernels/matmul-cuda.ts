@@ -5,7 +5,7 @@ import { TsqError } from "../core/errors.ts"
 import { describe, Options } from "../core/options.ts"
 import { Tensor, tensorOnDevice } from "../core/tensor.ts"
 import { native } from "../native.ts"
-import type { MatmulOptions } from "./matmul.ts"
+import { type MatmulOptions, matmulOptions } from "./matmul.ts"
 import { type PackedWeight, readActivations } from "./packed-weight.ts"
 
 const shapeText = (tensor: { shape: readonly number[] }) => `[${tensor.shape.join(", ")}]`
@@ -31,25 +31,39 @@ export function multiplyOnDevice(
       "ERR_SHAPE",
       `${caller}: x has shape ${shapeText(x)}, expected [..., ${k}] for a weight of ${shapeText(w)}`,
     )
-  const bias = options === undefined ? null : readBias(caller, x, w, options)
+  const { bias, batchInvariant } = options === undefined ? plain : readOptions(caller, x, w, options)
   const m = x.size / k
   const shape = [...x.shape.slice(0, -1), n]
   try {
-    const memory = native.cudaMatmul(w.handle, x.memory, dtypeInfo(x.dtype).code as 1 | 2, m, bias?.memory ?? null)
+    const memory = native.cudaMatmul(
+      w.handle,
+      x.memory,
+      dtypeInfo(x.dtype).code as 1 | 2,
+      m,
+      bias?.memory ?? null,
+      batchInvariant,
+    )
     return tensorOnDevice(shape, x.dtype, w.device as Exclude<PackedWeight["device"], "cpu">, memory)
   } catch (cause) {
     throw explained(`${caller}: the result ${x.dtype} [${shape.join(", ")}]`, cause)
   }
 }
 
-function readBias(caller: string, x: Tensor, w: PackedWeight, values: MatmulOptions): Tensor | null {
-  const options = new Options(caller, values, ["bias", "out", "activations"])
+interface Checked {
+  bias: Tensor | null
+  batchInvariant: boolean
+}
+const plain: Checked = { bias: null, batchInvariant: false }
+
+function readOptions(caller: string, x: Tensor, w: PackedWeight, values: MatmulOptions): Checked {
+  const options = new Options(caller, values, matmulOptions)
   if (readActivations(options) !== "exact")
     throw new TsqError("ERR_UNSUPPORTED", `${caller}: option "activations" is "int8", which is for weights on the CPU`)
   if (options.has("out"))
     throw new TsqError("ERR_UNSUPPORTED", `${caller}: option "out" is for weights on the CPU; take the result instead`)
+  const batchInvariant = options.boolean("batchInvariant", false)
   const bias = options.instance("bias", Tensor, null)
-  if (bias === null) return null
+  if (bias === null) return { bias, batchInvariant }
   if (bias.device !== w.device)
     throw new TsqError(
       "ERR_DEVICE",
@@ -59,5 +73,5 @@ function readBias(caller: string, x: Tensor, w: PackedWeight, values: MatmulOpti
     throw new TsqError("ERR_DTYPE", `${caller}: option "bias" is ${bias.dtype}, expected x's ${x.dtype} on ${w.device}`)
   if (bias.shape.length !== 1 || bias.size !== w.shape[0])
     throw new TsqError("ERR_SHAPE", `${caller}: option "bias" has shape ${shapeText(bias)}, expected [${w.shape[0]}]`)
-  return bias
+  return { bias, batchInvariant }
 }

@@ -25,7 +25,14 @@ export interface MatmulOptions {
   out?: Tensor
   /** Default "exact": activations are never rounded silently. */
   activations?: Activations
+  /**
+   * Default false. true: a row of the result has the same bits however many rows x has and whatever they hold. For weights on a
+   * CUDA device; ERR_UNSUPPORTED for those on the CPU, whose kernels add up a row of a small call in another order.
+   */
+  batchInvariant?: boolean
 }
+
+export const matmulOptions = ["bias", "out", "activations", "batchInvariant"] as const
 
 export type Weight = QuantizedTensor | PackedWeight | Tensor
 
@@ -175,9 +182,14 @@ function readOptions(
   w: { shape: readonly [number, number] },
   values: MatmulOptions,
 ): Checked {
-  const options = new Options(caller, values, ["bias", "out", "activations"])
+  const options = new Options(caller, values, matmulOptions)
   const n = w.shape[0]
   const result: Checked = { activations: activationsCode(readActivations(options)) }
+  if (options.boolean("batchInvariant", false))
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      `${caller}: option "batchInvariant" is true, which is for weights on a CUDA device; on the CPU the order of sums depends on the rows of a call: multiply in calls of one size`,
+    )
   const bias = options.instance("bias", Tensor, undefined)
   if (bias) {
     if (!isFloat(bias.dtype))

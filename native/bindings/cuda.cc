@@ -112,7 +112,8 @@ Napi::Value cudaMatmul(Arguments& a) {
   const auto x = operand(a, a[1], "x", *weight, product({m, weight->shape.k, 2}, "x"));
   std::shared_ptr<CudaMemory> bias;
   if (!a.isNull(a[4])) bias = operand(a, a[4], "bias", *weight, weight->shape.n * 2);
-  return a.environment().hold(take(weight->device->multiply(*weight, *x, isBF16, m, bias.get())));
+  const bool batchInvariant = a.boolean(a[5], "batchInvariant");
+  return a.environment().hold(take(weight->device->multiply(*weight, *x, isBF16, m, bias.get(), batchInvariant)));
 }
 
 constexpr Export kExports[] = {

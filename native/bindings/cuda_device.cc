@@ -1,6 +1,7 @@
 #include "bindings/cuda_device.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "runtime/scalar.h"
@@ -161,6 +162,9 @@ Result<std::shared_ptr<const CudaWeight>> CudaDevice::pack(const CudaCodes& sour
   if (!scales.ok()) return scales.status();
   std::vector<uint16_t> zeros(source.zeros == nullptr ? 0 : count);
   for (size_t i = 0; i < zeros.size(); ++i) zeros[i] = floatToF16(source.zeros[i]);
+  weight->scalesAreModerate = std::all_of(source.scales, source.scales + count, [](float scale) {
+    return scale == 0 || (std::abs(scale) >= 0x1p-40f && std::abs(scale) <= 0x1p40f);
+  });
   weight->zerosAreIntegers = zeros.empty() || *std::max_element(source.zeros, source.zeros + count) <= 15;
   Result<std::vector<int32_t>> order = std::vector<int32_t>();
   if (!source.groupIndex.empty()) order = orderOf(source);
@@ -220,7 +224,7 @@ Status CudaDevice::reserve(const TsqCudaSizes& sizes) {
 }
 
 Result<std::shared_ptr<CudaMemory>> CudaDevice::multiply(const CudaWeight& weight, const CudaMemory& x, bool isBF16,
-                                                         int32_t m, const CudaMemory* bias) {
+                                                         int32_t m, const CudaMemory* bias, bool batchInvariant) {
   const TsqCudaShape& shape = weight.shape;
   Result<std::shared_ptr<CudaMemory>> y = allocate(m * shape.n * static_cast<int64_t>(sizeof(uint16_t)));
   if (!y.ok() || m == 0) return y;
@@ -245,6 +249,8 @@ Result<std::shared_ptr<CudaMemory>> CudaDevice::multiply(const CudaWeight& weigh
   gemm.isBF16 = isBF16;
   gemm.scalesAreBF16 = weight.scalesAreBF16;
   gemm.zerosAreIntegers = weight.zerosAreIntegers;
+  gemm.scalesAreModerate = weight.scalesAreModerate;
+  gemm.batchInvariant = batchInvariant;
   TSQ_RETURN_IF_ERROR(ask([&](TsqCudaText reason) { return table_->w4a16(&gemm, stream_, reason); }));
   return y;
 }

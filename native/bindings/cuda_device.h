@@ -41,7 +41,7 @@ struct CudaWeight {
   std::shared_ptr<CudaDevice> device;
   TsqCudaShape shape;
   int32_t blocks;
-  bool scalesAreBF16, zerosAreIntegers;
+  bool scalesAreBF16, zerosAreIntegers, scalesAreModerate;
   std::shared_ptr<CudaMemory> codes, scales, zeros, order;  // the last two may be null
   uint64_t bytes() const;
 };
@@ -64,7 +64,7 @@ class CudaDevice : public std::enable_shared_from_this<CudaDevice> {
 
   // y[m, n] in x's type, enqueued. On one thread at a time: the workspace is the device's.
   Result<std::shared_ptr<CudaMemory>> multiply(const CudaWeight& weight, const CudaMemory& x, bool isBF16, int32_t m,
-                                               const CudaMemory* bias);
+                                               const CudaMemory* bias, bool batchInvariant);
 
   void release(void* memory);
   std::string name() const { return "cuda:" + std::to_string(index_); }

@@ -87,6 +87,47 @@ t.test("products are those of float64", { skip }, async t => {
   }
 })
 
+t.test("batch invariance: a row has the same bits in every company", { skip }, async t => {
+  const q = weight(130, 448, 64, { zeros: true })
+  const packed = await prepack(q, { device: "cuda" })
+  const host = await values([100, 448], "f16")
+  const product = async (first: number, rows: number, batchInvariant: boolean) => {
+    const x = Tensor.from(host.data.slice(first * 448, (first + rows) * 448) as Uint16Array, [rows, 448], "f16")
+    return matmulW4A16(await x.to("cuda"), packed, { batchInvariant }).toArray()
+  }
+  const all = await product(0, 100, true)
+  for (const [first, rows] of [
+    [0, 64],
+    [75, 25],
+    [3, 24],
+    [50, 8],
+    [99, 1],
+  ] as const)
+    t.same(await product(first, rows, true), all.slice(first * 130, (first + rows) * 130), `${rows} rows from ${first}`)
+  t.notSame(await product(0, 100, false), all, "without it many rows have a kernel of their own")
+  const x = await host.to("cuda")
+  await check(t, "100 rows", matmul(x, packed, { batchInvariant: true }), x, q)
+  t.throws(() => matmulW4A16(x, packed, { batchInvariant: 1 as never }), {
+    code: "ERR_OPTION",
+    message: /"batchInvariant" is 1/,
+  })
+  t.throws(() => matmulW4A16(host, q, { batchInvariant: true }), {
+    code: "ERR_UNSUPPORTED",
+    message: /option "batchInvariant" is true, which is for weights on a CUDA device/,
+  })
+  await t.rejects(matmul.async(host, q, { batchInvariant: true }), { code: "ERR_UNSUPPORTED" })
+  t.ok(matmulW4A16(host, q, { batchInvariant: false }))
+})
+
+t.test("scales too far apart for the kernels for many tokens", { skip }, async t => {
+  const q = weight(70, 256, 64, { scales: "bf16" })
+  const scales = q.scales.map((scale, i) => scale * 2 ** (i % 2 === 0 ? 60 : -70))
+  const wild = new QuantizedTensor({ ...(q as QuantizedTensorInit), scales })
+  const packed = await prepack(wild, { device: "cuda" })
+  const x = await (await values([40, 256], "bf16")).to("cuda")
+  await check(t, "2^60 beside 2^-70", matmulW4A16(x, packed), x, wild)
+})
+
 t.test("shapes: a vector, leading dimensions, no rows", { skip }, async t => {
   const q = weight(48, 64, 64)
   const packed = await prepack(q, { device: "cuda" })

@@ -169,3 +169,13 @@ TEST(votes_shuffles_and_barriers_of_some_lanes) {
     CHECK(y[i] == (lane + 1) % 32 + (lane < 16 ? 0 : 0x000f0000u + 0xaaaaaaaau + 47 - lane));
   }
 }
+
+// PTX ISA, prmt: bytes 0 to 3 are the first word's and 4 to 7 the second's; a nibble of 8 and more spreads a sign.
+TEST(byte_permutations_find_and_spread_bytes) {
+  CHECK(permuteBytes(0x33221100u, 0x77665544u, 0x3210) == 0x33221100u);
+  CHECK(permuteBytes(0x33221100u, 0x77665544u, 0x7654) == 0x77665544u);
+  CHECK(permuteBytes(0x33221100u, 0x77665544u, 0x5140) == 0x55114400u);
+  CHECK(permuteBytes(0x33221100u, 0x77665544u, 0xabcd0027) == 0x00002277u);  // the upper half says nothing
+  CHECK(permuteBytes(0x80ff7f00u, 0x7f80ff01u, 0xba98) == 0xffff0000u);
+  CHECK(permuteBytes(0x80ff7f00u, 0x7f80ff01u, 0xfedc) == 0x00ffff00u);
+}

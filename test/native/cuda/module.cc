@@ -68,7 +68,7 @@ TEST(cuda_arguments_are_checked_before_a_launch) {
   for (const int bits : {0, 2, 5, 16}) {  // weights of 16 bits have one group
     gemm = example();
     gemm.shape.bits = bits;
-    refuses(gemm, "bits are 4, 8, or 16 in one group");
+    refuses(gemm, "or 16 in one group");
   }
   gemm = example();
   gemm.scales = nullptr;
@@ -84,6 +84,24 @@ TEST(cuda_arguments_are_checked_before_a_launch) {
   gemm = example();
   gemm.strideX = 127;
   refuses(gemm, "rows of x lie 127 apart");
+  gemm = example();
+  gemm.shape.book = 1;
+  refuses(gemm, "the code book of the weight is not given");
+  gemm.book.scale = 1;
+  CHECK_MSG(checkGemm(gemm, reason) == kTsqCudaOk, reason.text);
+  gemm.zeros = memory;
+  refuses(gemm, "a weight with a code book has no zero points");
+  gemm = example();
+  gemm.shape = {64, 160, 64, 4, 1};
+  refuses(gemm, "expected blocks that divide k");
+  gemm.shape = {64, 128, 64, 8, 1};
+  refuses(gemm, "bits are 4 (with a code book too)");
+  float values[16] = {1};
+  CHECK(checkBook(values, reason) == kTsqCudaOk);
+  values[3] = NAN;
+  CHECK(checkBook(values, reason) == kTsqCudaArgument && reason.says("value 3 of the code book is nan"));
+  values[0] = values[3] = 0;
+  CHECK(checkBook(values, reason) == kTsqCudaArgument && reason.says("expected 2^-60 to 2^60"));
   TsqCudaPack pack{{64, 128, 64}, memory, nullptr, memory};
   CHECK(checkPack(pack, 1, reason) == kTsqCudaOk);
   pack.packed = memory + 4;
@@ -142,6 +160,11 @@ TEST(cuda_module_tells_sizes) {
   CHECK(sizes.weightBytes == 8192 * 8192 && sizes.scaleBytes == 8192 * 64 * 2);
   CHECK(cuda->sizes(&plain, 1, blocks, &sizes, reason) == kTsqCudaOk);
   CHECK(sizes.weightBytes == 8192 * 8192 * 2 && sizes.scaleBytes == 0);
+  float values[16] = {0, 1, 2, 3, 4, 5, 6, 7, -1, -2, -3, -4, -5, -6, -7, -8};
+  TsqCudaBook book{};
+  CHECK(cuda->makeBook(values, 0, &book, reason) == kTsqCudaOk && book.scale > 0);
+  values[5] = INFINITY;
+  CHECK(cuda->makeBook(values, 1, &book, reason) == kTsqCudaArgument && reason.says("value 5"));
   const TsqCudaShape bad{8192, 8192, 100};
   CHECK(cuda->sizes(&bad, 1, blocks, &sizes, reason) == kTsqCudaArgument);
 }

@@ -17,6 +17,7 @@ TEST(w4a16_every_group_size_and_variant) {
   for (const int bits : {4, 8, 16}) {
     for (const Case& c : everyGroupSizeAndVariant(bits)) checkCase(c);
   }
+  for (const Case& c : everyGroupSizeAndVariant(4, true)) checkCase(c);
 }
 
 static Launch randomLaunch(Draw& draw) {
@@ -44,21 +45,90 @@ TEST(w8a16_and_w16a16_random_shapes) {
   }
 }
 
+TEST(book_random_shapes) {
+  Draw draw(27);
+  for (int i = 0; i < 60; ++i) {
+    const Case c = randomBook(draw);
+    checkCase(c, randomLaunch(draw));
+  }
+}
+
 TEST(w4a16_wide_random_shapes) {
   Draw draw(30);
-  for (int i = 0; i < 24; ++i) {
+  for (int i = 0; i < 36; ++i) {
     const Case c = randomWideCase(draw);
     checkCase(c, randomLaunch(draw));
   }
 }
 
+TEST(w4a16_wide_every_group_size_and_variant) {
+  for (const Kind kind : {Kind::kInt4, Kind::kBook4, Kind::kInt8, Kind::kFloat16}) {
+    const int bits = kind == Kind::kInt8 ? 8 : kind == Kind::kFloat16 ? 16 : 4;
+    for (Case c : everyGroupSizeAndVariant(bits, kind == Kind::kBook4)) {
+      c.m = c.m == 3 ? 70 : c.m == 13 ? 40 : 29;
+      c.wide = true;
+      checkCase(c);
+    }
+  }
+}
+
+// Scales as far apart as the module lets the kernels have them, and rows without any.
+TEST(w4a16_wide_extreme_scales) {
+  for (const Kind kind : {Kind::kInt4, Kind::kBook4}) {
+    Case c;
+    c.type = Type::kBF16;
+    c.m = 30;
+    c.shape = {70, 640, 64, 4, kind == Kind::kBook4};
+    c.scalesAreBF16 = true;
+    c.wide = true;
+    c.blocks = 1;
+    Data d = draw(c);
+    for (size_t i = 0; i < d.scales.size(); ++i) {
+      const size_t n = i / 10, group = i % 10;
+      const float value = n == 5 ? 0 : group % 3 == 0 ? 0x1p-40f : group % 3 == 1 ? 0 : n % 2 == 0 ? 0x1p-30f : 0x1p40f;
+      d.scales[i] = encode(Type::kBF16, value);
+    }
+    std::vector<uint16_t> y;
+    const Outcome outcome = multiply(c, d, {}, &y);
+    if (CHECK_MSG(outcome.ok(), outcome.error)) checkErrors(c, d, y);
+  }
+}
+
+// Every step of every column belongs to one block, and whoever shares a column knows with whom.
+TEST(w4a16_joint_work_is_done_once) {
+  Draw draw(31);
+  for (int i = 0; i < 300; ++i) {
+    const Shape shape{1 + draw.below(3000), 1 + draw.below(draw.below(2) == 0 ? 300 : 4000), 1 << 20};
+    const Work work = jointWork(shape, 1 + draw.below(9), 1 + draw.below(140), kWideTilesN);
+    std::vector<int> times(static_cast<size_t>(work.columns * work.steps));
+    std::vector<int> parts(static_cast<size_t>(work.columns));
+    CHECK(work.blocks > 0 && work.whole % work.blocks == 0 && work.whole <= work.columns);
+    for (int block = 0; block < work.blocks; ++block) {
+      int segments = 0;
+      for (Walk walk(work, block); walk.left > 0; walk.nextSegment(work)) {
+        if (!CHECK(walk.column < work.columns && walk.count > 0)) return;
+        for (int at = 0; at < walk.count; ++at) {
+          ++times[static_cast<size_t>(walk.column * work.steps + walk.first + at)];
+        }
+        ++parts[static_cast<size_t>(walk.column)];
+        segments += walk.count < work.steps;
+        if (walk.count == work.steps) continue;
+        const int begin = (walk.column - work.whole) * work.steps;
+        CHECK(begin >= 0 && work.owner(begin + walk.first) == block &&
+              work.owner(begin + walk.first + walk.count - 1) == block);
+      }
+      CHECK(segments <= kPartialSlots);
+    }
+    for (const int count : times) CHECK(count == 1);
+    for (int column = work.whole; column < work.columns; ++column) {
+      const int begin = (column - work.whole) * work.steps;
+      CHECK(work.owner(begin + work.steps - 1) - work.owner(begin) + 1 == parts[static_cast<size_t>(column)]);
+    }
+  }
+}
+
 // The same bits for every schedule, for every number of tokens beside, and with poison where no value belongs.
-TEST(w4a16_results_depend_on_nothing_but_their_inputs) {
-  Case c;
-  c.m = 11;
-  c.shape = {200, 900, 128};
-  c.zeros = true;
-  c.blocks = 5;
+static void checkSchedules(const Case& c) {
   const Data d = draw(c);
   std::vector<uint16_t> first;
   CHECK(multiply(c, d, {}, &first).ok());
@@ -73,6 +143,24 @@ TEST(w4a16_results_depend_on_nothing_but_their_inputs) {
     CHECK_MSG(outcome.ok(), outcome.error);
     CHECK(y == first);
   }
+}
+
+TEST(w4a16_results_depend_on_nothing_but_their_inputs) {
+  Case c;
+  c.m = 11;
+  c.shape = {200, 900, 128};
+  c.zeros = true;
+  c.blocks = 5;
+  checkSchedules(c);
+  Case many = c;
+  many.wide = true;
+  for (const int m : {30, 140}) {
+    many.m = m;
+    checkSchedules(many);
+  }
+  const Data d = draw(c);
+  std::vector<uint16_t> first;
+  CHECK(multiply(c, d, {}, &first).ok());
   Case one = c;
   one.m = 1;
   Data alone = d;
@@ -82,10 +170,45 @@ TEST(w4a16_results_depend_on_nothing_but_their_inputs) {
   CHECK(std::equal(y.begin(), y.end(), first.begin()));
 }
 
+// The kernels among which batch invariance chooses: a row has the same bits in every one of them.
+TEST(w4a16_rows_do_not_depend_on_their_number) {
+  for (const Kind kind : {Kind::kInt4, Kind::kBook4, Kind::kInt8, Kind::kFloat16}) {
+    for (const Type type : {Type::kF16, Type::kBF16}) {
+      Case c;
+      c.type = type;
+      c.shape = {200, 700, kind == Kind::kFloat16 ? 700 : 128, kind == Kind::kInt8 ? 8 : 4, kind == Kind::kBook4};
+      if (kind == Kind::kFloat16) c.shape.bits = 16;
+      c.zeros = kind == Kind::kInt4;
+      c.bias = true;
+      c.blocks = 5;
+      c.m = 100;
+      Data d = draw(c);
+      std::vector<uint16_t> all;
+      Launch how;
+      CHECK(multiply(c, d, how, &all).ok());
+      for (const int m : {64, 25, 24, 17, 9, 8, 1}) {
+        // Other rows than before, each elsewhere.
+        const auto k = static_cast<size_t>(c.shape.k), n = static_cast<size_t>(c.shape.n);
+        const auto from = static_cast<size_t>(100 - m);
+        Case some = c;
+        some.m = m;
+        Data part = d;
+        part.x.assign(d.x.begin() + static_cast<std::ptrdiff_t>(from * k), d.x.end());
+        how.order = static_cast<Order>(m % 3);
+        std::vector<uint16_t> y;
+        CHECK(multiply(some, part, how, &y).ok());
+        CHECK_MSG(std::equal(y.begin(), y.end(), all.begin() + static_cast<std::ptrdiff_t>(from * n)),
+                  describe(some) + ": the bits of 100 rows");
+      }
+    }
+  }
+}
+
 TEST(w4a16_device_packing_is_host_packing) {
-  for (const int bits : {4, 8, 16}) {
+  for (const Kind kind : {Kind::kInt4, Kind::kBook4, Kind::kInt8, Kind::kFloat16}) {
+    const int bits = kind == Kind::kInt8 ? 8 : kind == Kind::kFloat16 ? 16 : 4;
     Case c;
-    c.shape = {100, 200, bits < 16 ? 32 : 200, bits};
+    c.shape = {100, 200, bits < 16 ? 32 : 200, bits, kind == Kind::kBook4};
     c.order = bits != 8;
     const Data d = draw(c);
     std::vector<uint8_t> rows = d.codes;
@@ -130,6 +253,41 @@ TEST(w4a16_unpack_is_exact) {
       }
     }
   }
+}
+
+// The same of code books, with every pair of codes in every register.
+TEST(book_unpack_finds_every_value) {
+  const auto check = [](auto type, const float(&values)[16]) {
+    constexpr Type kType = decltype(type)::value;
+    const Book book = makeBook<kType>(values);
+    for (uint32_t codes = 0; codes < 256; ++codes) {
+      for (int r = 0; r < 4; ++r) {
+        uint32_t word = 0x5c93a06fu & ~(0xffu << 8 * r);
+        for (int half = 0; half < 2; ++half) {
+          word |= (codes >> 4 * half & 15) << shiftOf(Kind::kBook4, r, half);
+        }
+        uint32_t a[4];
+        unpackBook(a, word, book);
+        for (int half = 0; half < 2; ++half) {
+          const double got = double{toFloat<kType>(static_cast<uint16_t>(a[r] >> 16 * half))} * book.scale;
+          CHECK(got == bookValue<kType>(book, static_cast<int>(codes >> 4 * half & 15)));
+        }
+      }
+    }
+  };
+  for (const auto* values : {&kNF4, &kFP4, &kOddBook}) {
+    check(std::integral_constant<Type, Type::kF16>(), *values);
+    check(std::integral_constant<Type, Type::kBF16>(), *values);
+  }
+}
+
+// What 16 bits lose of a book, which the bounds of products rest on.
+TEST(books_are_close_in_sixteen_bits) {
+  CHECK(bookError<Type::kF16>(makeBook<Type::kF16>(kNF4), kNF4) < 1.9e-4);
+  CHECK(bookError<Type::kBF16>(makeBook<Type::kBF16>(kNF4), kNF4) < 1.7e-3);
+  CHECK(bookError<Type::kF16>(makeBook<Type::kF16>(kFP4), kFP4) < 1e-7);
+  CHECK(bookError<Type::kBF16>(makeBook<Type::kBF16>(kFP4), kFP4) < 1e-7);
+  CHECK(bookError<Type::kF16>(makeBook<Type::kF16>(kOddBook), kOddBook) < 0x1p-11);
 }
 
 TEST(w8a16_unpack_is_exact) {

@@ -16,13 +16,30 @@ using tsq::emulation::Order;
 using tsq::emulation::Outcome;
 
 template <Type kType>
-Variants variants(int bits) {
-  static constexpr auto k4 = variantsOf<kType, 4>(), k8 = variantsOf<kType, 8>();
-  static constexpr auto k16 = variantsOf<kType, 16>();
-  return bits == 4 ? Variants(k4) : bits == 8 ? Variants(k8) : Variants(k16);
+Variants variants(Kind kind) {
+  static constexpr auto k4 = variantsOf<kType, Kind::kInt4>(), kBook = variantsOf<kType, Kind::kBook4>();
+  static constexpr auto k8 = variantsOf<kType, Kind::kInt8>();
+  static constexpr auto k16 = variantsOf<kType, Kind::kFloat16>();
+  return kind == Kind::kInt4    ? Variants(k4)
+         : kind == Kind::kBook4 ? Variants(kBook)
+         : kind == Kind::kInt8  ? Variants(k8)
+                                : Variants(k16);
 }
-inline Variants variants(Type type, int bits) {
-  return type == Type::kF16 ? variants<Type::kF16>(bits) : variants<Type::kBF16>(bits);
+inline Variants variants(Type type, Kind kind) {
+  return type == Type::kF16 ? variants<Type::kF16>(kind) : variants<Type::kBF16>(kind);
+}
+template <Type kType>
+Variants wideVariants(Kind kind) {
+  static constexpr auto k4 = wideVariantsOf<kType, Kind::kInt4>(), kBook = wideVariantsOf<kType, Kind::kBook4>();
+  static constexpr auto k8 = wideVariantsOf<kType, Kind::kInt8>();
+  static constexpr auto k16 = wideVariantsOf<kType, Kind::kFloat16>();
+  return kind == Kind::kInt4    ? Variants(k4)
+         : kind == Kind::kBook4 ? Variants(kBook)
+         : kind == Kind::kInt8  ? Variants(k8)
+                                : Variants(k16);
+}
+inline Variants wideVariants(Type type, Kind kind) {
+  return type == Type::kF16 ? wideVariants<Type::kF16>(kind) : wideVariants<Type::kBF16>(kind);
 }
 inline std::vector<Words> packedWeights(const Case& c, const Data& d) {
   return c.shape.bits < 16 ? packCodesOnHost(c.shape, d.codes, d.order) : packCodesOnHost(c.shape, d.weights, d.order);
@@ -30,10 +47,10 @@ inline std::vector<Words> packedWeights(const Case& c, const Data& d) {
 
 // Runs the kernel that would be chosen; y gets m rows of n + padY, untouched elements 0xffff.
 inline Outcome multiply(const Case& c, const Data& d, const Launch& how, std::vector<uint16_t>* y) {
-  static constexpr WideVariants kWideF16 = wideVariantsOf<Type::kF16>(), kWideBF16 = wideVariantsOf<Type::kBF16>();
-  const bool f16 = c.type == Type::kF16, scaled = c.shape.bits < 16;
-  const Variant* wide = c.wide ? chooseWide(f16 ? kWideF16 : kWideBF16, c.shape, c.m) : nullptr;
-  const Variant& chosen = wide != nullptr ? *wide : choose(variants(c.type, c.shape.bits), c.shape, c.m);
+  const bool scaled = c.shape.bits < 16;
+  const Variant* wide = c.wide ? chooseWide(wideVariants(c.type, c.shape.kind()), c.shape, c.m) : nullptr;
+  const Variant& chosen = wide != nullptr ? *wide : choose(variants(c.type, c.shape.kind()), c.shape, c.m);
+  const Plan plan = planOf(chosen, c.shape, c.m, c.blocks);
   const int64_t strideX = c.shape.k + c.padX, strideY = c.shape.n + c.padY;
   Buffer<Words> weights("weights", packedWeights(c, d));
   Buffer<uint16_t> scales("scales", packScalesOnHost(c.shape, d.scales));
@@ -41,7 +58,7 @@ inline Outcome multiply(const Case& c, const Data& d, const Launch& how, std::ve
   Buffer<uint16_t> x("x", d.x), bias("bias", d.bias), out("y", static_cast<size_t>(c.m * strideY));
   Buffer<int32_t> order("order", d.order);
   Buffer<Floats> partials("partials", static_cast<size_t>(partialCount(chosen, c.shape, c.m, c.blocks)));
-  Buffer<int> counters("counters", std::vector<int>(static_cast<size_t>(counterCount(chosen, c.shape, c.m))));
+  Buffer<int> counters("counters", std::vector<int>(static_cast<size_t>(counterCount(chosen, c.shape, c.m, c.blocks))));
   Gemm gemm{c.shape,
             weights.global<const Words>(),
             scaled ? scales.global<const Words>() : Global<const Words>{},
@@ -55,11 +72,12 @@ inline Outcome multiply(const Case& c, const Data& d, const Launch& how, std::ve
             strideX,
             strideY,
             c.m,
-            c.blocks,
+            plan.blocks,
             c.scalesAreBF16,
-            !c.order && strideX % 8 == 0};
+            !c.order && strideX % 8 == 0,
+            bookOf(c)};
   Launch launched = how;
-  launched.blocks = static_cast<int>(slabs(chosen, c.m)) * workOf(chosen, c.shape, c.blocks).blocks;
+  launched.blocks = static_cast<int>(plan.grid());
   launched.threads = chosen.threads;
   launched.sharedBytes = chosen.sharedBytes;
   const Outcome outcome = launch(launched, chosen.kernel, gemm);

@@ -7,12 +7,35 @@
 #include <vector>
 
 #include "check.h"
-#include "cuda/w4a16/layout.cuh"
+#include "cuda/w4a16/book.h"
 
 namespace w4a16_test {
 
 using namespace tsq::cuda;         // NOLINT: the vocabulary of kernels
 using namespace tsq::cuda::w4a16;  // NOLINT
+
+// bitsandbytes 0.43, functional.py: get_4bit_type.
+inline constexpr float kNF4[16] = {-1.0f,
+                                   -0.6961928009986877f,
+                                   -0.5250730514526367f,
+                                   -0.39491748809814453f,
+                                   -0.28444138169288635f,
+                                   -0.18477343022823334f,
+                                   -0.09105003625154495f,
+                                   0.0f,
+                                   0.07958029955625534f,
+                                   0.16093020141124725f,
+                                   0.24611230194568634f,
+                                   0.33791524171829224f,
+                                   0.44070982933044434f,
+                                   0.5626170039176941f,
+                                   0.7229568362236023f,
+                                   1.0f};
+inline constexpr float kFP4[16] = {0,  0.0625f / 12,  8.f / 12,  1,  4.f / 12,  6.f / 12,  2.f / 12,  3.f / 12,
+                                   -0, -0.0625f / 12, -8.f / 12, -1, -4.f / 12, -6.f / 12, -2.f / 12, -3.f / 12};
+// Values without any order or sign that would help.
+inline constexpr float kOddBook[16] = {0.3f,  -7,     2.5f,  1e-3f,  6.99f, -0.1f, 5.5f,  0,
+                                       3.14f, -2.71f, 1.41f, -1e-2f, 4.2f,  -6.1f, 0.57f, -3.3f};
 
 struct Case {
   Type type = Type::kF16;
@@ -20,6 +43,7 @@ struct Case {
   Shape shape{64, 64, 64};
   int blocks = 3;
   bool wide = false;
+  const float (*book)[16] = &kNF4;  // where the shape has one
   bool zeros = false, order = false, bias = false, scalesAreBF16 = false;
   int padX = 0, padY = 0;  // elements between rows
   unsigned seed = 1;
@@ -29,6 +53,10 @@ inline std::string describe(const Case& c) {
   return std::string(c.type == Type::kF16 ? "f16" : "bf16") + " m=" + std::to_string(c.m) +
          " n=" + std::to_string(c.shape.n) + " k=" + std::to_string(c.shape.k) +
          " group=" + std::to_string(c.shape.group) + " bits=" + std::to_string(c.shape.bits) +
+         (!c.shape.book     ? ""
+          : c.book == &kNF4 ? " nf4"
+          : c.book == &kFP4 ? " fp4"
+                            : " odd book") +
          " blocks=" + std::to_string(c.blocks) + (c.wide ? " wide" : "") + (c.zeros ? " zeros" : "") +
          (c.order ? " order" : "") + (c.bias ? " bias" : "") + (c.scalesAreBF16 ? " bf16 scales" : "") +
          " padX=" + std::to_string(c.padX) + " padY=" + std::to_string(c.padY) + " seed=" + std::to_string(c.seed);
@@ -48,6 +76,14 @@ inline uint16_t encode(Type type, float value) {
   return type == Type::kF16 ? fromFloat<Type::kF16>(value) : fromFloat<Type::kBF16>(value);
 }
 
+inline Book bookOf(const Case& c) {
+  if (!c.shape.book) return {};
+  return c.type == Type::kF16 ? makeBook<Type::kF16>(*c.book) : makeBook<Type::kBF16>(*c.book);
+}
+inline double bookErrorOf(const Case& c) {
+  return c.type == Type::kF16 ? bookError<Type::kF16>(bookOf(c), *c.book) : bookError<Type::kBF16>(bookOf(c), *c.book);
+}
+
 inline Data draw(const Case& c) {
   std::mt19937 random(c.seed);
   const auto uniform = [&](float low, float high) { return std::uniform_real_distribution<float>(low, high)(random); };
@@ -65,7 +101,12 @@ inline Data draw(const Case& c) {
   d.weights.resize(scaled ? 0 : n * k);
   for (uint16_t& weight : d.weights) weight = encode(c.type, uniform(-1, 1));
   d.scales.resize(scaled ? n * groups : 0);
-  for (uint16_t& scale : d.scales) scale = encode(c.scalesAreBF16 ? Type::kBF16 : Type::kF16, uniform(0.001f, 0.1f));
+  for (uint16_t& scale : d.scales) {
+    const float size = uniform(0.001f, 0.1f);
+    const uint32_t kind = random() % 16;  // some are nothing, some negative, some of another size
+    const float value = kind == 0 ? 0 : kind == 1 ? -size : kind == 2 ? size / 256 : kind == 3 ? size * 32 : size;
+    scale = encode(c.scalesAreBF16 ? Type::kBF16 : Type::kF16, value);
+  }
   if (c.zeros) d.zeros.resize(n * groups);
   for (uint16_t& zero : d.zeros) zero = fromFloat<Type::kF16>(static_cast<float>(random() % (1u << c.shape.bits)));
   if (c.bias) d.bias.resize(n);
@@ -78,18 +119,20 @@ inline Data draw(const Case& c) {
 
 // The largest error in units of what float32 sums and the rounding of y may lose:
 // u (|y| + |bias|) + (k + 32) 2^-24 sum |x| (what is added up for x), with u half a unit in the last place of y. Added
-// up are 16 s (1 + q/16) and 16 s (1 + z/16) for codes of 4 bits, s |q - 128| and s |z - 128| for those of 8. And ||y -
-// want|| / ||want||. Over every `step`-th output: float64 products take their time.
+// up are 16 s (1 + q/16) and 16 s (1 + z/16) for codes of 4 bits, s |q - 128| and s |z - 128| for those of 8, and of a
+// code book the values themselves, each as far off as it is in 16 bits. And ||y - want|| / ||want||. Over every
+// `step`-th output: float64 products take their time.
 struct Errors {
   double worst, relative;
 };
 inline Errors errors(const Case& c, const Data& d, const std::vector<uint16_t>& y, int64_t step = 1) {
   const int64_t groups = (c.shape.k + c.shape.groupK() - 1) / c.shape.groupK();
   const double unit = c.type == Type::kF16 ? 0x1p-11 : 0x1p-8;
+  const double bookUnit = c.shape.book ? bookErrorOf(c) : 0;
   double worst = 0, difference = 0, norm = 0;
   for (int64_t i = 0; i < c.m * c.shape.n; i += step) {
     const int64_t row = i / c.shape.n, n = i % c.shape.n;
-    double want = 0, size = 0;
+    double want = 0, size = 0, book = 0;
     for (int64_t p = 0; p < c.shape.k; ++p) {
       const int64_t k = c.order ? d.order[static_cast<size_t>(p)] : p, group = n * groups + p / c.shape.groupK();
       const double x = decode(c.type, d.x[static_cast<size_t>(row * (c.shape.k + c.padX) + k)]);
@@ -100,14 +143,22 @@ inline Errors errors(const Case& c, const Data& d, const std::vector<uint16_t>& 
         continue;
       }
       const double s = decode(c.scalesAreBF16 ? Type::kBF16 : Type::kF16, d.scales[static_cast<size_t>(group)]);
+      if (c.shape.book) {
+        const double term = s * double{(*c.book)[d.codes[at]]} * x;
+        want += term;
+        size += std::abs(term);
+        book += std::abs(term) * bookUnit;
+        continue;
+      }
       const double middle = c.shape.bits == 4 ? 8 : 128, q = d.codes[at];
       const double z = c.zeros ? toFloat<Type::kF16>(d.zeros[static_cast<size_t>(group)]) : middle;
       want += s * (q - z) * x;
-      size += s * std::abs(x) * (c.shape.bits == 4 ? 32 + q + z : std::abs(q - 128) + std::abs(z - 128));
+      size += std::abs(s * x) * (c.shape.bits == 4 ? 32 + q + z : std::abs(q - 128) + std::abs(z - 128));
     }
     if (c.bias) want += decode(c.type, d.bias[static_cast<size_t>(n)]);
     const double got = decode(c.type, y[static_cast<size_t>(row * (c.shape.n + c.padY) + n)]);
-    const double bound = unit * std::abs(want) + static_cast<double>(c.shape.k + 32) * 0x1p-24 * size + 0x1p-25;
+    const double bound =
+        unit * std::abs(want) + static_cast<double>(c.shape.k + 32) * 0x1p-24 * size + (1 + unit) * book + 0x1p-25;
     const double error = std::abs(got - want) / bound;
     if (!(error <= worst)) worst = error;
     difference += (got - want) * (got - want);
@@ -126,7 +177,7 @@ inline void checkErrors(const Case& c, const Data& d, const std::vector<uint16_t
 
 // --- the cases ---
 
-inline std::vector<Case> everyGroupSizeAndVariant(int bits) {
+inline std::vector<Case> everyGroupSizeAndVariant(int bits, bool book = false) {
   std::vector<Case> all;
   unsigned seed = 10;
   for (const Type type : {Type::kF16, Type::kBF16}) {
@@ -136,8 +187,9 @@ inline std::vector<Case> everyGroupSizeAndVariant(int bits) {
         Case c;
         c.type = type;
         c.m = m;
-        c.shape = {80, 328, group, bits};
-        c.zeros = bits < 16 && seed % 2 == 0;
+        c.shape = {80, 328, group, bits, book};
+        c.book = seed % 3 == 0 ? &kFP4 : &kNF4;
+        c.zeros = bits < 16 && !book && seed % 2 == 0;
         c.scalesAreBF16 = bits < 16 && seed % 3 == 0;
         c.seed = seed++;
         all.push_back(c);
@@ -174,6 +226,15 @@ inline Case randomCase(Draw& draw) {
   c.seed = draw.seed();
   return c;
 }
+// With a code book.
+inline Case randomBook(Draw& draw) {
+  const float(*const kBooks[])[16] = {&kNF4, &kFP4, &kOddBook};
+  Case c = randomCase(draw);
+  c.shape.book = true;
+  c.book = kBooks[draw.below(3)];
+  c.zeros = false;
+  return c;
+}
 // With weights of 8 bits, or of 16.
 inline Case randomWidth(Draw& draw) {
   Case c = randomCase(draw);
@@ -185,11 +246,11 @@ inline Case randomWidth(Draw& draw) {
 }
 // For the kernels of many tokens.
 inline Case randomWideCase(Draw& draw) {
-  constexpr int64_t kGroups[] = {64, 128, 192, 4096};
-  Case c = randomCase(draw);
+  Case c = draw.below(3) == 0 ? randomBook(draw) : draw.below(2) == 0 ? randomWidth(draw) : randomCase(draw);
   c.wide = true;
-  c.m = 25 + draw.below(draw.below(3) == 0 ? 80 : 10);
-  c.shape = {1 + draw.below(400), 1 + draw.below(500), kGroups[draw.below(4)]};
+  c.m = 25 + draw.below(draw.below(2) == 0 ? 8 : draw.below(2) == 0 ? 40 : 250);
+  c.shape.n = 1 + draw.below(600);
+  if (c.shape.bits == 16) c.shape.group = c.shape.k;
   return c;
 }
 

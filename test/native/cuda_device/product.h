@@ -22,7 +22,7 @@ class Product {
   // Without `blocks`: as many as the case says.
   Product(const Case& what, const Data& data, std::optional<int> blocks = {})
       : c(what),
-        shape{c.shape.n, c.shape.k, c.shape.group, c.shape.bits},
+        shape{c.shape.n, c.shape.k, c.shape.group, c.shape.bits, c.shape.book},
         codes(data.codes),
         rows(data.weights),
         scaleRows(data.scales),
@@ -55,7 +55,9 @@ class Product {
     gemm.blocks = blocks.value_or(c.blocks);
     gemm.isBF16 = c.type == Type::kBF16;
     gemm.scalesAreBF16 = c.scalesAreBF16;
-    gemm.zerosAreIntegers = c.wide;  // or else the kernels for few tokens are used for many too
+    gemm.zerosAreIntegers = gemm.scalesAreModerate = 1;
+    gemm.batchInvariant = !c.wide;  // the kernels for few tokens for many too
+    if (c.shape.book) module().call(module()->makeBook(*c.book, gemm.isBF16, &gemm.book, module().reason()));
     y.fill(0xff);
   }
 

@@ -22,14 +22,14 @@ static Case sized(Type type, int m, int64_t n, int64_t k, int64_t group) {
 }
 
 static int blocksOf(const Case& c) {
-  const TsqCudaShape shape{c.shape.n, c.shape.k, c.shape.group, c.shape.bits};
+  const TsqCudaShape shape{c.shape.n, c.shape.k, c.shape.group, c.shape.bits, c.shape.book};
   return module()->blocksFor(&shape, module().device().multiprocessors);
 }
 
 // The smallest set that has every kernel: compute-sanitizer is slow.
 TEST(device_reduced_set) {
   for (const Type type : {Type::kF16, Type::kBF16}) {
-    for (const int m : {1, 9, 17, 32, 40}) {
+    for (const int m : {1, 9, 17, 32, 40, 70}) {
       for (const int64_t group : {16, 32, 128}) {
         Case c = sized(type, m, 200, 330, group);
         c.bias = true;
@@ -39,6 +39,10 @@ TEST(device_reduced_set) {
         verify(c);
         c.shape.bits = 8;
         verify(c);
+        Case book = c;
+        book.shape = {200, 2 * group, group, 4, true};
+        book.zeros = false;
+        verify(book);
         if (group < 128) continue;
         c.shape.bits = 16;
         c.shape.group = c.shape.k;
@@ -55,6 +59,22 @@ TEST(device_every_group_size_and_variant) {
   }
 }
 
+// The module takes code books in groups that divide k.
+static void divide(Case& c, Draw& draw) {
+  if (!c.shape.book) return;
+  c.shape.k = c.shape.group = std::min(c.shape.group, int64_t{256});
+  c.shape.k *= 1 + draw.below(4);
+}
+
+TEST(device_books) {
+  Draw draw(27);
+  for (int i = 0; i < 200; ++i) {
+    Case c = randomBook(draw);
+    divide(c, draw);
+    verify(c);
+  }
+}
+
 TEST(device_random_shapes) {
   Draw draw(20);
   for (int i = 0; i < 300; ++i) verify(randomCase(draw));
@@ -67,7 +87,11 @@ TEST(device_random_widths) {
 
 TEST(device_wide_random_shapes) {
   Draw draw(30);
-  for (int i = 0; i < 200; ++i) verify(randomWideCase(draw));
+  for (int i = 0; i < 400; ++i) {
+    Case c = randomWideCase(draw);
+    divide(c, draw);
+    verify(c);
+  }
 }
 
 TEST(device_model_sizes) {
@@ -96,8 +120,18 @@ static uint64_t hash(const std::vector<uint16_t>& values) {
 // A hundred runs each; in every other one a second stream keeps the device busy, so that blocks finish in other orders.
 TEST(device_runs_are_identical) {
   for (const Type type : {Type::kF16, Type::kBF16}) {
-    for (const int m : {1, 8, 16, 24, 32, 100}) {
-      const Case c = sized(type, m, 1152, 7168, 128);  // few columns, much to add up
+    std::vector<Case> cases;
+    for (const int m : {1, 8, 16, 24, 32, 64, 100}) cases.push_back(sized(type, m, 1152, 7168, 128));  // much to add up
+    for (const int m : {8, 100}) {
+      for (const Kind kind : {Kind::kBook4, Kind::kInt8, Kind::kFloat16}) {
+        Case c = sized(type, m, 1152, 7168, kind == Kind::kFloat16 ? 7168 : 128);
+        c.shape.bits = kind == Kind::kInt8 ? 8 : kind == Kind::kFloat16 ? 16 : 4;
+        c.shape.book = kind == Kind::kBook4;
+        c.zeros = false;
+        cases.push_back(c);
+      }
+    }
+    for (const Case& c : cases) {
       const Data d = draw(c);
       Product product(c, d, blocksOf(c)), neighbour(c, d, blocksOf(c));
       const Stream stream, other;
@@ -131,6 +165,33 @@ TEST(device_tokens_are_independent) {
     CHECK(a.launch(stream) == kTsqCudaOk && b.launch(stream) == kTsqCudaOk);
     const std::vector<uint16_t> want = a.result(), got = b.result();
     CHECK_MSG(std::equal(got.begin(), got.end(), want.begin()), describe(some) + " beside " + std::to_string(many));
+  }
+}
+
+// With batchInvariant, of all numbers of tokens alike. Part of the stage `determinism`.
+TEST(device_runs_are_identical_for_every_number_of_tokens) {
+  for (const Type type : {Type::kF16, Type::kBF16}) {
+    for (const bool book : {false, true}) {
+      Case all = sized(type, 300, 1000, 3072, 128);
+      all.shape.book = book;
+      all.zeros = !book;
+      const Data d = draw(all);
+      std::vector<uint16_t> want;
+      for (const int m : {300, 256, 129, 100, 64, 25, 24, 9, 8, 1}) {
+        Case some = all;
+        some.m = m;
+        Data part = d;
+        part.x.assign(d.x.end() - m * all.shape.k, d.x.end());
+        const Stream stream;
+        Product product(some, part, blocksOf(all));
+        product.gemm.batchInvariant = 1;
+        if (!CHECK_MSG(product.launch(stream) == kTsqCudaOk, module().reason().text)) return;
+        const std::vector<uint16_t> got = product.result();
+        if (want.empty()) want = got;
+        CHECK_MSG(std::equal(got.begin(), got.end(), want.end() - m * all.shape.n),
+                  describe(some) + ": the bits of 300 tokens");
+      }
+    }
   }
 }
 

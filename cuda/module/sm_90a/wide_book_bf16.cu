@@ -1,0 +1,10 @@
+#include "cuda/module/sm_90a/only.h"
+
+namespace tsq::cuda::w4a16 {
+
+Variants wideBookBF16() {
+  static constexpr auto all = wideVariantsOf<Type::kBF16, Kind::kBook4>();
+  return all;
+}
+
+}  // namespace tsq::cuda::w4a16

@@ -1,0 +1,10 @@
+#include "cuda/module/sm_90a/only.h"
+
+namespace tsq::cuda::w4a16 {
+
+Variants wideW4F16() {
+  static constexpr auto all = wideVariantsOf<Type::kF16, Kind::kInt4>();
+  return all;
+}
+
+}  // namespace tsq::cuda::w4a16

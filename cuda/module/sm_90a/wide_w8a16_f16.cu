@@ -1,0 +1,10 @@
+#include "cuda/module/sm_90a/only.h"
+
+namespace tsq::cuda::w4a16 {
+
+Variants wideW8F16() {
+  static constexpr auto all = wideVariantsOf<Type::kF16, Kind::kInt8>();
+  return all;
+}
+
+}  // namespace tsq::cuda::w4a16
