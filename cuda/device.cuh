@@ -15,6 +15,7 @@
 //   commitCopies() waitCopies<groups left>()
 //   loadMatrices(r, row) loadMatricesTransposed(r, row)          ldmatrix.x4
 //   multiply<type>(d, a, b0, b1)                 mma: m16n8k16 for kF16, kBF16; m16n8k32 for kE4M3; multiplyS8 for s8
+//   bitsOf(f) floatOf(bits) toNearest(f)         the bits of a float and back; the nearest integer, ties to even
 //   atomicAdd(p, v) atomicAddSync(p, v)          device scope; …Sync releases and acquires
 //   loadAcquire(p) storeRelease(p, v)            device scope
 //
@@ -23,9 +24,12 @@
 //   copyBulk(to, from, bytes, b)                 cp.async.bulk, reports its bytes to the barrier
 //   proxyFence()                                 shows this thread's writes, once a barrier orders them, to wgmma
 //   fenceProducts() multiplyAsync<type, columns>(d, a, descriptor(shared)) commitProducts() waitProducts<groups left>()
+//   giveRegisters<count>() takeRegisters<count>()  setmaxnreg: every thread of a warpgroup has so many from now on
 //   settle(d)                                    after the wait, before d is used: keeps the compiler from reading d early
 //                                                wgmma.m64nNk16 of a warpgroup, A from registers, B [columns][16] in
 //                                                rows of 128 bytes whose 16-byte chunks are permuted by row % 8
+//   multiplyAsync<type, columns>(d, a, descriptor(shared), adds)  wgmma.m64nNk32 for kE4M3, and for kS8 with sums of
+//                                                int32; d begins at zero where it does not add
 #pragma once
 #if defined(__CUDACC__)
 #include "cuda/ptx.cuh"

@@ -196,6 +196,15 @@ TSQ_DEVICE uint32_t andOr(uint32_t a, uint32_t b, uint32_t c) {
 TSQ_DEVICE float fusedMultiplyAdd(float a, float b, float c) {
   return __fmaf_rn(a, b, c);
 }
+TSQ_DEVICE uint32_t bitsOf(float value) {
+  return __float_as_uint(value);
+}
+TSQ_DEVICE float floatOf(uint32_t bits) {
+  return __uint_as_float(bits);
+}
+TSQ_DEVICE int toNearest(float value) {
+  return __float2int_rn(value);
+}
 template <Type kType>
 TSQ_DEVICE float toFloat(uint16_t bits) {
   if constexpr (kType == Type::kF16) return __half2float(__ushort_as_half(bits));
@@ -294,3 +303,5 @@ TSQ_DEVICE uint32_t fusedMultiplyAdd2(uint32_t a, uint32_t b, uint32_t c) {
 }
 
 }  // namespace tsq::cuda
+
+#include "cuda/ptx_products8.cuh"
