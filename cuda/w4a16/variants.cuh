@@ -59,17 +59,22 @@ inline const Variant& choose(Variants all, const Shape& shape, int m) {
   return *chosen;
 }
 
-inline Work workOf(const Variant& variant, const Shape& shape, int blocks) {
+// These also serve the variants of other products.
+template <typename Any>
+Work workOf(const Any& variant, const Shape& shape, int blocks) {
   return workOf(shape, blocks, variant.tilesN, variant.tilesK);
 }
-inline int64_t slabs(const Variant& variant, int m) {
+template <typename Any>
+int64_t slabs(const Any& variant, int m) {
   return (int64_t{m} + variant.tokens - 1) / variant.tokens;
 }
 // Of the workspace: counters, which must be zero before the first launch, and partial sums.
-inline int64_t counterCount(const Variant& variant, const Shape& shape, int m) {
+template <typename Any>
+int64_t counterCount(const Any& variant, const Shape& shape, int m) {
   return slabs(variant, m) * workOf(variant, shape, 1).columns;
 }
-inline int64_t partialCount(const Variant& variant, const Shape& shape, int m, int blocks) {
+template <typename Any>
+int64_t partialCount(const Any& variant, const Shape& shape, int m, int blocks) {
   return slabs(variant, m) * workOf(variant, shape, blocks).blocks * kPartialSlots * variant.partialFloats;
 }
 
