@@ -132,7 +132,8 @@ int w8a8Gemm(const TsqCudaW8A8* g, void* stream, TsqCudaText reason) {
                               g->m,
                               w8a8::rowsOf(g->m),
                               chosen.blocks,
-                              g->isBF16 != 0};
+                              g->isBF16 != 0,
+                              reinterpret_cast<uintptr_t>(g->y) % 8 == 0 && g->strideY % 4 == 0};
   const w8a8::Variant& variant = *chosen.variant;
   const int64_t grid = w4a16::slabs(variant, g->m) * w4a16::workOf(variant, pairs, chosen.blocks).blocks;
   return enqueue(variant.kernel, grid, variant.threads, variant.sharedBytes, parameters, stream, reason);

@@ -12,25 +12,29 @@ TSQ_DEVICE uint16_t fromFloat(float value, bool bf16) {
   return bf16 ? cuda::fromFloat<Type::kBF16>(value) : cuda::fromFloat<Type::kF16>(value);
 }
 
-// The outputs of a warp, on their way to y, eight tokens at a time. With codes q of activations and w of weights,
-// scales s and t, the zero point z of a token:
+// Four values of 16 bits, moved as one.
+struct alignas(8) Halves {
+  uint16_t v[4];
+};
+
+// The outputs of a warp, on their way to y, eight tokens at a time: a lane takes four neighbours of one token in each
+// slice, so that the 16 of a slice are 32 bytes in a row. With codes q of activations and w of weights, scales s and t,
+// the zero point z of a token:
 //   y = s t (sum q w - z sum w) + bias
 // of which the bracket is exact for integers. Where blocks have scales, the sums have them already.
 template <int kSlices, typename Vector>
 class Outputs {
   static constexpr bool kIntegers = std::is_same_v<Vector, Integers>;
-  static constexpr int kCount = 2 * kSlices;  // of a lane
+  using Sum = std::conditional_t<kIntegers, int32_t, float>;
 
  public:
   // Slices of 16 outputs from `first` on, `apart` from each other; tokens from `token` on.
   TSQ_DEVICE Outputs(const Gemm& gemm, int64_t first, int apart, int64_t token)
       : p(gemm),
-        begin(first + threadIndex() % 32 / 4),
+        begin(first + threadIndex() % 4 * 4),
         apart(apart),
-        row(static_cast<int>(token) + threadIndex() % 4 * 2),
-        to(p.y + (row * p.strideY + begin)),
-        scalesX(p.scalesX + row) {
-    TSQ_UNROLL for (int i = 0; i < kCount; ++i) {
+        row(static_cast<int>(token) + threadIndex() % 32 / 4) {
+    TSQ_UNROLL for (int i = 0; i < 4 * kSlices; ++i) {
       const bool inside = output(i) < p.shape.n;
       scale[i] = inside && p.scalesW ? load(p.scalesW + output(i)) : 1.0f;
       bias[i] = inside && p.bias ? toFloat(load(p.bias + output(i)), p.bf16) : 0.0f;
@@ -38,29 +42,37 @@ class Outputs {
     }
   }
 
-  // The next eight tokens, of which a lane has two.
-  TSQ_DEVICE void write(const Vector (&sums)[kSlices]) {
-    TSQ_UNROLL for (int j = 0; j < 2; ++j) {
-      const bool exists = row < p.m;
-      const float scaleX = exists && p.scalesW ? load(scalesX) : 1.0f;
-      const int32_t zero = kIntegers && exists && p.zerosX ? load(p.zerosX + row) : 0;
-      TSQ_UNROLL for (int i = 0; i < kCount; ++i) {
-        if (!exists || output(i) >= p.shape.n) continue;
-        const float value = shifted(sums[i / 2].v[i % 2 * 2 + j], zero, sum[i]) * scaleX;
-        store(to + (output(i) - begin), fromFloat(fusedMultiplyAdd(value, scale[i], bias[i]), p.bf16));
+  // The next eight tokens, from sums as lanes of products have them: of each slice, that of lane l the l-th.
+  TSQ_DEVICE void write(Shared<Sum> sums) {
+    if (row < p.m) {
+      const int lane = threadIndex() % 32, quarter = lane % 4;
+      const float scaleX = p.scalesW ? load(p.scalesX + row) : 1.0f;
+      const int32_t zero = kIntegers && p.zerosX ? load(p.zerosX + row) : 0;
+      const auto to = p.y + (row * p.strideY + begin);
+      TSQ_UNROLL for (int slice = 0; slice < kSlices; ++slice) {
+        Halves values;
+        TSQ_UNROLL for (int i = 0; i < 4; ++i) {
+          // Output 4 quarter + i of the 16, token lane / 4 of the 8: where the fragment of m16n8 has them.
+          const int from = (quarter % 2 * 4 + i) * 4 + lane / 8;
+          const Sum value = load(sums + ((slice * 32 + from) * 4 + quarter / 2 * 2 + lane / 4 % 2));
+          const int at = slice * 4 + i;
+          values.v[i] =
+              fromFloat(fusedMultiplyAdd(shifted(value, zero, sum[at]) * scaleX, scale[at], bias[at]), p.bf16);
+        }
+        if (p.vectorY && output(slice * 4 + 3) < p.shape.n) {
+          store(Global<Halves>{reinterpret_cast<Halves*>((to + slice * apart).pointer)}, values);
+          continue;
+        }
+        TSQ_UNROLL for (int i = 0; i < 4; ++i) {
+          if (output(slice * 4 + i) < p.shape.n) store(to + (slice * apart + i), values.v[i]);
+        }
       }
-      // Row by row: the addresses of one are all that registers need hold.
-      const int step = j == 0 ? 1 : 7;
-      row += step;
-      to = to + step * p.strideY;
-      scalesX = scalesX + step;
-      hideOrigin(to);
-      hideOrigin(scalesX);
     }
+    row += 8;
   }
 
  private:
-  TSQ_DEVICE int64_t output(int i) const { return begin + i / 2 * apart + i % 2 * 8; }
+  TSQ_DEVICE int64_t output(int i) const { return begin + i / 4 * apart + i % 4; }
   TSQ_DEVICE static float shifted(float value, int32_t, int32_t) { return value; }
   // Unsigned: what overflows on the way comes back.
   TSQ_DEVICE static float shifted(int32_t value, int32_t zero, int32_t sum) {
@@ -72,10 +84,8 @@ class Outputs {
   const int64_t begin;
   const int apart;
   int row;
-  Global<uint16_t> to;
-  Global<const float> scalesX;
-  float scale[kCount], bias[kCount];
-  int32_t sum[kCount];
+  float scale[4 * kSlices], bias[4 * kSlices];
+  int32_t sum[4 * kSlices];
 };
 
 // The parts of a column that several blocks share, one of each block from `first` to `last`, in the order of k; of what
@@ -127,43 +137,47 @@ TSQ_DEVICE bool leavePart(const Gemm& p, const Parts<Sums>& parts, const w4a16::
 }
 
 // The end of a segment, for the first kThreads threads of the block, or for all: the column goes to y where it is
-// whole. Sums pass through `scratch`, of kScratchTiles tiles for each warp that writes: y takes many instructions a
-// sum, which then are few in a loop, not many in a row that hold all sums in registers.
+// whole. Sums pass through `scratch`, of kScratchTiles tiles of 8 tokens for each warp that writes: there lanes trade
+// them, and what follows is a loop of few registers.
 template <int kThreads, int kScratchTiles, int kSlices, int kTiles, typename Vector>
 TSQ_DEVICE void finishColumn(const Gemm& p, const w4a16::Work& work, const w4a16::Walk& walk, int slab, int block,
                              const w4a16::Totals<kSlices, kTiles, Vector>& sums, int writer, int writers,
-                             Shared<int> flag, Shared<Vector> scratch, int64_t first, int apart) {
+                             Shared<int> flag, uint32_t scratch, int64_t first, int apart) {
   static_assert(kTiles % kScratchTiles == 0);
+  using Sum = std::conditional_t<std::is_same_v<Vector, Integers>, int32_t, float>;
   const int lane = threadIndex() % 32;
   const bool writes = writer >= 0 && writer < writers, whole = walk.count == work.steps;
   const Parts<w4a16::Totals<kSlices, kTiles, Vector>> parts(p, work, walk.column, slab, writer, writers);
   if (!whole && !leavePart<kThreads>(p, parts, walk, slab, block, sums, flag)) return;
   if (!writes) return;
   Outputs<kSlices, Vector> outputs(p, first, apart, int64_t{slab} * kTiles * 8);
-  Vector tile[kSlices];
+  const uint32_t own = scratch + static_cast<uint32_t>(writer) * kScratchTiles * kSlices * 32 * sizeof(Vector);
+  const auto room = sharedMemory<Vector>(own) + lane;
+  const auto all = sharedMemory<Sum>(own);
   if (whole) {
-    const auto own = scratch + (writer * kScratchTiles * kSlices * 32 + lane);
     TSQ_UNROLL for (int begin = 0; begin < kTiles; begin += kScratchTiles) {
       TSQ_UNROLL for (int i = 0; i < kScratchTiles * kSlices; ++i) {
         const auto& v = sums.v[i % kSlices][begin + i / kSlices];
-        store(own + i * 32, Vector{{v[0], v[1], v[2], v[3]}});
+        store(room + i * 32, Vector{{v[0], v[1], v[2], v[3]}});
       }
-      TSQ_UNROLL_BY(1) for (int j = 0; j < kScratchTiles; ++j) {
-        TSQ_UNROLL for (int slice = 0; slice < kSlices; ++slice) tile[slice] = load(own + (j * kSlices + slice) * 32);
-        outputs.write(tile);
-      }
+      syncWarp();
+      TSQ_UNROLL_BY(1) for (int j = 0; j < kScratchTiles; ++j) outputs.write(all + j * kSlices * 128);
+      syncWarp();
     }
     return;
   }
   TSQ_UNROLL_BY(1) for (int j = 0; j < kTiles; ++j) {
-    TSQ_UNROLL for (int slice = 0; slice < kSlices; ++slice) tile[slice] = {};
-    for (int owner = parts.first; owner <= parts.last; ++owner) {
-      TSQ_UNROLL for (int slice = 0; slice < kSlices; ++slice) {
+    TSQ_UNROLL for (int slice = 0; slice < kSlices; ++slice) {
+      Vector tile = {};
+      for (int owner = parts.first; owner <= parts.last; ++owner) {
         const Vector part = load(parts.of(owner) + ((slice * kTiles + j) * 32 + lane));
-        TSQ_UNROLL for (int i = 0; i < 4; ++i) tile[slice].v[i] += part.v[i];
+        TSQ_UNROLL for (int i = 0; i < 4; ++i) tile.v[i] += part.v[i];
       }
+      store(room + slice * 32, tile);
     }
-    outputs.write(tile);
+    syncWarp();
+    outputs.write(all);
+    syncWarp();
   }
 }
 

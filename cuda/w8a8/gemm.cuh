@@ -143,13 +143,15 @@ class GemmBlock {
 
   // The end of a segment: the sums over the warps along k end up in warp 0 of them.
   TSQ_DEVICE void finish(const w4a16::Walk& walk) {
-    const auto room = sharedMemory<Vector>(kReduce * sizeof(Words));
     // Of the two slots of sums, the first stays free, as room on the way to y.
-    w4a16::addAlongK<kWarpsK>(total, warpK,
-                              [&](int index) { return room + (index * kWarpsN + warpN) * total.kFloats; });
+    constexpr uint32_t kRoom = kReduce * sizeof(Words);
+    w4a16::addAlongK<kWarpsK>(total, warpK, [&](int index) {
+      return sharedMemory<Vector>(kRoom) + (index * kWarpsN + warpN) * total.kFloats;
+    });
     const auto flag = sharedMemory<int>(kFlag * sizeof(Words));
     const int64_t first = int64_t{walk.column} * kTileN + warpN * kSlices * 16;
-    finishColumn<0, kTiles>(p, work, walk, slab, block, total, warpK == 0 ? warpN : -1, kWarpsN, flag, room, first, 16);
+    finishColumn<0, kTiles>(p, work, walk, slab, block, total, warpK == 0 ? warpN : -1, kWarpsN, flag, kRoom, first,
+                            16);
     total.clear();
   }
 

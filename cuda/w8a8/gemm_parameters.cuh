@@ -19,8 +19,9 @@ struct Gemm {
   Global<int> counters;              // counterCount(), 0 before and after
   int64_t strideY;
   int m, rows;
-  int blocks;  // of a slab
-  bool bf16;   // bias and y, or else f16
+  int blocks;    // of a slab
+  bool bf16;     // bias and y, or else f16
+  bool vectorY;  // rows of y begin at multiples of 8 bytes
 };
 
 }  // namespace tsq::cuda::w8a8

@@ -184,8 +184,7 @@ class WideBlock {
     }
     const int64_t first = (int64_t{walk.column} * kTilesN + warp / 4 * kSlices) * kTileN + warp % 4 * 16;
     finishColumn<kWideConsumers, kScratchTiles>(p, work, walk, slab, block, sums, warp, kWideWarps,
-                                                sharedMemory<int>(kFlag), sharedMemory<Vector>(kScratch), first,
-                                                kTileN);
+                                                sharedMemory<int>(kFlag), kScratch, first, kTileN);
   }
 
   const Gemm& p;

@@ -144,7 +144,8 @@ inline Outcome multiply(const Case& c, const Data& d, const Launch& how, std::ve
                   c.m,
                   rows,
                   blocks,
-                  c.bf16};
+                  c.bf16,
+                  strideY % 4 == 0};
   Launch launched = how;
   launched.blocks = static_cast<int>(w4a16::slabs(variant, c.m)) * w4a16::workOf(variant, pairs, blocks).blocks;
   launched.threads = variant.threads;
