@@ -184,9 +184,13 @@ inline void commitProducts() {
   emulation::commitProducts();
 }
 template <int kCount>
-void takeRegisters() {}
+void takeRegisters() {
+  static_assert(kCount % 8 == 0 && kCount >= 24 && kCount <= 256);
+}
 template <int kCount>
-void giveRegisters() {}
+void giveRegisters() {
+  static_assert(kCount % 8 == 0 && kCount >= 24 && kCount <= 256);
+}
 template <typename Sum, int kCount>
 void settle(Sum (&)[kCount]) {}
 template <int kLeft>

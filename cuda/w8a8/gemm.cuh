@@ -25,12 +25,14 @@ class GemmBlock {
   static constexpr int kScales = kX + kWarpsK * kTokens * kChunks;
   static constexpr int kStage = kScales + (kIntegers ? 0 : kWarpsK * (kTokenWords + 1));
   // As many stages as fit the 99 KiB of shared memory that every device since sm_80 has for a block.
-  static constexpr int kSums = 2 * kWarpsN * kSlices * kTiles * 32;
-  static constexpr int kFit = (99 * 1024 / 16 - kSums - 1) / kStage;
+  static constexpr int kSums = kWarpsN * kSlices * kTiles * 32;  // of the warps of one tile along k
+  static constexpr int kRoom = kWarpsN * kSlices * 32;           // for sums on their way to y
+  static constexpr int kFit = (99 * 1024 / 16 - kSums - kRoom - 1) / kStage;
   static constexpr int kStages = kFit < 6 ? kFit : 6;
-  static_assert(kStages >= 3);
+  static_assert(kStages >= 4 && kWarpsK == 2);
   static constexpr int kReduce = kStages * kStage;
-  static constexpr int kFlag = kReduce + kSums;
+  static constexpr int kScratch = kReduce + kSums;
+  static constexpr int kFlag = kScratch + kRoom;
 
  public:
   static constexpr size_t kSharedBytes = (kFlag + 1) * sizeof(Words);
@@ -143,15 +145,13 @@ class GemmBlock {
 
   // The end of a segment: the sums over the warps along k end up in warp 0 of them.
   TSQ_DEVICE void finish(const w4a16::Walk& walk) {
-    // Of the two slots of sums, the first stays free, as room on the way to y.
-    constexpr uint32_t kRoom = kReduce * sizeof(Words);
-    w4a16::addAlongK<kWarpsK>(total, warpK, [&](int index) {
-      return sharedMemory<Vector>(kRoom) + (index * kWarpsN + warpN) * total.kFloats;
-    });
+    // Of two warps, one leaves its sums and the other adds them: there is one slot.
+    w4a16::addAlongK<kWarpsK>(
+        total, warpK, [&](int) { return sharedMemory<Vector>(kReduce * sizeof(Words)) + warpN * total.kFloats; });
     const auto flag = sharedMemory<int>(kFlag * sizeof(Words));
     const int64_t first = int64_t{walk.column} * kTileN + warpN * kSlices * 16;
-    finishColumn<0, kTiles>(p, work, walk, slab, block, total, warpK == 0 ? warpN : -1, kWarpsN, flag, kRoom, first,
-                            16);
+    finishColumn<0, 1>(p, work, walk, slab, block, total, warpK == 0 ? warpN : -1, kWarpsN, flag,
+                       kScratch * sizeof(Words), first, 16);
     total.clear();
   }
 

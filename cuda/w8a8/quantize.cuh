@@ -8,7 +8,7 @@
 // infinite. An infinity or NaN gives codes of 0 and scale NaN, which makes every output of the token NaN, whatever the
 // weights; of 128 k with a scale of their own too. With zero points, of s8 alone: from the least value or 0 to the
 // greatest or 0 in 255 steps,
-//   inverse = 255 / (most - least)    zero = nearest(-128 - least inverse)    code = nearest(x inverse) + zero
+//   inverse = 255 / (most - least)    zero = -128 - nearest(least inverse)    code = nearest(x inverse) + zero
 // within -128 … 127. Where a scale is given, for all tokens, codes are nearest(x (1 / scale)) within ±L; one
 // that is no positive number becomes NaN.
 #pragma once
@@ -58,7 +58,7 @@ struct Code {
     const float width = most - least;
     Grid found = grid(255 / width, width / 255);
     found.least = -128;
-    if (found.inverse > 0) found.zero = toNearest(-128 - least * found.inverse);
+    if (found.inverse > 0) found.zero = -128 - toNearest(least * found.inverse);
     return found;
   }
   // A scale that is no positive number is no grid either: NaN.

@@ -25,13 +25,16 @@ constexpr Variants wideVariantsOf() {
           kType == Type::kS8 ? 2 : 1 > ()};
 }
 
-// For m tokens, or null where the other kernels do better. `blocks` are all there are to be: slabs share them, unless
-// they have more columns than that, of which then each has one block and no sums travel.
+// For m tokens, or null where the other kernels do better. `blocks` are all there are to be: slabs share them. Where a
+// slab has more columns than its share, each column has one block, and no sums travel; where it has fewer, no block has
+// less than some steps of a column, more of them for larger slabs, whose sums take as much longer to travel.
 inline Choice many(const Variants& all, const w4a16::Shape& shape, int m, int blocks) {
   if (m <= 24) return {nullptr, 0};
   const Variant& variant = m <= 32 ? all[0] : m <= 64 ? all[1] : all[2];
-  const int columns = w4a16::workOf(variant, shape, 1).columns;
-  return {&variant, std::max(columns, static_cast<int>(blocks / w4a16::slabs(variant, m)))};
+  const w4a16::Work work = w4a16::workOf(variant, shape, 1);
+  const int64_t worthwhile = int64_t{work.columns} * work.steps / (variant.tokens / 16);
+  const int64_t share = std::min<int64_t>(blocks / w4a16::slabs(variant, m), worthwhile);
+  return {&variant, static_cast<int>(std::max<int64_t>(work.columns, share))};
 }
 
 }  // namespace tsq::cuda::w8a8

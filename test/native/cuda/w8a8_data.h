@@ -132,7 +132,7 @@ inline Quantized quantize(const Case& c, const Data& d) {
       scale = (most - least) / 255;
     }
     const bool grid = finite && std::isfinite(inverse);
-    if (c.shifted && !c.given && grid) zero = static_cast<int32_t>(std::nearbyint(-128 - least * inverse));
+    if (c.shifted && !c.given && grid) zero = -128 - static_cast<int32_t>(std::nearbyint(least * inverse));
     for (int64_t k = begin; k < end && grid; ++k) {
       const float steps = x(k) * inverse;
       uint8_t& code = q.codes[static_cast<size_t>(row * c.k + k)];
