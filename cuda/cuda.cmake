@@ -42,9 +42,11 @@ set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 
 file(GLOB module CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/module/*.cu)
 file(GLOB hopper CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/module/sm_90a/*.cu)
+file(GLOB ada CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/module/sm_89/*.cu)
 add_library(tsq_cuda_hopper OBJECT ${hopper})
-add_library(tsq_cuda_module MODULE ${module} $<TARGET_OBJECTS:tsq_cuda_hopper>)
-foreach(target tsq_cuda_module tsq_cuda_hopper)
+add_library(tsq_cuda_ada OBJECT ${ada})
+add_library(tsq_cuda_module MODULE ${module} $<TARGET_OBJECTS:tsq_cuda_hopper> $<TARGET_OBJECTS:tsq_cuda_ada>)
+foreach(target tsq_cuda_module tsq_cuda_hopper tsq_cuda_ada)
   target_include_directories(${target} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
   # In place of the directory's options, which are the host compiler's. A kernel that spills registers is an error, as is
   # any warning.
@@ -54,5 +56,7 @@ endforeach()
 set_target_properties(tsq_cuda_hopper PROPERTIES
   CUDA_ARCHITECTURES 90a-real
   RULE_LAUNCH_COMPILE "bash ${CMAKE_CURRENT_LIST_DIR}/module/sm_90a/compile.sh")
+# Products of e4m3 are for 8.9 and later.
+set_target_properties(tsq_cuda_ada PROPERTIES CUDA_ARCHITECTURES "89-real;89-virtual;90a-real")
 set_target_properties(tsq_cuda_module PROPERTIES OUTPUT_NAME tsq_cuda)
 target_link_options(tsq_cuda_module PRIVATE -static-libgcc -static-libstdc++ -Wl,--exclude-libs,ALL -Wl,-z,nodelete)

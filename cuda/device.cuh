@@ -18,6 +18,7 @@
 //   andOr(a, b, c) rotateRight(v, bits) permuteBytes(a, b, selector)   lop3, shf, prmt
 //   fusedMultiplyAdd(a, b, c) fusedMultiplyAdd2<type>(a, b, c)         …2: of the two values of a word
 //   reciprocal(v)                                rcp.approx: to an ulp, of normal numbers
+//   bitsOf(f) floatOf(bits) toNearest(f)         the bits of a float and back; the nearest integer, ties to even
 //   atomicAdd(p, v) atomicAddSync(p, v)          device scope; …Sync releases and acquires
 //   loadAcquire(p) storeRelease(p, v)            device scope
 //
@@ -30,6 +31,8 @@
 //   settle(d)                                    after the wait, before d is used: keeps the compiler from reading d early
 //                                                wgmma.m64nNk16 of a warpgroup, A from registers, B [columns][16] in
 //                                                rows of 128 bytes whose 16-byte chunks are permuted by row % 8
+//   multiplyAsync<type, columns>(d, a, descriptor(shared), adds)  wgmma.m64nNk32 for kE4M3, and for kS8 with sums of
+//                                                int32; d begins at zero where it does not add
 #pragma once
 #if defined(__CUDACC__)
 #include "cuda/ptx.cuh"

@@ -206,6 +206,15 @@ TSQ_DEVICE float reciprocal(float a) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(a));
   return r;
 }
+TSQ_DEVICE uint32_t bitsOf(float value) {
+  return __float_as_uint(value);
+}
+TSQ_DEVICE float floatOf(uint32_t bits) {
+  return __uint_as_float(bits);
+}
+TSQ_DEVICE int toNearest(float value) {
+  return __float2int_rn(value);
+}
 template <Type kType>
 TSQ_BOTH float toFloat(uint16_t bits) {
   if constexpr (kType == Type::kF16) return __half2float(__ushort_as_half(bits));
@@ -320,3 +329,5 @@ TSQ_DEVICE uint32_t fusedMultiplyAdd2(uint32_t a, uint32_t b, uint32_t c) {
 }
 
 }  // namespace tsq::cuda
+
+#include "cuda/ptx_products8.cuh"

@@ -10,7 +10,7 @@ namespace {
 
 // cublas_api.h.
 constexpr int kNoTranspose = 0, kTranspose = 1;
-constexpr int kCompute32F = 68;
+constexpr int kCompute32F = 68, kCompute32I = 72;
 constexpr int kDefaultAlgorithm = -1;
 constexpr size_t kWorkspaceBytes = size_t{64} << 20;  // its own, as captured graphs need; no less than it wants on 9.0
 
@@ -64,6 +64,13 @@ void CuBlas::multiply(const void* w, const void* x, void* y, int64_t m, int64_t 
                  w, type, static_cast<int>(k), x, type, static_cast<int>(k), &zero, y, type, static_cast<int>(n),
                  kCompute32F, kDefaultAlgorithm),
          "multiplying");
+}
+
+bool CuBlas::multiplyS8(const void* w, const void* x, void* y, int64_t m, int64_t n, int64_t k) {
+  const int32_t one = 1, zero = 0;
+  return gemmEx_(handle_, kTranspose, kNoTranspose, static_cast<int>(n), static_cast<int>(m), static_cast<int>(k), &one,
+                 w, CUDA_R_8I, static_cast<int>(k), x, CUDA_R_8I, static_cast<int>(k), &zero, y, CUDA_R_32I,
+                 static_cast<int>(n), kCompute32I, kDefaultAlgorithm) == 0;
 }
 
 }  // namespace bench

@@ -17,6 +17,8 @@ class CuBlas {
 
   // y[m][n] = x[m][k] w[n][k]^T in f16 or bf16 with sums in float32.
   void multiply(const void* w, const void* x, void* y, int64_t m, int64_t n, int64_t k, bool bf16);
+  // Sums in int32 of s8 by s8: y[m][n], without scales. False where the library or the device has no such product.
+  bool multiplyS8(const void* w, const void* x, void* y, int64_t m, int64_t n, int64_t k);
   int version() const { return version_; }
   const std::string& path() const { return path_; }
 

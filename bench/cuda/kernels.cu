@@ -2,6 +2,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 namespace bench {
 namespace {
@@ -89,6 +90,24 @@ __global__ void readKernel(const uint4* from, int64_t words, uint32_t* sink) {
   if (sum == 0x12345678u) *sink = sum;  // so that the loads are needed
 }
 
+// A block for a row.
+__global__ void quantizeRowsKernel(const uint16_t* from, uint8_t* to, float* scales, int64_t width, bool e4m3) {
+  __shared__ float peaks[kThreads];
+  const uint16_t* row = from + blockIdx.x * width;
+  float peak = 0;
+  for (int64_t i = threadIdx.x; i < width; i += kThreads) peak = fmaxf(peak, fabsf(decode(row[i], true)));
+  peaks[threadIdx.x] = peak;
+  __syncthreads();
+  for (int i = 0; i < kThreads; ++i) peak = fmaxf(peak, peaks[i]);
+  const float scale = peak / (e4m3 ? 448.0f : 127.0f);
+  for (int64_t i = threadIdx.x; i < width; i += kThreads) {
+    const float steps = peak > 0 ? decode(row[i], true) / scale : 0;
+    to[blockIdx.x * width + i] = e4m3 ? __nv_cvt_float_to_fp8(steps, __NV_SATFINITE, __NV_E4M3)
+                                      : static_cast<uint8_t>(static_cast<int8_t>(__float2int_rn(steps)));
+  }
+  if (threadIdx.x == 0) scales[blockIdx.x] = scale;
+}
+
 __global__ void emptyKernel() {}
 
 __global__ void holdKernel(int64_t cycles) {
@@ -119,6 +138,10 @@ void dequantize(const uint32_t* nibbles, const uint16_t* scales, uint16_t* to, i
   const int64_t words = n * k / 8;
   dequantizeKernel<<<blocksFor(words), kThreads, 0, stream>>>(nibbles, scales, reinterpret_cast<uint4*>(to), words,
                                                               group / 8, bf16);
+}
+void quantizeRows(const uint16_t* from, uint8_t* to, float* scales, int64_t rows, int64_t width, bool e4m3,
+                  cudaStream_t stream) {
+  quantizeRowsKernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(from, to, scales, width, e4m3);
 }
 void readAll(const void* from, int64_t words, uint32_t* sink, int multiprocessors, cudaStream_t stream) {
   readKernel<<<static_cast<unsigned>(multiprocessors) * 8, kThreads, 0, stream>>>(static_cast<const uint4*>(from),

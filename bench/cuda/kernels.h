@@ -19,6 +19,9 @@ void packNibbles(const uint8_t* codes, uint32_t* to, int64_t words, cudaStream_t
 // to[n][k] = scales[n][k / group] (code - 8) from words of packNibbles; k and group are multiples of 8.
 void dequantize(const uint32_t* nibbles, const uint16_t* scales, uint16_t* to, int64_t n, int64_t k, int64_t group,
                 bool bf16, cudaStream_t stream);
+// bf16 to s8 or e4m3, with a scale for each row that makes its largest magnitude 127, or 448.
+void quantizeRows(const uint16_t* from, uint8_t* to, float* scales, int64_t rows, int64_t width, bool e4m3,
+                  cudaStream_t stream);
 // Reads so many times 16 bytes and nothing else.
 void readAll(const void* from, int64_t words, uint32_t* sink, int multiprocessors, cudaStream_t stream);
 void doNothing(cudaStream_t stream);

@@ -39,7 +39,7 @@ Report::Report(std::string path, const Ceilings& ceilings) : path_(std::move(pat
 double Report::roof(const Cell& cell) const {
   const double peak = cell.type == "bf16" ? ceilings_.flopsBF16 : ceilings_.flopsF16;
   if (peak <= 0) return 0;
-  return 1e6 * std::max(static_cast<double>(cell.bytes) / ceilings_.bytesPerSecond, flops(cell) / peak);
+  return 1e6 * std::max(static_cast<double>(cell.bytes) / ceilings_.bytesPerSecond, flops(cell) / (peak * cell.rate));
 }
 
 const Cell* Report::peer(const Cell& cell, const char* backend) const {

@@ -26,6 +26,7 @@ struct Cell {
   int copies;
   Timing timing;
   double difference;  // ||y - reference|| / ||reference|| of the first rows; negative where there is no reference
+  double rate = 1;    // of tensor cores for these operands, in units of that for 16 bits
 };
 
 class Report {

@@ -1,5 +1,6 @@
 // Times W4A16 with integers and with a code book, W8A16 and 16-bit weights beside cuBLAS and beside dequantizing and
-// then cuBLAS, over shapes and tokens. All have the same weights.
+// then cuBLAS, over shapes and tokens; and W8A8, with and without the quantization of activations. All have the same
+// weights, those of W8A8 rounded.
 //   sweep [--json FILE] [--shapes KxN,...] [--m M,...] [--group G] [--samples S] [--seconds T]
 // Cells begin within --seconds; what is left then is reported as not measured.
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <sstream>
 
 #include "bench/cuda/cublas.h"
+#include "bench/cuda/eight.h"
 #include "bench/cuda/kernels.h"
 #include "bench/cuda/report.h"
 #include "bench/cuda/timing.h"
@@ -205,6 +207,8 @@ class Sweep {
       ours.push_back(pack("tsq-w16a16", {n, k, k, 16}, wide.data(), nullptr));
       check(cudaStreamSynchronize(stream_), "packing weights");
     }
+    const auto eights =
+        bf16 ? eightWeights(module_, n, k, wide.data(), cacheBytes_, stream_) : std::vector<EightWeight>{};
     const int wideCopies = copiesOf(wide.bytes());
     const auto w16 = copiesFrom(std::move(wide), wideCopies);
     DeviceBuffer<uint16_t> scratch(static_cast<size_t>(weights));
@@ -221,15 +225,15 @@ class Sweep {
       const int64_t activations = 2 * m * (n + k);
       const size_t checked = static_cast<size_t>(std::min(m, 16) * n);
       std::vector<uint16_t> reference;
-      const auto cell = [&](const char* backend, int copies, size_t weightBytes,
-                            const std::function<void(int)>& launch) {
+      const auto cell = [&](const char* backend, int copies, size_t weightBytes, const std::function<void(int)>& launch,
+                            double rate = 1) {
         y.fill(0xff);
         const Timing timing = measure(stream_, copies, options_.samples, launch);
         const std::vector<uint16_t> got = y.read(checked);
         if (reference.empty() && blas_ != nullptr) reference = got;
         const double apart = reference.empty() ? -1 : difference(got, reference, bf16);
         report.add({backend, bf16 ? "bf16" : "f16", n, k, options_.group, m,
-                    static_cast<int64_t>(weightBytes) + activations, copies, timing, apart});
+                    static_cast<int64_t>(weightBytes) + activations, copies, timing, apart, rate});
       };
       if (blas_ != nullptr) {
         cell("cublas", wideCopies, w16[0].bytes(), [&](int copy) {
@@ -262,6 +266,22 @@ class Sweep {
           gemm.scales = one.scales[static_cast<size_t>(copy)].data();
           module_.call(module_->w4a16(&gemm, stream_, module_.reason()));
         });
+      }
+      forEachProduct(module_, eights, x.data(), y.data(), m, stream_,
+                     [&](const std::string& name, const EightWeight& weight, const std::function<void(int)>& launch) {
+                       cell(name.c_str(), static_cast<int>(weight.weights.size()), weight.bytes, launch, 2);
+                     });
+      if (!bf16 || blas_ == nullptr) continue;
+      // Of whatever bytes there are: only its time is of interest, and it gives sums without scales.
+      DeviceBuffer<int32_t> sums(static_cast<size_t>(m * n));
+      const auto integers = [&](int copy) {
+        return blas_->multiplyS8(w16[static_cast<size_t>(copy)].data(), x.data(), sums.data(), m, n, k);
+      };
+      if (integers(0)) {
+        const Timing timing = measure(stream_, wideCopies, options_.samples, [&](int copy) { integers(copy); });
+        report.add({"cublas-s8", "bf16", n, k, options_.group, m, n * k + m * (k + 4 * n), wideCopies, timing, -1, 2});
+      } else {
+        report.skip(std::to_string(k) + "x" + std::to_string(n) + " m=" + count + ": cuBLAS has no product of s8");
       }
     }
   }

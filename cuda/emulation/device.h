@@ -162,10 +162,6 @@ inline void copyBulk(Shared<Words> to, Global<const Words> from, int bytes, Shar
 inline void proxyFence() {
   emulation::proxyFence();
 }
-template <int kCount>
-void takeRegisters() {}
-template <int kCount>
-void leaveRegisters() {}
 template <typename T>
 uint32_t sharedAddress(Shared<T> memory) {
   return memory.offset;
@@ -176,13 +172,27 @@ inline void fenceProducts() {
 template <Type kType, int kColumns>
 void multiplyAsync(float (&sums)[kColumns / 2], const uint32_t (&a)[4], uint64_t b, TSQ_HERE) {
   static_assert(kColumns % 8 == 0 && kColumns <= 256);
-  emulation::issueProduct(kType, kColumns, sums, a, b, at);
+  emulation::issueProduct({kType, kColumns, sums, a, b, true, {}, at});
+}
+template <Type kType, int kColumns, typename Sum>
+void multiplyAsync(Sum (&sums)[kColumns / 2], const uint32_t (&a)[4], uint64_t b, bool adds, TSQ_HERE) {
+  static_assert(kColumns % 16 == 0 && kColumns <= 256);
+  static_assert(std::is_same_v<Sum, float> ? kType == Type::kE4M3 : kType == Type::kS8);
+  emulation::issueProduct({kType, kColumns, sums, a, b, adds, {}, at});
 }
 inline void commitProducts() {
   emulation::commitProducts();
 }
 template <int kCount>
-void settle(float (&)[kCount]) {}
+void takeRegisters() {
+  static_assert(kCount % 8 == 0 && kCount >= 24 && kCount <= 256);
+}
+template <int kCount>
+void leaveRegisters() {
+  static_assert(kCount % 8 == 0 && kCount >= 24 && kCount <= 256);
+}
+template <typename Sum, int kCount>
+void settle(Sum (&)[kCount]) {}
 template <int kLeft>
 void waitProducts(TSQ_HERE) {
   emulation::waitProducts(kLeft, at);
@@ -216,6 +226,15 @@ inline float fusedMultiplyAdd(float a, float b, float c) {
 }
 inline float reciprocal(float a) {
   return 1 / a;
+}
+inline uint32_t bitsOf(float value) {
+  return std::bit_cast<uint32_t>(value);
+}
+inline float floatOf(uint32_t bits) {
+  return std::bit_cast<float>(bits);
+}
+inline int toNearest(float value) {
+  return static_cast<int>(std::nearbyint(value));
 }
 template <Type kType>
 float toFloat(uint16_t bits) {

@@ -63,42 +63,51 @@ void readOperand(const AsyncProduct& product, const Place& at) {
   }
 }
 
-// Of a warp, which has 16 of the 64 rows: fragments as in mma.m16n8k16, column block by column block.
+// Of a warp, which has 16 of the 64 rows: fragments as in mma, column block by column block. kPerWord elements are
+// neighbours along k in a register.
+template <int kPerWord, typename Sum>
 void execute(void* const* lanes) {
+  constexpr int kDepth = 8 * kPerWord, kBytes = 4 / kPerWord;
   const AsyncProduct& first = *static_cast<AsyncProduct*>(lanes[0]);
-  float a[16][16];
+  Sum a[16][kDepth];
   for (int lane = 0; lane < kWarp; ++lane) {
     const AsyncProduct& product = *static_cast<AsyncProduct*>(lanes[lane]);
     for (int i = 0; i < 4; ++i) {
-      for (int j = 0; j < 2; ++j) {
-        a[lane / 4 + i % 2 * 8][lane % 4 * 2 + i / 2 * 8 + j] = element(product.type, product.a[i], j);
+      for (int j = 0; j < kPerWord; ++j) {
+        a[lane / 4 + i % 2 * 8][kPerWord * (lane % 4 + i / 2 * 4) + j] =
+            static_cast<Sum>(element(product.type, product.a[i], j));
       }
     }
   }
   for (int column = 0; column < first.columns; ++column) {
-    float b[16];
-    for (int k = 0; k < 16; ++k) {
-      uint16_t bits;
-      std::memcpy(&bits, shared().bytes() + addressIn(first.descriptor, column, k * 2), 2);
-      b[k] = element(first.type, bits, 0);
+    Sum b[kDepth];
+    for (int k = 0; k < kDepth; ++k) {
+      uint32_t bits = 0;
+      std::memcpy(&bits, shared().bytes() + addressIn(first.descriptor, column, k * kBytes), kBytes);
+      b[k] = static_cast<Sum>(element(first.type, bits, 0));
     }
     for (int row = 0; row < 16; ++row) {
-      float sum = 0;
-      for (int k = 0; k < 16; ++k) sum += a[row][k] * b[k];
+      Sum sum = 0;
+      for (int k = 0; k < kDepth; ++k) sum += a[row][k] * b[k];
       const int lane = row % 8 * 4 + column % 8 / 2, index = column / 8 * 4 + row / 8 * 2 + column % 2;
-      static_cast<AsyncProduct*>(lanes[lane])->sums[index] += sum;
+      const AsyncProduct& product = *static_cast<AsyncProduct*>(lanes[lane]);
+      Sum& to = static_cast<Sum*>(product.sums)[index];
+      to = product.adds ? to + sum : sum;
     }
   }
   ++machine().outcome().products;
 }
 
 void poison(AsyncProduct& product) {
-  product.before.assign(product.sums, product.sums + product.columns / 2);
-  std::fill_n(product.sums, product.columns / 2, std::numeric_limits<float>::quiet_NaN());
+  const auto count = static_cast<size_t>(product.columns / 2);
+  product.before.resize(count);
+  std::memcpy(product.before.data(), product.sums, count * 4);
+  const std::vector<uint32_t> nans(count, 0x7fc00000u);
+  std::memcpy(product.sums, nans.data(), count * 4);
 }
 
 // The next product under way on the same sums, if any.
-AsyncProduct* successor(AsyncProducts& all, const float* sums, const AsyncProduct* after) {
+AsyncProduct* successor(AsyncProducts& all, const void* sums, const AsyncProduct* after) {
   bool passed = after == nullptr;
   const auto search = [&](std::vector<AsyncProduct>& group) -> AsyncProduct* {
     for (AsyncProduct& product : group) {
@@ -168,14 +177,15 @@ void fenceProducts() {
   self().products.fenced = true;
 }
 
-void issueProduct(cuda::Type type, int columns, float* sums, const uint32_t* a, uint64_t descriptor, const Place& at) {
+void issueProduct(const AsyncProduct& product) {
   AsyncProducts& mine = self().products;
+  const Place& at = product.at;
   if (!mine.fenced) fail(at, "wgmma reads registers that no wgmma.fence has ordered since the last group");
-  if (descriptor >> 62 != 1) fail(at, "only operands in rows of 128 permuted bytes are emulated");
+  if (product.descriptor >> 62 != 1) fail(at, "only operands in rows of 128 permuted bytes are emulated");
   collective(
       "wgmma", kAllLanes, &mine, [](void* const*) {}, at);
-  AsyncProduct* earlier = successor(mine, sums, nullptr);
-  mine.open.push_back({type, columns, sums, a, descriptor, {}, at});
+  AsyncProduct* earlier = successor(mine, product.sums, nullptr);
+  mine.open.push_back(product);
   if (earlier == nullptr) poison(mine.open.back());
   readOperand(mine.open.back(), at);
   ++mine.issued;
@@ -192,9 +202,12 @@ void waitProducts(size_t left, const Place& at) {
   AsyncProducts& mine = self().products;
   for (; mine.groups.size() > left; mine.groups.pop_front()) {
     for (AsyncProduct& product : mine.groups.front()) {
-      std::copy(product.before.begin(), product.before.end(), product.sums);
+      std::memcpy(product.sums, product.before.data(), product.before.size() * 4);
       readOperand(product, at);
-      collective("wgmma", kAllLanes, &product, execute, at);
+      const auto compute = product.type == cuda::Type::kS8     ? execute<4, int32_t>
+                           : product.type == cuda::Type::kE4M3 ? execute<4, float>
+                                                               : execute<2, float>;
+      collective("wgmma", kAllLanes, &product, compute, at);
       if (AsyncProduct* next = successor(mine, product.sums, &product)) poison(*next);
     }
   }

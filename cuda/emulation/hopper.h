@@ -35,14 +35,15 @@ struct CountedBarrier {
 };
 
 // One wgmma of this thread, with A from its registers. Registers and shared memory are read, and sums written, when
-// the thread waits; until then the sums are NaN.
+// the thread waits; until then the sums are NaN, or the same bits as integers.
 struct AsyncProduct {
   cuda::Type type;
   int columns;
-  float* sums;
+  void* sums;  // float, or int32_t for s8: columns / 2 of them
   const uint32_t* a;
   uint64_t descriptor;
-  std::vector<float> before;  // sums at the issue; empty while an earlier product still works on them
+  bool adds;                     // to the sums, or else begins at zero
+  std::vector<uint32_t> before;  // sums at the issue; empty while an earlier product still works on them
   std::source_location at;
 };
 
@@ -62,9 +63,8 @@ void issueBulkCopy(uint32_t to, const void* from, int bytes, uint32_t barrier, c
 
 void proxyFence();
 void fenceProducts();
-// m64nNk16: sums[columns / 2], a[4], B [columns][16] in shared memory by descriptor.
-void issueProduct(cuda::Type type, int columns, float* sums, const uint32_t* a, uint64_t descriptor,
-                  const std::source_location& at);
+// m64nNk16, or k32 for operands of 8 bits: a[4], B [columns][k] in shared memory by descriptor.
+void issueProduct(const AsyncProduct& product);
 void commitProducts();
 void waitProducts(size_t left, const std::source_location& at);
 

@@ -62,6 +62,7 @@ float e4m3ToFloat(uint8_t bits) {
 }
 
 float element(Type type, uint32_t word, int index) {
+  if (type == Type::kS8) return static_cast<float>(elementS8(word, index));
   if (type == Type::kE4M3) return e4m3ToFloat(static_cast<uint8_t>(word >> 8 * index));
   const auto bits = static_cast<uint16_t>(word >> 16 * index);
   return type == Type::kF16 ? f16ToFloat(bits) : bf16ToFloat(bits);
@@ -91,6 +92,8 @@ void multiply(Type type, float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uin
             multiplyFragments<4, float>(lanes, [](uint32_t word, int i) { return element(Type::kE4M3, word, i); });
           },
           at);
+    case Type::kS8:
+      fail(at, "mma of s8 has integer sums: multiplyS8");
   }
 }
 

@@ -9,7 +9,7 @@
 namespace tsq::emulation {
 
 float e4m3ToFloat(uint8_t bits);
-// Element `index` of a register that holds two of f16 or bf16, or four of e4m3.
+// Element `index` of a register that holds two of f16 or bf16, or four of e4m3 or s8.
 float element(cuda::Type type, uint32_t word, int index);
 
 // d += a b; a is 16 x k, b is k x 8; k is 16 for f16 and bf16, 32 for e4m3.

@@ -42,10 +42,11 @@ inline int checkShape(const TsqCudaShape& shape, TsqCudaText reason) {
       static_cast<long long>(shape.group));
 }
 
-inline int checkPointer(const char* name, const void* pointer, bool optional, size_t align, TsqCudaText reason) {
-  if (pointer == nullptr) return optional ? kTsqCudaOk : refuse(kTsqCudaArgument, reason, "W4A16: %s is null", name);
+inline int checkPointer(const char* name, const void* pointer, bool optional, size_t align, TsqCudaText reason,
+                        const char* who = "W4A16") {
+  if (pointer == nullptr) return optional ? kTsqCudaOk : refuse(kTsqCudaArgument, reason, "%s: %s is null", who, name);
   if (reinterpret_cast<uintptr_t>(pointer) % align == 0) return kTsqCudaOk;
-  return refuse(kTsqCudaArgument, reason, "W4A16: %s at %p is not aligned to %zu bytes", name, pointer, align);
+  return refuse(kTsqCudaArgument, reason, "%s: %s at %p is not aligned to %zu bytes", who, name, pointer, align);
 }
 
 #define TSQ_TRY(call)                                           \
@@ -61,9 +62,9 @@ inline int checkPack(const TsqCudaPack& pack, size_t sourceAlign, TsqCudaText re
 }
 
 // m tokens by blocks of a slab: as many blocks as a grid may have.
-inline int checkTokens(int32_t m, int blocks, TsqCudaText reason) {
+inline int checkTokens(int32_t m, int blocks, TsqCudaText reason, const char* who = "W4A16") {
   if (m > 0 && blocks > 0 && (int64_t{m} + 23) / 8 * blocks <= INT_MAX) return kTsqCudaOk;
-  return refuse(kTsqCudaArgument, reason, "W4A16: %d tokens by %d blocks are not a grid", m, blocks);
+  return refuse(kTsqCudaArgument, reason, "%s: %d tokens by %d blocks are not a grid", who, m, blocks);
 }
 
 inline int checkGemm(const TsqCudaW4A16& gemm, TsqCudaText reason) {

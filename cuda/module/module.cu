@@ -6,9 +6,10 @@
 #include <algorithm>
 
 #include "cuda/module/arguments.h"
+#include "cuda/module/launch.h"
 #include "cuda/module/memory.h"
-#include "cuda/module/runtime.h"
 #include "cuda/module/variants.h"
+#include "cuda/module/w8a8.h"
 #include "cuda/w4a16/book.h"
 #include "cuda/w4a16/pack.cuh"
 
@@ -27,42 +28,18 @@ int device(int index, TsqCudaDevice* out, TsqCudaText reason) {
   return kTsqCudaOk;
 }
 
-// Whether the current device runs sm_90a code, which no other compute capability does.
-int isHopper(bool* is, TsqCudaText reason) {
-  int index = 0, major = 0, minor = 0;
-  TSQ_TRY(answer(cudaGetDevice(&index), "asking for the current CUDA device", reason));
-  TSQ_TRY(
-      answer(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "asking a CUDA device", reason));
-  TSQ_TRY(
-      answer(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index), "asking a CUDA device", reason));
-  *is = major == 9 && minor == 0;
-  return kTsqCudaOk;
-}
-
-// More shared memory than 48 KiB is for those who ask.
-template <typename All>
-int allowShared(const All& all, TsqCudaText reason) {
-  for (const w4a16::Variant& one : all) {
-    const auto* kernel = reinterpret_cast<const void*>(one.kernel);
-    TSQ_TRY(answer(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(one.sharedBytes)),
-        "preparing the W4A16 kernels", reason));
-  }
-  return kTsqCudaOk;
-}
-
 int prepare(int index, TsqCudaText reason) {
   TSQ_TRY(use(index, reason));
   using w4a16::Kind;
-  bool hopper = false;
-  TSQ_TRY(isHopper(&hopper, reason));
+  int capability = 0;
+  TSQ_TRY(capabilityOf(&capability, reason));
   for (const Kind kind : {Kind::kInt4, Kind::kBook4, Kind::kInt8, Kind::kFloat16}) {
     for (const bool bf16 : {false, true}) {
       TSQ_TRY(allowShared(w4a16::compiled(bf16, kind), reason));
-      if (hopper) TSQ_TRY(allowShared(w4a16::compiledWide(bf16, kind), reason));
+      if (capability == kHopper) TSQ_TRY(allowShared(w4a16::compiledWide(bf16, kind), reason));
     }
   }
-  return kTsqCudaOk;
+  return w8a8Prepare(capability, reason);
 }
 
 int blocksFor(const TsqCudaShape* /*shape*/, int multiprocessors) {
@@ -84,25 +61,13 @@ int sizes(const TsqCudaShape* shape, int32_t m, int blocks, TsqCudaSizes* out, T
   return kTsqCudaOk;
 }
 
-template <typename Kernel, typename Parameters>
-int enqueue(Kernel* kernel, int64_t blocks, int threads, size_t sharedBytes, Parameters parameters, void* stream,
-            TsqCudaText reason) {
-  void* arguments[] = {&parameters};
-  return answer(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)),
-                                 arguments, sharedBytes, static_cast<cudaStream_t>(stream)),
-                "starting a W4A16 kernel", reason);
-}
-
-int64_t packBlocks(int64_t values) {
-  return std::min<int64_t>((values + w4a16::kPackThreads - 1) / w4a16::kPackThreads, 4096);
-}
-
 int packCodes(const TsqCudaPack* pack, void* stream, TsqCudaText reason) {
   TSQ_TRY(checkPack(*pack, pack->shape.bits == 16 ? 2 : 1, reason));
   const w4a16::Shape shape = shapeOf(pack->shape);
   const w4a16::PackCodes parameters{
       shape, {static_cast<const uint8_t*>(pack->source)}, {pack->order}, {static_cast<Words*>(pack->packed)}};
-  return enqueue(w4a16::packCodes, packBlocks(shape.weightWords()), w4a16::kPackThreads, 0, parameters, stream, reason);
+  return enqueue(w4a16::packCodes, blocksOf(shape.weightWords(), w4a16::kPackThreads), w4a16::kPackThreads, 0,
+                 parameters, stream, reason);
 }
 
 int packScales(const TsqCudaPack* pack, void* stream, TsqCudaText reason) {
@@ -111,8 +76,8 @@ int packScales(const TsqCudaPack* pack, void* stream, TsqCudaText reason) {
   const w4a16::Shape shape = shapeOf(pack->shape);
   const w4a16::PackScales parameters{
       shape, {static_cast<const uint16_t*>(pack->source)}, {static_cast<uint16_t*>(pack->packed)}};
-  return enqueue(w4a16::packScales, packBlocks(shape.scaleWords() * 8), w4a16::kPackThreads, 0, parameters, stream,
-                 reason);
+  return enqueue(w4a16::packScales, blocksOf(shape.scaleWords() * 8, w4a16::kPackThreads), w4a16::kPackThreads, 0,
+                 parameters, stream, reason);
 }
 
 w4a16::Book bookOf(const TsqCudaBook& from) {
@@ -154,12 +119,12 @@ int gemm(const TsqCudaW4A16* g, void* stream, TsqCudaText reason) {
                          g->scalesAreBF16 != 0,
                          vectorX,
                          bookOf(g->book)};
-  bool hopper = false;
-  TSQ_TRY(isHopper(&hopper, reason));
+  int capability = 0;
+  TSQ_TRY(capabilityOf(&capability, reason));
   const bool bf16 = g->isBF16 != 0;
   const bool exact = (g->zeros == nullptr || g->zerosAreIntegers != 0) &&
                      (g->scales == nullptr || g->scalesAreBF16 == 0 || g->scalesAreModerate != 0);
-  const w4a16::Variant* wide = hopper && exact && g->batchInvariant == 0
+  const w4a16::Variant* wide = capability == kHopper && exact && g->batchInvariant == 0
                                    ? w4a16::chooseWide(w4a16::compiledWide(bf16, shape.kind()), shape, g->m)
                                    : nullptr;
   const w4a16::Variant& variant =
@@ -174,8 +139,9 @@ int gemm(const TsqCudaW4A16* g, void* stream, TsqCudaText reason) {
 
 extern "C" __attribute__((visibility("default"))) const TsqCuda* tsqCuda() {
   using namespace tsq::cuda::module;  // NOLINT
-  static constexpr TsqCuda table{kTsqCudaVersion, devices,  device,    prepare,    use,  openStream,
-                                 closeStream,     allocate, release,   clear,      copy, wait,
-                                 blocksFor,       sizes,    packCodes, packScales, gemm, makeBook};
+  static constexpr TsqCuda table{kTsqCudaVersion, devices,   device,    prepare,      use,     openStream,
+                                 closeStream,     allocate,  release,   clear,        copy,    wait,
+                                 blocksFor,       sizes,     packCodes, packScales,   gemm,    makeBook,
+                                 w8a8BlocksFor,   w8a8Sizes, w8a8Pack,  w8a8Quantize, w8a8Gemm};
   return &table;
 }

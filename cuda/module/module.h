@@ -75,6 +75,61 @@ struct TsqCudaW4A16 {
   int32_t batchInvariant;
 };
 
+// W8A8: weights and activations of 8 bits.
+enum TsqCudaEight {
+  kTsqCudaS8 = 0,    // sums in int32, exact
+  kTsqCudaE4M3 = 1,  // compute capability 8.9 and later
+};
+enum TsqCudaFloat { kTsqCudaF32 = 0, kTsqCudaF16 = 1, kTsqCudaBF16 = 2 };
+
+struct TsqCudaW8A8Shape {
+  int64_t n, k;
+  int32_t type;         // TsqCudaEight
+  int32_t blockScales;  // e4m3: 1 where a weight has scales of blocks of 128 by 128, and tokens of 128 k each
+};
+
+struct TsqCudaW8A8Sizes {
+  int64_t weightBytes, scaleBytes, sumBytes;  // of a packed weight
+  // Of m quantized tokens; padding included.
+  int64_t activationBytes, activationScaleBytes, zeroBytes;
+  int64_t counterBytes, partialBytes;  // of the workspace for m tokens; the counters begin as zero
+};
+
+struct TsqCudaW8A8Pack {
+  TsqCudaW8A8Shape shape;
+  const void* codes;   // s8 or e4m3 [n][k]
+  int32_t isUnsigned;  // s8: codes are uint8, of which 128 stands for 0
+  int32_t scaleType;   // TsqCudaFloat
+  const void* scales;  // [n]; with blockScales [ceil(n / 128)][ceil(k / 128)]
+  int32_t oneScale;    // scales is a single one, for all
+  void *weights, *packedScales;
+  void* sums;  // of the codes of each output: for activations with zero points; or else may be null
+};
+
+struct TsqCudaW8A8Quantize {
+  TsqCudaW8A8Shape shape;
+  const void* x;         // f16 or bf16 [m], rows strideX elements apart
+  const void* given;     // one float32 for all tokens; null: each has its own. Not with blockScales
+  void *codes, *scales;  // activationBytes, activationScaleBytes
+  void* zeros;           // s8: zeroBytes, for codes with a zero point; or else null. Not with a given scale
+  int64_t strideX;
+  int32_t m;
+  int32_t isBF16;
+};
+
+struct TsqCudaW8A8 {
+  TsqCudaW8A8Shape shape;
+  const void *weights, *scales, *sums;           // packed; sums may be null where zeros is
+  const void *codes, *activationScales, *zeros;  // quantized, for the same m; zeros may be null
+  const void* bias;                              // [n] of the type of y, may be null
+  void* y;                                       // f16 or bf16 [m], rows strideY apart
+  void *counters, *partials;                     // of one stream at a time
+  int64_t strideY;
+  int32_t m;
+  int32_t blocks;  // from w8a8BlocksFor
+  int32_t isBF16;  // y and the bias
+};
+
 struct TsqCuda {
   uint32_t version;
   // The number of devices. Where it is 0, the reason says why.
@@ -107,6 +162,14 @@ struct TsqCuda {
   // Of values in the host's memory: value = scale of the group times values[code]. In 16 bits they become what comes
   // closest to them but for one factor (cuda/w4a16/book.h).
   int (*makeBook)(const float* values, int32_t isBF16, TsqCudaBook* out, TsqCudaText reason);
+  // As blocksFor and sizes. Of e4m3, results depend on the number of blocks.
+  int (*w8a8BlocksFor)(const TsqCudaW8A8Shape* shape, int multiprocessors);
+  int (*w8a8Sizes)(const TsqCudaW8A8Shape* shape, int32_t m, int blocks, TsqCudaW8A8Sizes* out, TsqCudaText reason);
+  // These only enqueue on the stream.
+  int (*w8a8Pack)(const TsqCudaW8A8Pack* pack, void* stream, TsqCudaText reason);
+  // A token with an infinity or NaN gets the scale NaN, and so do all its outputs.
+  int (*w8a8Quantize)(const TsqCudaW8A8Quantize* quantize, void* stream, TsqCudaText reason);
+  int (*w8a8)(const TsqCudaW8A8* gemm, void* stream, TsqCudaText reason);
 };
 
 typedef const TsqCuda* (*TsqCudaEntry)();  // exported as "tsqCuda"

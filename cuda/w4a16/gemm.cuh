@@ -179,14 +179,7 @@ class GemmBlock {
     const auto slot = [&](int index) {
       return sharedMemory<Floats>(kReduce * sizeof(Words)) + (warpN * 2 + index) * total.kFloats;
     };
-    if (kWarpsK == 4) {
-      if (warpK >= 2) total.put(slot(warpK - 2));
-      syncThreads();
-      if (warpK < 2) total.add(slot(warpK));
-    }
-    if (warpK == 1) total.put(slot(1));  // which only this warp read
-    syncThreads();
-    if (warpK == 0) total.add(slot(1));
+    addAlongK<kWarpsK>(total, warpK, slot);
     const auto flag = sharedMemory<int>(kFlag * sizeof(Words));
     if (completeColumn(p, work, walk, slab, block, total, warpK == 0 ? warpN : -1, kWarpsN, flag,
                        Warps<kKind>::kThreads)) {

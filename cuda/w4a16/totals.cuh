@@ -6,11 +6,19 @@
 
 namespace tsq::cuda::w4a16 {
 
-template <int kSlices, int kTiles>
+// Four sums of a lane travel as a Vector: Floats, or Integers.
+template <int kSlices, int kTiles, typename Vector = Floats>
 struct Totals {
-  static constexpr int kPieces = kSlices * kTiles;  // Floats of a lane
+  using Four = Vector;
+
+  static constexpr int kPieces = kSlices * kTiles;  // Vectors of a lane
   static constexpr int kFloats = kPieces * 32;      // of the warp
-  float v[kSlices][kTiles * 4] = {};                // of a slice: four floats of each tile, as products have them
+  // Of a slice: four sums of each tile, as products have them.
+  using Sum = decltype(Vector::v[0] + 0);
+  Sum v[kSlices][kTiles * 4] = {};
+
+  // Those of a tile.
+  TSQ_DEVICE Sum (&four(int slice, int tile))[4] { return *reinterpret_cast<Sum(*)[4]>(&v[slice][tile * 4]); }
 
   TSQ_DEVICE void clear() {
     TSQ_UNROLL for (int slice = 0; slice < kSlices; ++slice) {
@@ -22,14 +30,14 @@ struct Totals {
   template <typename Memory>
   TSQ_DEVICE void put(Memory to) const {
     TSQ_UNROLL for (int i = 0; i < kPieces; ++i) {
-      const float* t = &v[i / kTiles][i % kTiles * 4];
-      store(to + (i * 32 + threadIndex() % 32), Floats{{t[0], t[1], t[2], t[3]}});
+      const auto* t = &v[i / kTiles][i % kTiles * 4];
+      store(to + (i * 32 + threadIndex() % 32), Vector{{t[0], t[1], t[2], t[3]}});
     }
   }
   template <typename Memory>
   TSQ_DEVICE void add(Memory from) {
     TSQ_UNROLL for (int i = 0; i < kPieces; ++i) {
-      const Floats other = load(from + (i * 32 + threadIndex() % 32));
+      const Vector other = load(from + (i * 32 + threadIndex() % 32));
       TSQ_UNROLL for (int j = 0; j < 4; ++j) v[i / kTiles][i % kTiles * 4 + j] += other.v[j];
     }
   }
@@ -58,6 +66,21 @@ struct Totals {
 };
 
 constexpr int kPartialSlots = 2;  // a run has at most two unfinished columns: its first and its last
+
+// Adds up the sums of two or four warps along k, always in the same order, into those of the first. For every thread of
+// the block; slot(0) and slot(1) are room for sums, of these warps alone.
+template <int kWarps, typename Sums, typename Slot>
+TSQ_DEVICE void addAlongK(Sums& sums, int warp, Slot slot) {
+  static_assert(kWarps == 2 || kWarps == 4);
+  if (kWarps == 4) {
+    if (warp >= 2) sums.put(slot(warp - 2));
+    syncThreads();
+    if (warp < 2) sums.add(slot(warp));
+  }
+  if (warp == 1) sums.put(slot(1));  // which only this warp read
+  syncThreads();
+  if (warp == 0) sums.add(slot(1));
+}
 
 // The end of a segment, for every thread of the block, or the first `threads`, the block's others left out: true for
 // the warps that now hold the sums of the whole column and are to write them. Of the warps, those with 0 <= writer <

@@ -67,7 +67,13 @@ inline const Variant& choose(Variants all, const Shape& shape, int m) {
   return *chosen;
 }
 
-inline int64_t slabs(const Variant& variant, int m) {
+// These also serve the variants of other products.
+template <typename Any>
+Work workOf(const Any& variant, const Shape& shape, int blocks) {
+  return workOf(shape, blocks, variant.tilesN, variant.tilesK);
+}
+template <typename Any>
+int64_t slabs(const Any& variant, int m) {
   return (int64_t{m} + variant.tokens - 1) / variant.tokens;
 }
 // A launch on so many multiprocessors: the work of a slab, or of all of them.

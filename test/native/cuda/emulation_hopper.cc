@@ -32,16 +32,19 @@ enum Mistake {
   kNoOrderAfterInit,
 };
 
-constexpr int kThreads = 128, kColumns = 24, kK = 64;
+constexpr int kThreads = 128, kColumns = 32, kK = 64;  // of 16 bits, or pairs of 8
 
 bool says(const Outcome& outcome, const std::string& words) {
   return outcome.error.find(words) != std::string::npos;
 }
 
-// y[64][24] = a[64][64] b[24][64]^T, b in shared memory in permuted rows of 128 bytes.
-template <Mistake kMistake>
+template <Type kType>
+using SumOf = std::conditional_t<kType == Type::kS8, int32_t, float>;
+
+// y[64][32] = a[64][64] b[32][64]^T, b in shared memory in permuted rows of 128 bytes; of 8 bits twice as many k.
+template <Mistake kMistake, Type kType>
 TSQ_KERNEL(kThreads)
-products(Global<const uint32_t> a, Global<const Words> b, Global<float> y) {
+products(Global<const uint32_t> a, Global<const Words> b, Global<SumOf<kType>> y) {
   const int thread = threadIndex(), lane = thread % 32, warp = thread / 32;
   const auto rows = sharedMemory<Words>(1024);
   for (int i = thread; i < kColumns * 8; i += kThreads) copyAsync(rows + (i / 8 * 8 + (i % 8 ^ i / 8 % 8)), b + i);
@@ -49,7 +52,7 @@ products(Global<const uint32_t> a, Global<const Words> b, Global<float> y) {
   waitCopies<0>();
   if (kMistake != kNoProxyFence) proxyFence();
   syncThreads();
-  float d[kColumns / 2] = {};
+  SumOf<kType> d[kColumns / 2] = {};
   uint32_t fragments[4][4];
   if (kMistake == kIdleWarp && warp == 2) return;
   for (int step = 0; step < 4; ++step) {
@@ -58,12 +61,17 @@ products(Global<const uint32_t> a, Global<const Words> b, Global<float> y) {
       fragments[step][i] = load(a + (row * kK + k) / 2);
     }
     if (kMistake != kNoProductFence || step != 2) fenceProducts();
-    multiplyAsync<Type::kF16, kColumns>(d, fragments[step], descriptor(rows + step * 2));
+    if constexpr (kType == Type::kF16) {
+      multiplyAsync<kType, kColumns>(d, fragments[step], descriptor(rows + step * 2));
+    } else {
+      if (step == 0) d[7] = 99;  // the first product begins at zero
+      multiplyAsync<kType, kColumns>(d, fragments[step], descriptor(rows + step * 2), step > 0);
+    }
     if (kMistake != kNoCommit || step != 3) commitProducts();
     if (step == 1) waitProducts<1>();
     if (kMistake == kChangesA && step == 2) fragments[2][1] = 0;
   }
-  float early = 0;
+  SumOf<kType> early = 0;
   if (kMistake == kReadsSums) early = d[5];
   if (kMistake == kOverwritesB && thread == 0) store(rows + 3, Words{});
   if (kMistake != kNoProductWait) waitProducts<0>();
@@ -79,26 +87,38 @@ struct Result {
   bool right = true;
 };
 
-template <Mistake kMistake>
+template <Mistake kMistake, Type kType = Type::kF16>
 Result runProducts(Order order = Order::kForward) {
+  constexpr size_t kPerWord = kType == Type::kF16 ? 2 : 4, kDepth = kK / 2 * kPerWord;
   std::mt19937 random(3);
-  std::vector<uint16_t> a(64 * kK), b(kColumns * kK);
-  for (auto* values : {&a, &b}) {
-    for (uint16_t& x : *values) x = fromFloat<Type::kF16>(std::uniform_real_distribution<float>(-1, 1)(random));
+  std::vector<uint32_t> a(64 * kK / 2), b(kColumns * kK / 2);
+  for (auto* words : {&a, &b}) {
+    for (uint32_t& word : *words) {
+      // Of f16 and of e4m3, neither infinities nor NaN.
+      word = static_cast<uint32_t>(random()) & (kType == Type::kS8    ? ~0u
+                                                : kType == Type::kF16 ? 0xbbffbbffu
+                                                                      : 0xb7b7b7b7u);
+    }
   }
-  Buffer<uint16_t> da("a", a), db("b", b);
-  Buffer<float> y("y", 64 * kColumns);
+  const auto at = [](const std::vector<uint32_t>& words, size_t index) {
+    return double{tsq::emulation::element(kType, words[index / kPerWord], static_cast<int>(index % kPerWord))};
+  };
+  Buffer<uint32_t> da("a", a), db("b", b);
+  Buffer<SumOf<kType>> y("y", 64 * kColumns);
   Launch how;
   how.threads = kThreads;
   how.sharedBytes = 1024 + kColumns * kK * 2;
   how.order = order;
-  Result result{launch(how, products<kMistake>, da.global<const uint32_t>(), db.global<const Words>(), y.global())};
+  Result result{launch(how, products<kMistake, kType>, da.template global<const uint32_t>(),
+                       db.template global<const Words>(), y.global())};
   for (size_t i = 0; i < y.size() && result.outcome.ok(); ++i) {
-    double want = 0;
-    for (size_t k = 0; k < kK; ++k) {
-      want += double{toFloat<Type::kF16>(a[i / kColumns * kK + k])} * toFloat<Type::kF16>(b[i % kColumns * kK + k]);
+    double want = 0, size = 0;
+    for (size_t k = 0; k < kDepth; ++k) {
+      const double term = at(a, i / kColumns * kDepth + k) * at(b, i % kColumns * kDepth + k);
+      want += term;
+      size += std::abs(term);
     }
-    if (!(std::abs(y[i] - want) < 1e-5)) result.right = false;
+    if (!(std::abs(static_cast<double>(y[i]) - want) <= (kType == Type::kS8 ? 0 : 1e-5 * size))) result.right = false;
   }
   return result;
 }
@@ -106,8 +126,10 @@ Result runProducts(Order order = Order::kForward) {
 template <Mistake kMistake>
 void productsFail(const std::string& words) {
   for (const Order order : {Order::kForward, Order::kReverse, Order::kRandom}) {
-    const Result result = runProducts<kMistake>(order);
-    CHECK_MSG(says(result.outcome, words), result.outcome.error);
+    for (const Result& result : {runProducts<kMistake, Type::kF16>(order), runProducts<kMistake, Type::kE4M3>(order),
+                                 runProducts<kMistake, Type::kS8>(order)}) {
+      CHECK_MSG(says(result.outcome, words), result.outcome.error);
+    }
   }
 }
 
@@ -173,9 +195,11 @@ void pipelineFails(const std::string& words, const std::string& or1 = "\n", cons
 
 TEST(wgmma_multiplies_at_its_wait) {
   for (const Order order : {Order::kForward, Order::kReverse, Order::kRandom}) {
-    const Result result = runProducts<kNone>(order);
-    CHECK_MSG(result.outcome.ok(), result.outcome.error);
-    CHECK(result.right);
+    for (const Result& result : {runProducts<kNone, Type::kF16>(order), runProducts<kNone, Type::kE4M3>(order),
+                                 runProducts<kNone, Type::kS8>(order)}) {
+      CHECK_MSG(result.outcome.ok(), result.outcome.error);
+      CHECK(result.right);
+    }
   }
 }
 TEST(wgmma_sees_only_writes_behind_a_proxy_fence) {
@@ -189,12 +213,14 @@ TEST(wgmma_must_be_committed_and_waited_for) {
   productsFail<kNoCommit>("a thread ends before it committed this product");
 }
 TEST(wgmma_results_read_early_are_nan) {
-  const Result result = runProducts<kReadsSums>();
-  CHECK(result.outcome.ok() && !result.right);
+  for (const Result& result : {runProducts<kReadsSums>(), runProducts<kReadsSums, Type::kS8>()}) {
+    CHECK(result.outcome.ok() && !result.right);
+  }
 }
 TEST(wgmma_registers_changed_in_flight_change_the_result) {
-  const Result result = runProducts<kChangesA>();
-  CHECK(result.outcome.ok() && !result.right);
+  for (const Result& result : {runProducts<kChangesA>(), runProducts<kChangesA, Type::kE4M3>()}) {
+    CHECK(result.outcome.ok() && !result.right);
+  }
 }
 TEST(wgmma_operand_overwritten_in_flight_is_a_race) {
   productsFail<kOverwritesB>("race: ");
