@@ -226,20 +226,26 @@ export interface Binding {
   cudaUpload(device: Handle, source: Source, dtype: DtypeCode, count: number): Promise<Handle>
   /** Copies all of it to the start of `out`, once all that was enqueued before is done. */
   cudaDownload(memory: Handle, out: ArrayBufferView): Promise<void>
-  /** 4-bit codes [n, k], scales [n, G] that f16 (or bf16) holds exactly, zeros [n, G] or null (8), groupIndex [k] or null. */
+  /** Codes [n, k] < 2^bits, scales [n, G] that f16 (or bf16) holds exactly, zeros [n, G] or null (2^(bits-1)), groupIndex [k] or null, inputScale [k] or null. */
   cudaPackCodes(
     device: Handle,
     codes: Uint8Array,
     n: number,
     k: number,
+    bits: number,
     groupSize: number,
     scales: Float32Array,
     scalesAreBF16: boolean,
     zeros: Uint8Array | null,
     groupIndex: Int32Array | null,
+    inputScale: Float32Array | null,
   ): Promise<Handle>
+  /** Weights [n, k] of f16 (1) or bf16 (2) that lie on a device. */
+  cudaPackFloats(source: Handle, dtype: 1 | 2, n: number, k: number): Promise<Handle>
   /** Enqueues y[m, n] = x[m, k] W^T (+ bias [n]), all f16 (1) or bf16 (2), and gives y's memory. */
   cudaMatmul(weight: Handle, x: Handle, dtype: 1 | 2, m: number, bias: Handle | null): Handle
+  /** The same into memory that there is. */
+  cudaMatmulInto(weight: Handle, x: Handle, dtype: 1 | 2, m: number, bias: Handle | null, out: Handle): void
 
   // Probes: what the machine can do at most, with the threads that take part in a call. Synchronous, for benchmarks.
   /** Instructions whose peak can be measured here. */

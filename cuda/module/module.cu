@@ -6,8 +6,9 @@
 #include <algorithm>
 
 #include "cuda/module/arguments.h"
+#include "cuda/module/elementwise.h"
+#include "cuda/module/launch.h"
 #include "cuda/module/memory.h"
-#include "cuda/module/runtime.h"
 #include "cuda/module/variants.h"
 #include "cuda/w4a16/pack.cuh"
 
@@ -83,25 +84,13 @@ int sizes(const TsqCudaShape* shape, int32_t m, int blocks, TsqCudaSizes* out, T
   return kTsqCudaOk;
 }
 
-template <typename Kernel, typename Parameters>
-int enqueue(Kernel* kernel, int64_t blocks, int threads, size_t sharedBytes, Parameters parameters, void* stream,
-            TsqCudaText reason) {
-  void* arguments[] = {&parameters};
-  return answer(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)),
-                                 arguments, sharedBytes, static_cast<cudaStream_t>(stream)),
-                "starting a W4A16 kernel", reason);
-}
-
-int64_t packBlocks(int64_t values) {
-  return std::min<int64_t>((values + w4a16::kPackThreads - 1) / w4a16::kPackThreads, 4096);
-}
-
 int packCodes(const TsqCudaPack* pack, void* stream, TsqCudaText reason) {
   TSQ_TRY(checkPack(*pack, pack->shape.bits == 16 ? 2 : 1, reason));
   const w4a16::Shape shape = shapeOf(pack->shape);
   const w4a16::PackCodes parameters{
       shape, {static_cast<const uint8_t*>(pack->source)}, {pack->order}, {static_cast<Words*>(pack->packed)}};
-  return enqueue(w4a16::packCodes, packBlocks(shape.weightWords()), w4a16::kPackThreads, 0, parameters, stream, reason);
+  return enqueue(w4a16::packCodes, blocksOver(shape.weightWords(), w4a16::kPackThreads), w4a16::kPackThreads, 0,
+                 parameters, stream, reason);
 }
 
 int packScales(const TsqCudaPack* pack, void* stream, TsqCudaText reason) {
@@ -110,8 +99,8 @@ int packScales(const TsqCudaPack* pack, void* stream, TsqCudaText reason) {
   const w4a16::Shape shape = shapeOf(pack->shape);
   const w4a16::PackScales parameters{
       shape, {static_cast<const uint16_t*>(pack->source)}, {static_cast<uint16_t*>(pack->packed)}};
-  return enqueue(w4a16::packScales, packBlocks(shape.scaleWords() * 8), w4a16::kPackThreads, 0, parameters, stream,
-                 reason);
+  return enqueue(w4a16::packScales, blocksOver(shape.scaleWords() * 8, w4a16::kPackThreads), w4a16::kPackThreads, 0,
+                 parameters, stream, reason);
 }
 
 int gemm(const TsqCudaW4A16* g, void* stream, TsqCudaText reason) {
@@ -152,6 +141,6 @@ extern "C" __attribute__((visibility("default"))) const TsqCuda* tsqCuda() {
   using namespace tsq::cuda::module;  // NOLINT
   static constexpr TsqCuda table{kTsqCudaVersion, devices,  device,    prepare,    use,  openStream,
                                  closeStream,     allocate, release,   clear,      copy, wait,
-                                 blocksFor,       sizes,    packCodes, packScales, gemm};
+                                 blocksFor,       sizes,    packCodes, packScales, gemm, scaleColumns};
   return &table;
 }

@@ -6,7 +6,7 @@
 
 extern "C" {
 
-constexpr uint32_t kTsqCudaVersion = 2;  // of everything below
+constexpr uint32_t kTsqCudaVersion = 3;  // of everything below
 
 enum TsqCudaOutcome {
   kTsqCudaOk = 0,
@@ -62,6 +62,15 @@ struct TsqCudaW4A16 {
   int32_t zerosAreIntegers;  // of 0 to 15, for 4 bits: the faster kernels for many tokens hold no others exactly
 };
 
+// y = x with column j times factors[j], rounded once.
+struct TsqCudaColumns {
+  const void* x;         // f16 or bf16 [m][k]
+  const float* factors;  // [k]
+  void* y;               // of x's type, [m][k]
+  int64_t m, k;
+  int32_t isBF16;
+};
+
 struct TsqCuda {
   uint32_t version;
   // The number of devices. Where it is 0, the reason says why.
@@ -91,6 +100,7 @@ struct TsqCuda {
   int (*packCodes)(const TsqCudaPack* pack, void* stream, TsqCudaText reason);
   int (*packScales)(const TsqCudaPack* pack, void* stream, TsqCudaText reason);
   int (*w4a16)(const TsqCudaW4A16* gemm, void* stream, TsqCudaText reason);
+  int (*scaleColumns)(const TsqCudaColumns* columns, void* stream, TsqCudaText reason);
 };
 
 typedef const TsqCuda* (*TsqCudaEntry)();  // exported as "tsqCuda"

@@ -218,12 +218,15 @@ if (existsSync(emulated)) {
     shared(Uint8Array, n * k),
     n,
     k,
+    4,
     k,
     scales,
     false,
     null,
     null,
+    null,
   )
+  fixtures.deviceY = await native.cudaUpload(fixtures.device, shared(Uint16Array, 4 * n), 1, 4 * n)
 }
 const device = () => fixtures.device ?? fixtures.weight
 native.release(fixtures.released)
@@ -442,13 +445,24 @@ const valid = {
     filled(Uint8Array, n * k),
     n,
     k,
+    2 + below(7),
     k,
     shared(Float32Array, n).fill(0.25),
     random() < 0.5,
     maybe(filled(Uint8Array, n)),
     maybe(shared(Int32Array, k)),
+    maybe(filled(Float32Array, k)),
   ],
+  cudaPackFloats: () => [fixtures.deviceX ?? 1, 1 + below(2), below(5), pick([k, 2 ** 32])],
   cudaMatmul: () => [fixtures.deviceCodes ?? 1, fixtures.deviceX ?? 1, 1 + below(2), below(5), null],
+  cudaMatmulInto: () => [
+    fixtures.deviceCodes ?? 1,
+    fixtures.deviceX ?? 1,
+    1 + below(2),
+    below(5),
+    null,
+    pick([fixtures.deviceX ?? 1, fixtures.deviceY ?? 1]),
+  ],
   openPackFile: () => [packPath],
   readPackFloats: () => [fixtures.packFile, shared(Float32Array, k)],
   readPackWeights: () => [fixtures.packFile, 0, below(2), flag()],
@@ -514,7 +528,7 @@ const outcome = { calls: 0, done: 0, refused: 0 }
 const made = []
 function note(name, result) {
   ++outcome.done
-  if (/^(mapFile|packDense|packCodes|packRounded|vector|create|cuda(Open|Upload|PackCodes|Matmul))/.test(name))
+  if (/^(mapFile|packDense|packCodes|packRounded|vector|create|cuda(Open|Upload|Pack|Matmul$))/.test(name))
     made.push(result)
   if (name === "openPackFile") made.push(result.file)
   if (name === "readPackWeights") made.push(...result)
