@@ -247,6 +247,15 @@ export interface Binding {
   /** The same into memory that there is. */
   cudaMatmulInto(weight: Handle, x: Handle, dtype: 1 | 2, m: number, bias: Handle | null, out: Handle): void
 
+  /** Overwrites memory of a device from its start, in the order of the device. */
+  cudaWrite(memory: Handle, source: Source, dtype: DtypeCode, count: number): Promise<void>
+  /** A graph: until it ends, or is released, products of the device are recorded in place of being enqueued. */
+  cudaRecord(device: Handle): Handle
+  /** ERR_OPTION where nothing was recorded. */
+  cudaEndRecord(graph: Handle): void
+  /** Enqueues what was recorded. What it uses stays as long as the graph. */
+  cudaLaunch(graph: Handle): void
+
   // Probes: what the machine can do at most, with the threads that take part in a call. Synchronous, for benchmarks.
   /** Instructions whose peak can be measured here. */
   peakInstructions(): Instruction[]

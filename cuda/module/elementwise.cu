@@ -5,6 +5,13 @@
 
 namespace tsq::cuda::module {
 
+// A kernel is loaded by its first use, which no capture should be.
+int loadElementwise(TsqCudaText reason) {
+  return answer(cudaFuncSetAttribute(reinterpret_cast<const void*>(w4a16::scaleColumns),
+                                     cudaFuncAttributeMaxDynamicSharedMemorySize, 0),
+                "preparing the kernels beside W4A16", reason);
+}
+
 int scaleColumns(const TsqCudaColumns* c, void* stream, TsqCudaText reason) {
   TSQ_TRY(checkPointer("x", c->x, false, 2, reason));
   TSQ_TRY(checkPointer("the input scale", c->factors, false, 4, reason));

@@ -7,6 +7,7 @@
 
 #include "cuda/module/arguments.h"
 #include "cuda/module/elementwise.h"
+#include "cuda/module/graphs.h"
 #include "cuda/module/launch.h"
 #include "cuda/module/memory.h"
 #include "cuda/module/variants.h"
@@ -56,6 +57,7 @@ int prepare(int index, TsqCudaText reason) {
   for (const int bits : {4, 8, 16}) {
     for (const bool bf16 : {false, true}) TSQ_TRY(allowShared(w4a16::compiled(bf16, bits), reason));
   }
+  TSQ_TRY(loadElementwise(reason));
   bool hopper = false;
   TSQ_TRY(isHopper(&hopper, reason));
   if (!hopper) return kTsqCudaOk;
@@ -139,8 +141,9 @@ int gemm(const TsqCudaW4A16* g, void* stream, TsqCudaText reason) {
 
 extern "C" __attribute__((visibility("default"))) const TsqCuda* tsqCuda() {
   using namespace tsq::cuda::module;  // NOLINT
-  static constexpr TsqCuda table{kTsqCudaVersion, devices,  device,    prepare,    use,  openStream,
-                                 closeStream,     allocate, release,   clear,      copy, wait,
-                                 blocksFor,       sizes,    packCodes, packScales, gemm, scaleColumns};
+  static constexpr TsqCuda table{kTsqCudaVersion, devices,    device,      prepare,    use,  openStream,
+                                 closeStream,     allocate,   release,     clear,      copy, wait,
+                                 blocksFor,       sizes,      packCodes,   packScales, gemm, scaleColumns,
+                                 beginCapture,    endCapture, launchGraph, closeGraph};
   return &table;
 }

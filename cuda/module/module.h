@@ -101,6 +101,14 @@ struct TsqCuda {
   int (*packScales)(const TsqCudaPack* pack, void* stream, TsqCudaText reason);
   int (*w4a16)(const TsqCudaW4A16* gemm, void* stream, TsqCudaText reason);
   int (*scaleColumns)(const TsqCudaColumns* columns, void* stream, TsqCudaText reason);
+  // From here to endCapture what is enqueued on the stream is recorded. Of the functions above, those that enqueue
+  // may be called for it, but not allocate, copy or wait.
+  int (*beginCapture)(void* stream, TsqCudaText reason);
+  // The graph of what was recorded; where graph is null, it is forgotten. In either case the capture is over.
+  int (*endCapture)(void* stream, void** graph, TsqCudaText reason);
+  int (*launchGraph)(void* graph, void* stream, TsqCudaText reason);
+  // May still be on a stream, and is then done all the same.
+  int (*closeGraph)(void* graph, TsqCudaText reason);
 };
 
 typedef const TsqCuda* (*TsqCudaEntry)();  // exported as "tsqCuda"

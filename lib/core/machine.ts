@@ -30,8 +30,9 @@ export interface DeviceReport {
 }
 
 /**
- * The devices that can compute, and why CUDA is not among them. The first call opens the CUDA module, where there
- * is one, and starts the driver on the calling thread, which takes a part of a second: call it before a server serves. */
+ * The devices that can compute, and why CUDA is not among them. The first call opens the CUDA module, where there is one, and
+ * starts the driver, on the calling thread: make it before a server serves.
+ */
 export function devices(): DeviceReport {
   const { kernels, supported, features, threads } = native.cpu()
   const cuda = cudaDevices()

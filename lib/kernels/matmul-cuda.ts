@@ -1,5 +1,5 @@
 // Products on a CUDA device: enqueued there, so that the result is a tensor whose elements come later.
-import { explained } from "../core/cuda.ts"
+import { explained, recording } from "../core/cuda.ts"
 import { dtypeInfo } from "../core/dtype.ts"
 import { TsqError } from "../core/errors.ts"
 import { describe, Options } from "../core/options.ts"
@@ -36,6 +36,7 @@ export function multiplyOnDevice(
       "ERR_SHAPE",
       `${caller}: x has shape ${shapeText(x)}, expected [..., ${k}] for a weight of ${shapeText(w)}`,
     )
+  recording.refuseOther(caller, w.device)
   const shape = [...x.shape.slice(0, -1), n]
   const { bias, out } = options === undefined ? none : readOptions(caller, x, w, shape, options)
   const product = [w.handle, x.memory, dtypeInfo(x.dtype).code as 1 | 2, x.size / k, bias?.memory ?? null] as const

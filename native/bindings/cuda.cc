@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "bindings/cuda_device.h"
+#include "bindings/cuda_graph.h"
 #include "bindings/exports.h"
 #include "bindings/work.h"
 
@@ -147,6 +148,30 @@ Napi::Value cudaMatmulInto(Arguments& a) {
   return a.env().Undefined();
 }
 
+Napi::Value cudaWrite(Arguments& a) {
+  const auto memory = a.object<CudaMemory>(a[0], "memory");
+  const Dtype dtype = a.dtype(a[2], "dtype");
+  const int64_t count = a.integer(a[3], "count");
+  const Source source = a.source(a[1], "source", dtype, count);
+  const int64_t bytes = product({count, dtypeBytes(dtype)}, "source");
+  checkBytes(a.target().name, "memory", *memory, bytes);
+  return promise(a, [=]() -> Status { return memory->device->write(*memory, source.data, bytes); });
+}
+
+Napi::Value cudaRecord(Arguments& a) {
+  return a.environment().hold(take(CudaGraph::record(a.object<CudaDevice>(a[0], "device"))));
+}
+
+Napi::Value cudaEndRecord(Arguments& a) {
+  check(a.object<CudaGraph>(a[0], "graph")->end());
+  return a.env().Undefined();
+}
+
+Napi::Value cudaLaunch(Arguments& a) {
+  check(a.object<CudaGraph>(a[0], "graph")->launch());
+  return a.env().Undefined();
+}
+
 constexpr Export kExports[] = {
     {"cuda", cuda, false},
     {"cudaOpen", cudaOpen, true},
@@ -156,6 +181,10 @@ constexpr Export kExports[] = {
     {"cudaPackFloats", cudaPackFloats, true},
     {"cudaMatmul", cudaMatmul, false},
     {"cudaMatmulInto", cudaMatmulInto, false},
+    {"cudaWrite", cudaWrite, true},
+    {"cudaRecord", cudaRecord, false},
+    {"cudaEndRecord", cudaEndRecord, false},
+    {"cudaLaunch", cudaLaunch, false},
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "bindings/cuda_graph.h"
 #include "runtime/scalar.h"
 
 namespace tsq {
@@ -58,13 +59,9 @@ uint64_t CudaWeight::bytes() const {
   return static_cast<uint64_t>(sum);
 }
 
-template <typename Call>
-Status CudaDevice::ask(Call call) const {
-  CudaReason reason;
-  int outcome = table_->use(index_, reason);
-  if (outcome == kTsqCudaOk) outcome = call(TsqCudaText(reason));
+Status CudaDevice::statusOf(int outcome, const std::string& reason) const {
   if (outcome == kTsqCudaOk) return {};
-  std::string text = name() + ": " + reason.text();
+  std::string text = name() + ": " + reason;
   if (outcome == kTsqCudaMemory) text += "; dispose of tensors and weights that are not used any more";
   return Status(outcome == kTsqCudaArgument ? Code::kUnsupported : Code::kDevice, std::move(text));
 }
@@ -128,6 +125,13 @@ Result<std::shared_ptr<CudaMemory>> CudaDevice::upload(const void* source, int64
 Status CudaDevice::download(const CudaMemory& source, void* target, int64_t bytes) {
   return ask([&](TsqCudaText reason) {
     const int outcome = bytes == 0 ? kTsqCudaOk : table_->copy(target, source.data, bytes, stream_, reason);
+    return outcome == kTsqCudaOk ? table_->wait(stream_, reason) : outcome;
+  });
+}
+
+Status CudaDevice::write(const CudaMemory& target, const void* source, int64_t bytes) {
+  return ask([&](TsqCudaText reason) {
+    const int outcome = bytes == 0 ? kTsqCudaOk : table_->copy(target.data, source, bytes, stream_, reason);
     return outcome == kTsqCudaOk ? table_->wait(stream_, reason) : outcome;
   });
 }
@@ -248,6 +252,10 @@ Status CudaDevice::reserve(std::shared_ptr<CudaScratch>* scratch, int64_t bytes,
   return {};
 }
 
+Status CudaDevice::launch(void* graph) {
+  return ask([&](TsqCudaText reason) { return table_->launchGraph(graph, stream_, reason); });
+}
+
 Result<std::shared_ptr<CudaMemory>> CudaDevice::multiply(const CudaProduct& product) {
   const CudaWeight& weight = *product.weight;
   const TsqCudaShape& shape = weight.shape;
@@ -270,12 +278,13 @@ Result<std::shared_ptr<CudaMemory>> CudaDevice::multiply(const CudaProduct& prod
     TSQ_RETURN_IF_ERROR(cleared);
   }
   TSQ_RETURN_IF_ERROR(reserve(&partials_, sizes.partialBytes));
+  void* stream = recording_ == nullptr ? stream_ : recording_->stream();
   const void* x = product.x->data;
   if (weight.inputScale != nullptr) {
     TSQ_RETURN_IF_ERROR(reserve(&scaled_, m * shape.k * static_cast<int64_t>(sizeof(uint16_t))));
     const TsqCudaColumns columns{
         x, static_cast<const float*>(weight.inputScale->data), scaled_->data, m, shape.k, product.isBF16};
-    TSQ_RETURN_IF_ERROR(ask([&](TsqCudaText reason) { return table_->scaleColumns(&columns, stream_, reason); }));
+    TSQ_RETURN_IF_ERROR(ask([&](TsqCudaText reason) { return table_->scaleColumns(&columns, stream, reason); }));
     x = scaled_->data;
   }
   const auto dataOf = [](const auto& memory) -> void* { return memory == nullptr ? nullptr : memory->data; };
@@ -297,7 +306,12 @@ Result<std::shared_ptr<CudaMemory>> CudaDevice::multiply(const CudaProduct& prod
   gemm.isBF16 = product.isBF16;
   gemm.scalesAreBF16 = weight.scalesAreBF16;
   gemm.zerosAreIntegers = weight.zerosAreIntegers;
-  TSQ_RETURN_IF_ERROR(ask([&](TsqCudaText reason) { return table_->w4a16(&gemm, stream_, reason); }));
+  TSQ_RETURN_IF_ERROR(ask([&](TsqCudaText reason) { return table_->w4a16(&gemm, stream, reason); }));
+  if (recording_ != nullptr) {
+    const std::shared_ptr<const void> used[] = {product.weight, product.x, product.bias, y,
+                                                counters_,      partials_, scaled_};
+    for (const auto& each : used) recording_->keep(each);
+  }
   return y;
 }
 

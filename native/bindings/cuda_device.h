@@ -15,6 +15,7 @@
 namespace tsq {
 
 class CudaDevice;
+class CudaGraph;
 
 struct CudaMemory {
   CudaMemory(std::shared_ptr<CudaDevice> on, int64_t size) : device(std::move(on)), bytes(size) {}
@@ -82,22 +83,37 @@ class CudaDevice : public std::enable_shared_from_this<CudaDevice> {
   // Waits until the copy is done.
   Result<std::shared_ptr<CudaMemory>> upload(const void* source, int64_t bytes);
   Status download(const CudaMemory& source, void* target, int64_t bytes);
+  // Into memory that there is.
+  Status write(const CudaMemory& target, const void* source, int64_t bytes);
   // Waits too, as it reads the host's memory.
   Result<std::shared_ptr<const CudaWeight>> pack(const CudaCodes& source);
 
   // Weights [n, k] of 16 bits, which lie on this device. Waits for what becomes of them.
   Result<std::shared_ptr<const CudaWeight>> packFloats(const CudaMemory& source, bool isBF16, int64_t n, int64_t k);
 
-  // Enqueues a product and gives y. On one thread at a time: the workspace is the device's.
+  // Enqueues a product, or records it where a graph is being recorded, and gives y. On one thread at a time: the
+  // workspace is the device's.
   Result<std::shared_ptr<CudaMemory>> multiply(const CudaProduct& product);
 
   void release(void* memory);
   std::string name() const { return "cuda:" + std::to_string(index_); }
 
- private:
+  // For graphs.
+  const TsqCuda& table() const { return *table_; }
+  CudaGraph* recording() const { return recording_; }
+  void setRecording(CudaGraph* graph) { recording_ = graph; }
+  Status launch(void* graph);
   // call: int(TsqCudaText), with this device the current one.
   template <typename Call>
-  Status ask(Call call) const;
+  Status ask(Call call) const {
+    CudaReason reason;
+    int outcome = table_->use(index_, reason);
+    if (outcome == kTsqCudaOk) outcome = call(TsqCudaText(reason));
+    return statusOf(outcome, reason.text());
+  }
+
+ private:
+  Status statusOf(int outcome, const std::string& reason) const;
   Result<std::shared_ptr<CudaMemory>> enqueueUpload(const void* source, int64_t bytes);
   Result<std::shared_ptr<CudaMemory>> packScales(const TsqCudaShape& shape, const std::vector<uint16_t>& values,
                                                  int64_t bytes);
@@ -108,6 +124,7 @@ class CudaDevice : public std::enable_shared_from_this<CudaDevice> {
   int index_;
   int multiprocessors_ = 0;
   void* stream_ = nullptr;
+  CudaGraph* recording_ = nullptr;
   // The counters are left zero by every product. scaled_: x times an input scale.
   std::shared_ptr<CudaScratch> counters_, partials_, scaled_;
 };

@@ -226,6 +226,9 @@ if (existsSync(emulated)) {
     null,
     null,
   )
+  fixtures.deviceGraph = native.cudaRecord(fixtures.device)
+  native.release(native.cudaMatmul(fixtures.deviceCodes, fixtures.deviceX, 1, 1, null))
+  native.cudaEndRecord(fixtures.deviceGraph)
   fixtures.deviceY = await native.cudaUpload(fixtures.device, shared(Uint16Array, 4 * n), 1, 4 * n)
 }
 const device = () => fixtures.device ?? fixtures.weight
@@ -463,6 +466,15 @@ const valid = {
     null,
     pick([fixtures.deviceX ?? 1, fixtures.deviceY ?? 1]),
   ],
+  cudaWrite: () => [
+    fixtures.deviceX ?? 1,
+    pick([filled(Uint16Array, 4 * k), mapped()]),
+    1,
+    pick([0, 1, 4 * k, 4 * k + 1]),
+  ],
+  cudaRecord: () => [device()],
+  cudaEndRecord: () => [pick([fixtures.deviceGraph ?? 1, ...made])],
+  cudaLaunch: () => [pick([fixtures.deviceGraph ?? 1, ...made])],
   openPackFile: () => [packPath],
   readPackFloats: () => [fixtures.packFile, shared(Float32Array, k)],
   readPackWeights: () => [fixtures.packFile, 0, below(2), flag()],
@@ -528,7 +540,7 @@ const outcome = { calls: 0, done: 0, refused: 0 }
 const made = []
 function note(name, result) {
   ++outcome.done
-  if (/^(mapFile|packDense|packCodes|packRounded|vector|create|cuda(Open|Upload|Pack|Matmul$))/.test(name))
+  if (/^(mapFile|packDense|packCodes|packRounded|vector|create|cuda(Open|Upload|Pack|Matmul$|Record))/.test(name))
     made.push(result)
   if (name === "openPackFile") made.push(result.file)
   if (name === "readPackWeights") made.push(...result)
