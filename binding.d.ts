@@ -47,7 +47,14 @@ export interface CpuInfo {
 export interface CudaInfo {
   /** Path of the module that was opened; null where there is none to open. */
   module: string | null
-  devices: { name: string; major: number; minor: number; multiprocessors: number; memoryBytes: number }[]
+  devices: {
+    name: string
+    major: number
+    minor: number
+    multiprocessors: number
+    memoryBytes: number
+    cacheBytes: number
+  }[]
   /** Why there are no devices; empty where there are. */
   reason: string
 }
@@ -255,6 +262,12 @@ export interface Binding {
   cudaEndRecord(graph: Handle): void
   /** Enqueues what was recorded. What it uses stays as long as the graph. */
   cudaLaunch(graph: Handle): void
+  /** out[i]: microseconds of the device for a launch, all else on it included. */
+  cudaTime(graph: Handle, out: Float64Array): Promise<void>
+  /** Reads memory of at least 16 bytes and does nothing else; sink has 4. Recorded like products. */
+  cudaReadAll(memory: Handle, sink: Handle): void
+  /** Overwrites a weight of 16 bits with the values of codes of the same shape: what a product without fused kernels does first. */
+  cudaDecode(codes: Handle, dense: Handle): void
 
   // Probes: what the machine can do at most, with the threads that take part in a call. Synchronous, for benchmarks.
   /** Instructions whose peak can be measured here. */

@@ -7,6 +7,7 @@
 
 #include "cuda/module/arguments.h"
 #include "cuda/module/elementwise.h"
+#include "cuda/module/events.h"
 #include "cuda/module/graphs.h"
 #include "cuda/module/launch.h"
 #include "cuda/module/memory.h"
@@ -25,6 +26,7 @@ int device(int index, TsqCudaDevice* out, TsqCudaText reason) {
   out->minor = properties.minor;
   out->multiprocessors = properties.multiProcessorCount;
   out->memoryBytes = static_cast<int64_t>(properties.totalGlobalMem);
+  out->cacheBytes = properties.l2CacheSize;
   return kTsqCudaOk;
 }
 
@@ -141,9 +143,10 @@ int gemm(const TsqCudaW4A16* g, void* stream, TsqCudaText reason) {
 
 extern "C" __attribute__((visibility("default"))) const TsqCuda* tsqCuda() {
   using namespace tsq::cuda::module;  // NOLINT
-  static constexpr TsqCuda table{kTsqCudaVersion, devices,    device,      prepare,    use,  openStream,
-                                 closeStream,     allocate,   release,     clear,      copy, wait,
-                                 blocksFor,       sizes,      packCodes,   packScales, gemm, scaleColumns,
-                                 beginCapture,    endCapture, launchGraph, closeGraph};
+  static constexpr TsqCuda table{kTsqCudaVersion, devices,    device,      prepare,    use,         openStream,
+                                 closeStream,     allocate,   release,     clear,      copy,        wait,
+                                 blocksFor,       sizes,      packCodes,   packScales, gemm,        scaleColumns,
+                                 beginCapture,    endCapture, launchGraph, closeGraph, decodeCodes, readAll,
+                                 openEvent,       closeEvent, record,      elapsed};
   return &table;
 }

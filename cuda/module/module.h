@@ -20,6 +20,7 @@ struct TsqCudaDevice {
   int major, minor;
   int multiprocessors;
   int64_t memoryBytes;
+  int64_t cacheBytes;  // of the second level
 };
 
 // A text of the caller for the reason of a failure.
@@ -71,6 +72,14 @@ struct TsqCudaColumns {
   int32_t isBF16;
 };
 
+// Codes as 16-bit weights, both packed.
+struct TsqCudaDecode {
+  TsqCudaShape shape;                    // of the codes
+  const void *weights, *scales, *zeros;  // zeros may be null
+  void* decoded;                         // weightBytes of the shape in 16 bits
+  int32_t isBF16, scalesAreBF16;
+};
+
 struct TsqCuda {
   uint32_t version;
   // The number of devices. Where it is 0, the reason says why.
@@ -109,6 +118,15 @@ struct TsqCuda {
   int (*launchGraph)(void* graph, void* stream, TsqCudaText reason);
   // May still be on a stream, and is then done all the same.
   int (*closeGraph)(void* graph, TsqCudaText reason);
+  // For benchmarks.
+  int (*decodeCodes)(const TsqCudaDecode* decode, void* stream, TsqCudaText reason);
+  int (*readAll)(const void* memory, int64_t bytes, void* sink, int multiprocessors, void* stream, TsqCudaText reason);
+  int (*openEvent)(void** event, TsqCudaText reason);
+  int (*closeEvent)(void* event, TsqCudaText reason);
+  // Outside of captures.
+  int (*record)(void* event, void* stream, TsqCudaText reason);
+  // Time of the device between two events; waits for the second.
+  int (*elapsed)(void* begin, void* end, double* microseconds, TsqCudaText reason);
 };
 
 typedef const TsqCuda* (*TsqCudaEntry)();  // exported as "tsqCuda"

@@ -12,6 +12,8 @@ export interface CudaDevice {
   computeCapability: string
   multiprocessors: number
   memoryBytes: number
+  /** Of the second-level cache. */
+  cacheBytes: number
 }
 
 export type CudaStatus =
@@ -33,13 +35,14 @@ export function cudaDevices(): { devices: CudaDevice[]; status: CudaStatus } {
   const { module, devices, reason }: CudaInfo = native.cuda(cudaModulePath())
   if (module === null || devices.length === 0) return { devices: [], status: { available: false, reason } }
   return {
-    devices: devices.map(({ name, major, minor, multiprocessors, memoryBytes }, index) => ({
+    devices: devices.map(({ name, major, minor, multiprocessors, memoryBytes, cacheBytes }, index) => ({
       id: `cuda:${index}`,
       kind: "cuda",
       name,
       computeCapability: `${major}.${minor}`,
       multiprocessors,
       memoryBytes,
+      cacheBytes,
     })),
     status: { available: true, module },
   }

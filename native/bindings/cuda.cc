@@ -18,6 +18,7 @@ Napi::Object describe(Napi::Env env, const TsqCudaDevice& device) {
   object.Set("minor", device.minor);
   object.Set("multiprocessors", device.multiprocessors);
   object.Set("memoryBytes", static_cast<double>(device.memoryBytes));
+  object.Set("cacheBytes", static_cast<double>(device.cacheBytes));
   return object;
 }
 

@@ -252,6 +252,15 @@ Status CudaDevice::reserve(std::shared_ptr<CudaScratch>* scratch, int64_t bytes,
   return {};
 }
 
+void* CudaDevice::stream() const {
+  return recording_ == nullptr ? stream_ : recording_->stream();
+}
+
+void CudaDevice::keepRecorded(std::initializer_list<std::shared_ptr<const void>> used) {
+  if (recording_ == nullptr) return;
+  for (const auto& each : used) recording_->keep(each);
+}
+
 Status CudaDevice::launch(void* graph) {
   return ask([&](TsqCudaText reason) { return table_->launchGraph(graph, stream_, reason); });
 }
@@ -278,13 +287,12 @@ Result<std::shared_ptr<CudaMemory>> CudaDevice::multiply(const CudaProduct& prod
     TSQ_RETURN_IF_ERROR(cleared);
   }
   TSQ_RETURN_IF_ERROR(reserve(&partials_, sizes.partialBytes));
-  void* stream = recording_ == nullptr ? stream_ : recording_->stream();
   const void* x = product.x->data;
   if (weight.inputScale != nullptr) {
     TSQ_RETURN_IF_ERROR(reserve(&scaled_, m * shape.k * static_cast<int64_t>(sizeof(uint16_t))));
     const TsqCudaColumns columns{
         x, static_cast<const float*>(weight.inputScale->data), scaled_->data, m, shape.k, product.isBF16};
-    TSQ_RETURN_IF_ERROR(ask([&](TsqCudaText reason) { return table_->scaleColumns(&columns, stream, reason); }));
+    TSQ_RETURN_IF_ERROR(ask([&](TsqCudaText reason) { return table_->scaleColumns(&columns, stream(), reason); }));
     x = scaled_->data;
   }
   const auto dataOf = [](const auto& memory) -> void* { return memory == nullptr ? nullptr : memory->data; };
@@ -306,12 +314,8 @@ Result<std::shared_ptr<CudaMemory>> CudaDevice::multiply(const CudaProduct& prod
   gemm.isBF16 = product.isBF16;
   gemm.scalesAreBF16 = weight.scalesAreBF16;
   gemm.zerosAreIntegers = weight.zerosAreIntegers;
-  TSQ_RETURN_IF_ERROR(ask([&](TsqCudaText reason) { return table_->w4a16(&gemm, stream, reason); }));
-  if (recording_ != nullptr) {
-    const std::shared_ptr<const void> used[] = {product.weight, product.x, product.bias, y,
-                                                counters_,      partials_, scaled_};
-    for (const auto& each : used) recording_->keep(each);
-  }
+  TSQ_RETURN_IF_ERROR(ask([&](TsqCudaText reason) { return table_->w4a16(&gemm, stream(), reason); }));
+  keepRecorded({product.weight, product.x, product.bias, y, counters_, partials_, scaled_});
   return y;
 }
 

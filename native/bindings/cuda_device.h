@@ -4,6 +4,7 @@
 // is freed in the stream's order, after what uses it.
 #pragma once
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <span>
 #include <string>
@@ -98,8 +99,12 @@ class CudaDevice : public std::enable_shared_from_this<CudaDevice> {
   void release(void* memory);
   std::string name() const { return "cuda:" + std::to_string(index_); }
 
-  // For graphs.
+  // For graphs and benchmarks.
   const TsqCuda& table() const { return *table_; }
+  int multiprocessors() const { return multiprocessors_; }
+  // Where products go: to the device, or to the graph that is being recorded, which then keeps what they use.
+  void* stream() const;
+  void keepRecorded(std::initializer_list<std::shared_ptr<const void>> used);
   CudaGraph* recording() const { return recording_; }
   void setRecording(CudaGraph* graph) { recording_ = graph; }
   Status launch(void* graph);

@@ -9,8 +9,9 @@
 
 namespace tsq {
 
-// Used on the JavaScript thread only. Recording goes to a stream of its own, so that copies which workers have under
-// way meanwhile are no part of it; memory is still made on the device's stream, in whose order the graph runs later.
+// Recorded on the JavaScript thread; launched on one thread at a time. Recording goes to a stream of its own, so that
+// copies which workers have under way meanwhile are no part of it; memory is still made on the device's stream, in
+// whose order the graph runs later.
 class CudaGraph {
  public:
   // Until end(), or until it is destroyed, products of the device are recorded in place of being enqueued.
@@ -23,6 +24,7 @@ class CudaGraph {
   Status end();
   Status launch();
 
+  const std::shared_ptr<CudaDevice>& device() const { return device_; }
   void* stream() const { return stream_; }
   // What a recorded product uses stays as long as the graph.
   void keep(std::shared_ptr<const void> used) { kept_.push_back(std::move(used)); }

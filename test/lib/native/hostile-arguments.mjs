@@ -226,6 +226,9 @@ if (existsSync(emulated)) {
     null,
     null,
   )
+  const dense = await native.cudaUpload(fixtures.device, shared(Uint16Array, n * k), 1, n * k)
+  fixtures.deviceDense = await native.cudaPackFloats(dense, 1, n, k)
+  native.release(dense)
   fixtures.deviceGraph = native.cudaRecord(fixtures.device)
   native.release(native.cudaMatmul(fixtures.deviceCodes, fixtures.deviceX, 1, 1, null))
   native.cudaEndRecord(fixtures.deviceGraph)
@@ -475,6 +478,9 @@ const valid = {
   cudaRecord: () => [device()],
   cudaEndRecord: () => [pick([fixtures.deviceGraph ?? 1, ...made])],
   cudaLaunch: () => [pick([fixtures.deviceGraph ?? 1, ...made])],
+  cudaTime: () => [fixtures.deviceGraph ?? 1, shared(Float64Array, 1)],
+  cudaReadAll: () => [fixtures.deviceX ?? 1, fixtures.deviceY ?? 1],
+  cudaDecode: () => [fixtures.deviceCodes ?? 1, pick([fixtures.deviceDense ?? 1, fixtures.deviceCodes ?? 1])],
   openPackFile: () => [packPath],
   readPackFloats: () => [fixtures.packFile, shared(Float32Array, k)],
   readPackWeights: () => [fixtures.packFile, 0, below(2), flag()],

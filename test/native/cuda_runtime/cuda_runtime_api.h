@@ -29,6 +29,8 @@ using cudaMemPool_t = void*;
 struct Graph;
 using cudaGraph_t = Graph*;
 using cudaGraphExec_t = Graph*;
+struct Event;
+using cudaEvent_t = Event*;
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor };
 enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold };
@@ -40,6 +42,7 @@ struct cudaDeviceProp {
   char name[256];
   int major, minor, multiProcessorCount;
   size_t totalGlobalMem;
+  int l2CacheSize;
 };
 struct dim3 {
   explicit dim3(unsigned x) : x(x) {}
@@ -77,6 +80,12 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph, unsig
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph);
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream);
+
+cudaError_t cudaEventCreate(cudaEvent_t* event);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end);
 
 cudaError_t enqueueKernel(const void* kernel, int blocks, int threads, size_t sharedBytes, cudaStream_t stream,
                           std::function<void()> body);

@@ -115,6 +115,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int index) {
   properties->major = index % 2 == 0 ? 9 : 8;
   properties->multiProcessorCount = 2;
   properties->totalGlobalMem = memoryOfEach();
+  properties->l2CacheSize = 1 << 12;
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int index) {
