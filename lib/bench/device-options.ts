@@ -73,7 +73,7 @@ export function readDeviceOptions(values: DeviceBenchOptions): DevicePlan {
     dtypes: dtypes as DeviceFloat[],
     rounds: options.integer("rounds", { min: 1, max: 10000 }, 51),
     copiesBytes: options.integer("copiesBytes", { min: 1 }, 4 * device.cacheBytes),
-    readBytes: options.integer("readBytes", { min: 16 }, Math.floor(Math.min(2 ** 31, device.memoryBytes / 4))),
+    readBytes: options.integer("readBytes", { min: 16 }, Math.floor(Math.min(2 ** 30, device.memoryBytes / 4))),
     note: (note as ((text: string) => void) | undefined) ?? (() => {}),
     signal: options.signal(),
     onProgress: options.onProgress(),

@@ -217,9 +217,19 @@ t.test("a kernel that fails is told by the copy, and other devices go on", { ski
 
 t.test("a process may end with work under way", { skip }, async t => {
   const index = new URL("../../../lib/index.ts", import.meta.url).href
-  for (const end of ["process.exit(0)", "void y.to('cpu')", "y.to('cpu'); process.exit(0)", "0"]) {
+  const graph =
+    "const graph = await captureGraph('cuda', () => void matmulW4A16(x, packed)); graph.launch(); graph.launch()"
+  for (const end of [
+    "process.exit(0)",
+    "void y.to('cpu')",
+    "y.to('cpu'); process.exit(0)",
+    "0",
+    graph,
+    `${graph}; process.exit(0)`,
+    "await captureGraph('cuda', () => { matmulW4A16(x, packed); process.exit(0) })",
+  ]) {
     const script = `
-      const { prepack, quantize, matmulW4A16, Tensor } = await import(${JSON.stringify(index)})
+      const { captureGraph, prepack, quantize, matmulW4A16, Tensor } = await import(${JSON.stringify(index)})
       const w = Tensor.from(new Float32Array(256 * 256).fill(1), [256, 256])
       const packed = await prepack(await quantize(w, { scheme: "w4a16", scaleType: "f16" }), { device: "cuda" })
       const x = await (await Tensor.empty([64, 256]).cast("f16")).to("cuda")
