@@ -203,3 +203,37 @@ t.test("copyFrom refuses by name", { skip }, async t => {
   there.dispose()
   await refuses(there.copyFrom(Tensor.empty([2, 3], "f16")), "ERR_OPTION", /was disposed/)
 })
+
+t.test("no room, and a lost device, in the middle of a capture", { skip }, async t => {
+  const q = weight(256, 64, 64)
+  const packed = await prepack(q, { device: "cuda" })
+  const x = await (await values([40, 64], "f16")).to("cuda")
+  process.env.TSQ_EMULATED_MEMORY = "1000"
+  t.teardown(() => delete process.env.TSQ_EMULATED_MEMORY)
+  await t.rejects(
+    captureGraph("cuda", () => void matmul(x, packed)),
+    { code: "ERR_DEVICE", message: /^matmul: the result f16 \[40, 256\]: cuda:0: \d+ bytes do not fit: / },
+  )
+  delete process.env.TSQ_EMULATED_MEMORY
+  let y: Tensor | undefined
+  using graph = await captureGraph("cuda", () => {
+    y = matmul(x, packed)
+  })
+  graph.launch()
+  await check(t, "the next capture", y!, x, q)
+
+  const there = await (await values([1, 64], "f16")).to("cuda:1")
+  const far = await prepack(q, { device: "cuda:1" })
+  using lost = await captureGraph("cuda:1", () => void matmul(there, far))
+  process.env.TSQ_EMULATED_FAILURE = "an illegal address"
+  lost.launch()
+  await t.rejects(there.toArray(), { code: "ERR_DEVICE", message: /an illegal address/ })
+  delete process.env.TSQ_EMULATED_FAILURE
+  t.throws(() => lost.launch(), { code: "ERR_DEVICE", message: /^graph\.launch: cuda:1: .*an illegal address/ })
+  await t.rejects(
+    captureGraph("cuda:1", () => void matmul(there, far)),
+    { code: "ERR_DEVICE", message: /an illegal address/ },
+  )
+  graph.launch()
+  await check(t, "another device goes on", y!, x, q)
+})
