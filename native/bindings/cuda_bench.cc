@@ -29,17 +29,14 @@ class Stopwatch {
   // outside.
   Status time(CudaGraph& graph, double* microseconds) {
     TSQ_RETURN_IF_ERROR(graph.launch());
-    TSQ_RETURN_IF_ERROR(stamp(begin_));
+    TSQ_RETURN_IF_ERROR(device_.stamp(begin_));
     TSQ_RETURN_IF_ERROR(graph.launch());
-    TSQ_RETURN_IF_ERROR(stamp(end_));
+    TSQ_RETURN_IF_ERROR(device_.stamp(end_));
     return device_.ask([&](TsqCudaText reason) { return table().elapsed(begin_, end_, microseconds, reason); });
   }
 
  private:
   const TsqCuda& table() const { return device_.table(); }
-  Status stamp(void* event) {
-    return device_.ask([&](TsqCudaText reason) { return table().record(event, device_.stream(), reason); });
-  }
 
   CudaDevice& device_;
   void *begin_ = nullptr, *end_ = nullptr;

@@ -265,6 +265,10 @@ Status CudaDevice::launch(void* graph) {
   return ask([&](TsqCudaText reason) { return table_->launchGraph(graph, stream_, reason); });
 }
 
+Status CudaDevice::stamp(void* event) {
+  return ask([&](TsqCudaText reason) { return table_->record(event, stream_, reason); });
+}
+
 Result<std::shared_ptr<CudaMemory>> CudaDevice::multiply(const CudaProduct& product) {
   const CudaWeight& weight = *product.weight;
   const TsqCudaShape& shape = weight.shape;

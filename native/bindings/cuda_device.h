@@ -107,7 +107,9 @@ class CudaDevice : public std::enable_shared_from_this<CudaDevice> {
   void keepRecorded(std::initializer_list<std::shared_ptr<const void>> used);
   CudaGraph* recording() const { return recording_; }
   void setRecording(CudaGraph* graph) { recording_ = graph; }
+  // In the order of the device, whether or not a graph is being recorded; in any thread.
   Status launch(void* graph);
+  Status stamp(void* event);
   // call: int(TsqCudaText), with this device the current one.
   template <typename Call>
   Status ask(Call call) const {
