@@ -47,7 +47,14 @@ export interface CpuInfo {
 export interface CudaInfo {
   /** Path of the module that was opened; null where there is none to open. */
   module: string | null
-  devices: { name: string; major: number; minor: number; multiprocessors: number; memoryBytes: number }[]
+  devices: {
+    name: string
+    major: number
+    minor: number
+    multiprocessors: number
+    memoryBytes: number
+    cacheBytes: number
+  }[]
   /** Why there are no devices; empty where there are. */
   reason: string
 }
@@ -226,20 +233,49 @@ export interface Binding {
   cudaUpload(device: Handle, source: Source, dtype: DtypeCode, count: number): Promise<Handle>
   /** Copies all of it to the start of `out`, once all that was enqueued before is done. */
   cudaDownload(memory: Handle, out: ArrayBufferView): Promise<void>
-  /** 4-bit codes [n, k], scales [n, G] that f16 (or bf16) holds exactly, zeros [n, G] or null (8), groupIndex [k] or null. */
+  /** Codes [n, k] < 2^bits, scales [n, G] that f16 (or bf16) holds exactly, zeros [n, G] or null (2^(bits-1)), groupIndex [k] or null, inputScale [k] or null. */
   cudaPackCodes(
     device: Handle,
     codes: Uint8Array,
     n: number,
     k: number,
+    bits: number,
     groupSize: number,
     scales: Float32Array,
     scalesAreBF16: boolean,
     zeros: Uint8Array | null,
     groupIndex: Int32Array | null,
+    inputScale: Float32Array | null,
   ): Promise<Handle>
+  /** Weights [n, k] of f16 (1) or bf16 (2) that lie on a device. */
+  cudaPackFloats(source: Handle, dtype: 1 | 2, n: number, k: number): Promise<Handle>
   /** Enqueues y[m, n] = x[m, k] W^T (+ bias [n]), all f16 (1) or bf16 (2), and gives y's memory. batchInvariant: rows have the same bits for every m. */
   cudaMatmul(weight: Handle, x: Handle, dtype: 1 | 2, m: number, bias: Handle | null, batchInvariant: boolean): Handle
+  /** The same into memory that there is. */
+  cudaMatmulInto(
+    weight: Handle,
+    x: Handle,
+    dtype: 1 | 2,
+    m: number,
+    bias: Handle | null,
+    batchInvariant: boolean,
+    out: Handle,
+  ): void
+
+  /** Overwrites memory of a device from its start, in the order of the device. */
+  cudaWrite(memory: Handle, source: Source, dtype: DtypeCode, count: number): Promise<void>
+  /** A graph: until it ends, or is released, products of the device are recorded in place of being enqueued. */
+  cudaRecord(device: Handle): Handle
+  /** ERR_OPTION where nothing was recorded. */
+  cudaEndRecord(graph: Handle): void
+  /** Enqueues what was recorded. What it uses stays as long as the graph. */
+  cudaLaunch(graph: Handle): void
+  /** out[i]: microseconds of the device for a launch, all else on it included. */
+  cudaTime(graph: Handle, out: Float64Array): Promise<void>
+  /** Reads memory of at least 16 bytes and does nothing else; sink has 4. Recorded like products. */
+  cudaReadAll(memory: Handle, sink: Handle): void
+  /** Overwrites a weight of 16 bits with the values of codes of the same shape: what a product without fused kernels does first. */
+  cudaDecode(codes: Handle, dense: Handle): void
 
   // Probes: what the machine can do at most, with the threads that take part in a call. Synchronous, for benchmarks.
   /** Instructions whose peak can be measured here. */

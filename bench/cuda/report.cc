@@ -38,8 +38,11 @@ Report::Report(std::string path, const Ceilings& ceilings) : path_(std::move(pat
 
 double Report::roof(const Cell& cell) const {
   const double peak = cell.type == "bf16" ? ceilings_.flopsBF16 : ceilings_.flopsF16;
-  if (peak <= 0) return 0;
-  return 1e6 * std::max(static_cast<double>(cell.bytes) / ceilings_.bytesPerSecond, flops(cell) / (peak * cell.rate));
+  const double memory = static_cast<double>(cell.bytes) / ceilings_.bytesPerSecond;
+  if (peak > 0) return 1e6 * std::max(memory, flops(cell) / (peak * cell.rate));
+  // Tensor cores of every device that the kernels run on do more than so many operations while a byte arrives.
+  constexpr double kSurely = 64;
+  return flops(cell) < kSurely * static_cast<double>(cell.bytes) ? 1e6 * memory : 0;
 }
 
 const Cell* Report::peer(const Cell& cell, const char* backend) const {

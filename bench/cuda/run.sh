@@ -8,9 +8,10 @@
 #     determinism   100 runs of each kernel, hashed, half of them beside another stream
 #     sweep         times beside cuBLAS and beside dequantizing first; needs cuBLAS for those two
 #     peers         times of PyTorch's products, where python3 has torch
+#     marlin        times of IST-DASLab/marlin's kernel, where MARLIN names a copy of its marlin_cuda_kernel.cu
 #
 # OUT (./out) gets a log of each stage and the figures as JSON; BUILD (./build-cuda-bench) the programs. SWEEP passes
-# options on to the sweep and the peers, as SWEEP="--shapes 8192x8192 --m 1,16". TSQ_CUBLAS names the cuBLAS to use.
+# options on to the sweep, the peers and Marlin, as SWEEP="--shapes 8192x8192 --m 1,16". TSQ_CUBLAS names the cuBLAS to use.
 set -euo pipefail
 source=$(cd "$(dirname "$0")" && pwd)
 OUT=${OUT:-out}
@@ -45,6 +46,15 @@ device() {
 build() {
   configure
   compile devices tsq_cuda_module test_cuda device_test sweep
+  if [ -n "${MARLIN:-}" ]; then build_marlin; fi
+}
+
+# From a source outside of this repository.
+build_marlin() {
+  [ -f "$MARLIN" ] || fail "MARLIN=$MARLIN is no file"
+  cmake -DTSQ_MARLIN="$(realpath "$MARLIN")" "$BUILD" >"$OUT/configure.log" 2>&1 ||
+    { cat "$OUT/configure.log" >&2; fail "cmake failed"; }
+  compile marlin
 }
 
 # cuBLAS of the toolkit, or the one that came with python3's torch.
@@ -100,12 +110,21 @@ run_peers() {
   python3 "$source/torch_peers.py" --json "$OUT/torch.json" "${sweep[@]}"
 }
 
+run_marlin() {
+  if [ -z "${MARLIN:-}" ]; then
+    echo "not measured: MARLIN names no marlin_cuda_kernel.cu of IST-DASLab/marlin"
+    return
+  fi
+  build_marlin
+  "$BUILD/marlin" --json "$OUT/marlin.json" "${sweep[@]}"
+}
+
 stages=("$@")
-if [ ${#stages[@]} -eq 0 ]; then stages=(build test sanitize determinism sweep peers); fi
+if [ ${#stages[@]} -eq 0 ]; then stages=(build test sanitize determinism sweep peers marlin); fi
 for stage in "${stages[@]}"; do
   case $stage in
-    build | test | sanitize | determinism | sweep | peers) ;;
-    *) fail "unknown stage $stage: build, test, sanitize, determinism, sweep or peers" ;;
+    build | test | sanitize | determinism | sweep | peers | marlin) ;;
+    *) fail "unknown stage $stage: build, test, sanitize, determinism, sweep, peers or marlin" ;;
   esac
 done
 mkdir -p "$OUT"

@@ -8,59 +8,18 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <sstream>
 
+#include "bench/cuda/ceilings.h"
 #include "bench/cuda/cublas.h"
 #include "bench/cuda/eight.h"
 #include "bench/cuda/kernels.h"
+#include "bench/cuda/options.h"
 #include "bench/cuda/report.h"
 #include "bench/cuda/timing.h"
 #include "runtime/scalar.h"
 
 namespace bench {
 namespace {
-
-struct Options {
-  std::string json = "sweep.json";
-  // Linear layers of Llama-3-8B and -70B, the most telling first.
-  std::string shapes =
-      "8192x8192,4096x4096,4096x14336,14336x4096,8192x57344,28672x8192,8192x10240,4096x28672,4096x6144";
-  std::string m = "1,2,4,8,16,32,64,128,256,512,1024,4096";
-  int group = 128, samples = 51;
-  double seconds = 480;
-};
-
-Options parse(int argc, char** argv) {
-  Options o;
-  for (int i = 1; i < argc; i += 2) {
-    const std::string name = argv[i];
-    if (i + 1 == argc) throw std::runtime_error(name + " needs a value");
-    const std::string value = argv[i + 1];
-    if (name == "--json") {
-      o.json = value;
-    } else if (name == "--shapes") {
-      o.shapes = value;
-    } else if (name == "--m") {
-      o.m = value;
-    } else if (name == "--group") {
-      o.group = std::stoi(value);
-    } else if (name == "--samples") {
-      o.samples = std::max(1, std::stoi(value));
-    } else if (name == "--seconds") {
-      o.seconds = std::stod(value);
-    } else {
-      throw std::runtime_error("unknown option " + name);
-    }
-  }
-  return o;
-}
-
-std::vector<std::string> split(const std::string& list) {
-  std::vector<std::string> parts;
-  std::stringstream stream(list);
-  for (std::string part; std::getline(stream, part, ',');) parts.push_back(part);
-  return parts;
-}
 
 // ||a - b|| / ||b||
 double difference(const std::vector<uint16_t>& a, const std::vector<uint16_t>& b, bool bf16) {
@@ -83,10 +42,7 @@ class Sweep {
   void run() {
     Report report(options_.json, ceilings());
     for (const std::string& shape : split(options_.shapes)) {
-      long long k = 0, n = 0;
-      if (std::sscanf(shape.c_str(), "%lldx%lld", &k, &n) != 2 || k <= 0 || n <= 0 || k % 8 != 0) {
-        throw std::runtime_error("a shape is KxN with a multiple of 8 for K, and not " + shape);
-      }
+      const auto [k, n] = shapeOf(shape);
       for (const bool bf16 : {false, true}) {
         if (late()) {
           report.skip(shape + (bf16 ? " bf16" : " f16") + ": no time left");
@@ -107,24 +63,7 @@ class Sweep {
   }
 
   Ceilings ceilings() {
-    const TsqCudaDevice& device = module_.device();
-    Ceilings c;
-    c.device = device.name;
-    c.major = device.major;
-    c.minor = device.minor;
-    c.multiprocessors = device.multiprocessors;
-    c.cacheBytes = cacheBytes_;
-    {
-      const size_t words = (size_t{2} << 30) / 16;
-      DeviceBuffer<uint8_t> memory(words * 16);
-      DeviceBuffer<uint32_t> sink(1);
-      memory.fill(1);
-      const Timing t = measure(stream_, 1, options_.samples, [&](int) {
-        readAll(memory.data(), static_cast<int64_t>(words), sink.data(), device.multiprocessors, stream_);
-      });
-      c.bytesPerSecond = static_cast<double>(memory.bytes()) / t.median * 1e6;
-    }
-    c.emptyMicroseconds = measure(stream_, 200, options_.samples, [&](int) { doNothing(stream_); }).median;
+    Ceilings c = measureCeilings(module_.device(), options_.samples, stream_);
     if (blas_ == nullptr) {
       c.blas = "none (" + noBlas_ + ")";
       return c;
@@ -300,7 +239,7 @@ class Sweep {
 
 int main(int argc, char** argv) {
   try {
-    bench::Sweep(bench::parse(argc, argv)).run();
+    bench::Sweep(bench::parse(argc, argv, "sweep.json")).run();
     return 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "sweep: %s\n", error.what());

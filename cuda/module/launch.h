@@ -40,11 +40,11 @@ inline int64_t blocksOf(int64_t values, int threads) {
 
 template <typename Kernel, typename Parameters>
 int enqueue(Kernel* kernel, int64_t blocks, int threads, size_t sharedBytes, Parameters parameters, void* stream,
-            TsqCudaText reason) {
+            TsqCudaText reason, const char* what = "starting a kernel") {
   void* arguments[] = {&parameters};
   return answer(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)),
                                  arguments, sharedBytes, static_cast<cudaStream_t>(stream)),
-                "starting a kernel", reason);
+                what, reason);
 }
 
 }  // namespace tsq::cuda::module

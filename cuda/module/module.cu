@@ -6,6 +6,9 @@
 #include <algorithm>
 
 #include "cuda/module/arguments.h"
+#include "cuda/module/elementwise.h"
+#include "cuda/module/events.h"
+#include "cuda/module/graphs.h"
 #include "cuda/module/launch.h"
 #include "cuda/module/memory.h"
 #include "cuda/module/variants.h"
@@ -25,6 +28,7 @@ int device(int index, TsqCudaDevice* out, TsqCudaText reason) {
   out->minor = properties.minor;
   out->multiprocessors = properties.multiProcessorCount;
   out->memoryBytes = static_cast<int64_t>(properties.totalGlobalMem);
+  out->cacheBytes = properties.l2CacheSize;
   return kTsqCudaOk;
 }
 
@@ -39,6 +43,7 @@ int prepare(int index, TsqCudaText reason) {
       if (capability == kHopper) TSQ_TRY(allowShared(w4a16::compiledWide(bf16, kind), reason));
     }
   }
+  TSQ_TRY(loadElementwise(reason));
   return w8a8Prepare(capability, reason);
 }
 
@@ -139,9 +144,11 @@ int gemm(const TsqCudaW4A16* g, void* stream, TsqCudaText reason) {
 
 extern "C" __attribute__((visibility("default"))) const TsqCuda* tsqCuda() {
   using namespace tsq::cuda::module;  // NOLINT
-  static constexpr TsqCuda table{kTsqCudaVersion, devices,   device,    prepare,      use,     openStream,
-                                 closeStream,     allocate,  release,   clear,        copy,    wait,
-                                 blocksFor,       sizes,     packCodes, packScales,   gemm,    makeBook,
-                                 w8a8BlocksFor,   w8a8Sizes, w8a8Pack,  w8a8Quantize, w8a8Gemm};
+  static constexpr TsqCuda table{kTsqCudaVersion, devices,    device,      prepare,      use,         openStream,
+                                 closeStream,     allocate,   release,     clear,        copy,        wait,
+                                 blocksFor,       sizes,      packCodes,   packScales,   gemm,        makeBook,
+                                 w8a8BlocksFor,   w8a8Sizes,  w8a8Pack,    w8a8Quantize, w8a8Gemm,    scaleColumns,
+                                 beginCapture,    endCapture, launchGraph, closeGraph,   decodeCodes, readAll,
+                                 openEvent,       closeEvent, record,      elapsed};
   return &table;
 }

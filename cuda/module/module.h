@@ -6,7 +6,7 @@
 
 extern "C" {
 
-constexpr uint32_t kTsqCudaVersion = 3;  // of everything below
+constexpr uint32_t kTsqCudaVersion = 4;  // of everything below
 
 enum TsqCudaOutcome {
   kTsqCudaOk = 0,
@@ -20,6 +20,7 @@ struct TsqCudaDevice {
   int major, minor;
   int multiprocessors;
   int64_t memoryBytes;
+  int64_t cacheBytes;  // of the second level
 };
 
 // A text of the caller for the reason of a failure.
@@ -130,6 +131,23 @@ struct TsqCudaW8A8 {
   int32_t isBF16;  // y and the bias
 };
 
+// y = x with column j times factors[j], rounded once.
+struct TsqCudaColumns {
+  const void* x;         // f16 or bf16 [m][k]
+  const float* factors;  // [k]
+  void* y;               // of x's type, [m][k]
+  int64_t m, k;
+  int32_t isBF16;
+};
+
+// Codes as 16-bit weights, both packed.
+struct TsqCudaDecode {
+  TsqCudaShape shape;                    // of the codes
+  const void *weights, *scales, *zeros;  // zeros may be null
+  void* decoded;                         // weightBytes of the shape in 16 bits
+  int32_t isBF16, scalesAreBF16;
+};
+
 struct TsqCuda {
   uint32_t version;
   // The number of devices. Where it is 0, the reason says why.
@@ -170,6 +188,24 @@ struct TsqCuda {
   // A token with an infinity or NaN gets the scale NaN, and so do all its outputs.
   int (*w8a8Quantize)(const TsqCudaW8A8Quantize* quantize, void* stream, TsqCudaText reason);
   int (*w8a8)(const TsqCudaW8A8* gemm, void* stream, TsqCudaText reason);
+  int (*scaleColumns)(const TsqCudaColumns* columns, void* stream, TsqCudaText reason);
+  // From here to endCapture what is enqueued on the stream is recorded. Of the functions above, those that enqueue
+  // may be called for it, but not allocate, copy or wait.
+  int (*beginCapture)(void* stream, TsqCudaText reason);
+  // The graph of what was recorded; where graph is null, it is forgotten. In either case the capture is over.
+  int (*endCapture)(void* stream, void** graph, TsqCudaText reason);
+  int (*launchGraph)(void* graph, void* stream, TsqCudaText reason);
+  // May still be on a stream, and is then done all the same.
+  int (*closeGraph)(void* graph, TsqCudaText reason);
+  // For benchmarks.
+  int (*decodeCodes)(const TsqCudaDecode* decode, void* stream, TsqCudaText reason);
+  int (*readAll)(const void* memory, int64_t bytes, void* sink, int multiprocessors, void* stream, TsqCudaText reason);
+  int (*openEvent)(void** event, TsqCudaText reason);
+  int (*closeEvent)(void* event, TsqCudaText reason);
+  // Outside of captures.
+  int (*record)(void* event, void* stream, TsqCudaText reason);
+  // Time of the device between two events; waits for the second.
+  int (*elapsed)(void* begin, void* end, double* microseconds, TsqCudaText reason);
 };
 
 typedef const TsqCuda* (*TsqCudaEntry)();  // exported as "tsqCuda"

@@ -145,7 +145,7 @@ function readBackends(options: Options): BackendName[] {
 }
 
 /** A list of distinct positive integers. */
-function counts(options: Options, name: string, fallback: readonly number[], max: number): number[] {
+export function counts(options: Options, name: string, fallback: readonly number[], max: number): number[] {
   const value = options.raw(name) ?? fallback
   const expected = `a list of integers from 1 to ${max}`
   if (!Array.isArray(value) || value.length === 0) options.fail(name, expected)
@@ -153,12 +153,13 @@ function counts(options: Options, name: string, fallback: readonly number[], max
     if (!Number.isSafeInteger(each) || (each as number) < 1 || (each as number) > max)
       throw new TsqError(
         "ERR_OPTION",
-        `benchKernels: option ${JSON.stringify(name)} holds ${describe(each)}, expected ${expected}`,
+        `${options.caller}: option ${JSON.stringify(name)} holds ${describe(each)}, expected ${expected}`,
       )
   return [...new Set(value as number[])]
 }
 
-function distinct(values: readonly string[], name: string): string[] {
+/** A list of names, each once. */
+export function distinct(values: readonly string[], name: string): string[] {
   if (values.length === 0)
     throw new TsqError(
       "ERR_OPTION",

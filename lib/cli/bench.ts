@@ -1,7 +1,8 @@
 // `tsq bench kernels` and `tsq bench model`.
 import { writeFile } from "node:fs/promises"
 import { type Command, InvalidArgumentError, Option } from "commander"
-import { ioError } from "../core/errors.ts"
+import type { Device } from "../core/cuda.ts"
+import { ioError, TsqError } from "../core/errors.ts"
 import {
   byteSize,
   collect,
@@ -67,12 +68,12 @@ function addKernels(bench: Command): void {
       "weights that few rows rotate over (default: twice the last-level cache)",
       byteSize,
     )
-    .option("--device <name>", "cpu or cuda", "cpu")
+    .option("--device <name>", "cpu, cuda or cuda:1: products on a CUDA device, timed there", "cpu")
     .option("--peers <folder>", "where onnxruntime-node is installed (default bench/peers)")
     .option("--html <file>", "also write a page with plots")
     .option("--json", "one JSON object on stdout")
     .action(async (flags: KernelFlags) => {
-      refuseLater({ ...(flags.device !== undefined && { device: flags.device }) })
+      if (flags.device !== undefined && flags.device !== "cpu") return deviceKernels(flags, flags.device)
       const { benchKernels } = await import("../bench/kernels.ts")
       const progress = showProgress()
       const interrupt = interruptible()
@@ -110,6 +111,45 @@ function addKernels(bench: Command): void {
         interrupt.done()
       }
     })
+}
+
+const cpuOnly = ["bits", "threads", "isa", "activations", "seconds", "peers"] as const
+
+async function deviceKernels(flags: KernelFlags, device: string): Promise<void> {
+  for (const name of cpuOnly)
+    if (flags[name] !== undefined)
+      throw new TsqError(
+        "ERR_OPTION",
+        `--${name} is for the CPU; on a CUDA device --backends chooses the weights and --rounds how often they are timed`,
+      )
+  const { benchDevice } = await import("../bench/device-kernels.ts")
+  const progress = showProgress()
+  const interrupt = interruptible()
+  try {
+    const report = await benchDevice({
+      device: device as Device,
+      ...defined({
+        shapes: flags.shapes,
+        m: flags.m,
+        groupSize: flags.group,
+        backends: flags.backends,
+        dtypes: flags.dtype,
+        rounds: flags.rounds,
+        copiesBytes: flags.copiesBytes,
+      }),
+      signal: interrupt.signal,
+      onProgress: progress.onProgress,
+      onNote: progress.note,
+    })
+    progress.stop()
+    const { devicePage, deviceText } = await import("../bench/device-table.ts")
+    if (flags.html !== undefined) await writePage(flags.html, devicePage(report))
+    if (flags.json) return printJson(report)
+    print(deviceText(report))
+  } finally {
+    progress.stop()
+    interrupt.done()
+  }
 }
 
 interface ModelFlags extends Pick<SharedFlags, "device" | "json"> {

@@ -12,6 +12,8 @@ export interface CudaDevice {
   computeCapability: string
   multiprocessors: number
   memoryBytes: number
+  /** Of the second-level cache. */
+  cacheBytes: number
 }
 
 export type CudaStatus =
@@ -33,13 +35,14 @@ export function cudaDevices(): { devices: CudaDevice[]; status: CudaStatus } {
   const { module, devices, reason }: CudaInfo = native.cuda(cudaModulePath())
   if (module === null || devices.length === 0) return { devices: [], status: { available: false, reason } }
   return {
-    devices: devices.map(({ name, major, minor, multiprocessors, memoryBytes }, index) => ({
+    devices: devices.map(({ name, major, minor, multiprocessors, memoryBytes, cacheBytes }, index) => ({
       id: `cuda:${index}`,
       kind: "cuda",
       name,
       computeCapability: `${major}.${minor}`,
       multiprocessors,
       memoryBytes,
+      cacheBytes,
     })),
     status: { available: true, module },
   }
@@ -61,10 +64,39 @@ export function readDevice(caller: string, device: unknown): "cpu" | CudaDeviceI
   )
 }
 
+// The device on which this thread is recording a graph.
+let recordsOn: CudaDeviceId | null = null
+
+/** Whether a graph is being recorded (`captureGraph`), and what then may not be done. */
+export const recording = {
+  /** Calls `work`, which is synchronous, while products of the device are recorded. */
+  during(device: CudaDeviceId, work: () => void): void {
+    recordsOn = device
+    try {
+      work()
+    } finally {
+      recordsOn = null
+    }
+  },
+  /** ERR_DEVICE while a graph is being recorded: for what no graph can hold. */
+  refuse(caller: string): void {
+    if (recordsOn !== null)
+      throw new TsqError(
+        "ERR_DEVICE",
+        `${caller}: a graph is being recorded on ${recordsOn}, which holds products there and nothing else; do this before or after captureGraph`,
+      )
+  },
+  /** The same for products of another device. */
+  refuseOther(caller: string, device: string): void {
+    if (recordsOn !== device) recording.refuse(caller)
+  },
+}
+
 const opened = new Map<string, Promise<NativeHandle>>()
 
 /** The device, opened off the event loop by the first call. ERR_DEVICE where it is not available. */
 export async function openDevice(caller: string, id: CudaDeviceId): Promise<Handle> {
+  recording.refuse(caller)
   const module = cudaModulePath()
   const key = `${id} ${module}`
   let device = opened.get(key)

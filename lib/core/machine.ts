@@ -29,7 +29,10 @@ export interface DeviceReport {
   cuda: CudaStatus
 }
 
-/** The devices that can compute, and why CUDA is not among them. The first call opens the CUDA module, where there is one. */
+/**
+ * The devices that can compute, and why CUDA is not among them. The first call opens the CUDA module, where there is one, and
+ * starts the driver, on the calling thread: make it before a server serves.
+ */
 export function devices(): DeviceReport {
   const { kernels, supported, features, threads } = native.cpu()
   const cuda = cudaDevices()

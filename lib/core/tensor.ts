@@ -1,6 +1,6 @@
 // Tensors: a shape, an element type and a storage: an ordinary typed array, part of a read-only file, or memory of a CUDA device.
 import { type Handle, type Mapped, NativeHandle, native, type Source } from "../native.ts"
-import { type CudaDeviceId, type Device, explained, openDevice, readDevice } from "./cuda.ts"
+import { type CudaDeviceId, type Device, explained, openDevice, readDevice, recording } from "./cuda.ts"
 import { type Dtype, dtypeInfo, dtypes, isFloat, type TensorData } from "./dtype.ts"
 import { TsqError } from "./errors.ts"
 import { describe, listChoices } from "./options.ts"
@@ -167,6 +167,7 @@ export class Tensor {
   async toArray(): Promise<TensorData> {
     const out = sharedArray(this.dtype, this.size)
     if (this.#cuda) {
+      recording.refuse("tensor.toArray")
       try {
         await native.cudaDownload(this.memory, out)
       } catch (cause) {
@@ -223,6 +224,36 @@ export class Tensor {
       return tensorOnDevice(this.shape, this.dtype, target, memory)
     } catch (cause) {
       throw explained(`tensor.to: the tensor ${this.dtype} [${this.shape.join(", ")}]`, cause)
+    }
+  }
+
+  /**
+   * Overwrites the elements of this tensor, which is on a CUDA device, by those of a tensor of the same shape and type, on the
+   * CPU, in a file or on a device; what was enqueued before still reads the old ones. ERR_DEVICE for a tensor elsewhere.
+   */
+  async copyFrom(source: Tensor): Promise<void> {
+    const cuda = this.#cuda
+    const text = `${this.dtype} [${this.shape.join(", ")}]`
+    if (!cuda)
+      throw new TsqError(
+        "ERR_DEVICE",
+        `tensor.copyFrom: this tensor ${text} is on ${this.device}, expected a CUDA device`,
+      )
+    if (!(source instanceof Tensor))
+      throw new TsqError("ERR_DTYPE", `tensor.copyFrom: source is ${describe(source)}, expected a Tensor`)
+    if (source.dtype !== this.dtype)
+      throw new TsqError("ERR_DTYPE", `tensor.copyFrom: source is ${source.dtype}, expected ${this.dtype}`)
+    if (source.shape.length !== this.shape.length || source.shape.some((size, i) => size !== this.shape[i]))
+      throw new TsqError(
+        "ERR_SHAPE",
+        `tensor.copyFrom: source has shape [${source.shape.join(", ")}], expected [${this.shape.join(", ")}]`,
+      )
+    recording.refuse("tensor.copyFrom")
+    const host = source.#mapped ? source : source.#cuda ? await source.to("cpu") : await source.pinned()
+    try {
+      await native.cudaWrite(cuda.memory.value, host.source, dtypeInfo(this.dtype).code, this.size)
+    } catch (cause) {
+      throw explained(`tensor.copyFrom: the tensor ${text}`, cause)
     }
   }
 

@@ -21,7 +21,7 @@ import {
 export interface MatmulOptions {
   /** [n], f32, f16 or bf16; added before the result is rounded. */
   bias?: Tensor
-  /** Receives the result: the shape and dtype that the call would return. */
+  /** Receives the result: the shape and dtype that the call would return. On a CUDA device such calls make no memory. */
   out?: Tensor
   /** Default "exact": activations are never rounded silently. */
   activations?: Activations
@@ -74,12 +74,12 @@ export function checkHost(caller: string, x: Tensor, w?: Tensor): void {
   if (w?.device.startsWith("cuda"))
     throw new TsqError(
       "ERR_UNSUPPORTED",
-      `${caller}: the weight is a float tensor on ${w.device}; CUDA devices multiply 4-bit weights that \`prepack\` made`,
+      `${caller}: the weight is a float tensor on ${w.device}; \`await prepack(weight, { device: "${w.device}" })\` makes one that products there take`,
     )
   if (x instanceof Tensor && x.device.startsWith("cuda"))
     throw new TsqError(
       "ERR_DEVICE",
-      `${caller}: x is on ${x.device} and the weight on cpu, expected both on one device; \`await prepack(weight, { device: "${x.device}" })\` packs a 4-bit weight there`,
+      `${caller}: x is on ${x.device} and the weight on cpu, expected both on one device; \`await prepack(weight, { device: "${x.device}" })\` packs the weight there`,
     )
 }
 

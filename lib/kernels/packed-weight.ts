@@ -19,15 +19,24 @@ export class PackedWeight {
   readonly device: "cpu" | CudaDeviceId
   /** Memory held there. */
   readonly bytes: number
+  /** The type that x has to have; null: any that the device takes. */
+  readonly inputDtype: "f16" | "bf16" | null
   readonly #native: NativeHandle
 
   /** Takes ownership of a native handle; not for applications, which call `prepack`. */
-  constructor(handle: Handle, shape: readonly [number, number], bits: number, device: "cpu" | CudaDeviceId = "cpu") {
+  constructor(
+    handle: Handle,
+    shape: readonly [number, number],
+    bits: number,
+    device: "cpu" | CudaDeviceId = "cpu",
+    inputDtype: "f16" | "bf16" | null = null,
+  ) {
     this.#native = new NativeHandle(handle, `the packed weight [${shape.join(", ")}]`)
     this.shape = Object.freeze([shape[0], shape[1]] as const)
     this.bits = bits
     this.device = device
     this.bytes = native.handleBytes(handle)
+    this.inputDtype = inputDtype
   }
 
   /** For native calls. ERR_OPTION once disposed. */
@@ -50,7 +59,7 @@ export class PackedWeight {
 }
 
 export interface PrepackOptions {
-  /** Default "cpu". A CUDA device takes 4-bit weights with f16 or bf16 scales. */
+  /** Default "cpu". A CUDA device takes codes with f16 or bf16 scales, and weights of f16 or bf16. */
   device?: Device
   /** What the kernels will multiply with. One layout serves both, so that this only checks the value. */
   activations?: Activations
@@ -74,6 +83,11 @@ export const activationsCode = (activations: Activations): 0 | 1 => (activations
 /**
  * Packs a weight off the event loop: a QuantizedTensor, or a float Tensor in its own storage type. The caller owns the
  * result and may dispose it. ERR_FORMAT when a code does not fit the tensor's bits or groupIndex assigns no valid groups.
+ *
+ * On a CUDA device codes of 2 to 4 bits are stored in 4 bits and those of 5 to 8 in 8; groups are 16, 32, a multiple of 64 or
+ * all of k, and scales values of f16 or bf16 (ERR_UNSUPPORTED). Float weights are f16 or bf16, and x then has to be of their
+ * type; they may already lie on the device. ERR_DEVICE where the device is not available or has no room, with the bytes
+ * wanted, free and in all.
  */
 export async function prepack(weight: QuantizedTensor | Tensor, options?: PrepackOptions): Promise<PackedWeight> {
   const checked = new Options("prepack", options, ["device", "activations"])
@@ -81,8 +95,7 @@ export async function prepack(weight: QuantizedTensor | Tensor, options?: Prepac
   readActivations(checked)
   if (weight instanceof QuantizedTensor) return device === "cpu" ? packTensor(weight) : packOnDevice(weight, device)
   if (weight instanceof Tensor) {
-    if (device === "cpu") return prepackDense(weight)
-    throw new TsqError("ERR_UNSUPPORTED", `prepack: a float weight on ${device}; CUDA devices take 4-bit weights only`)
+    return device === "cpu" ? prepackDense(weight) : packFloatsOnDevice(weight, device)
   }
   throw new TsqError("ERR_DTYPE", `prepack: weight is ${describe(weight)}, expected a QuantizedTensor or a Tensor`)
 }
@@ -195,16 +208,11 @@ async function packTensor(q: QuantizedTensor): Promise<PackedWeight> {
 async function packOnDevice(q: QuantizedTensor, device: CudaDeviceId): Promise<PackedWeight> {
   const [n, k] = q.shape
   const { bits, groupSize, scaleType } = q.scheme
-  const refuse = (found: string): never => {
-    throw new TsqError("ERR_UNSUPPORTED", `prepack: ${found}; pack it for "cpu"`)
-  }
-  if (bits !== 4) refuse(`the weight has ${bits} bits, and ${device} takes 4`)
-  if (q.inputScale) refuse(`the weight has an inputScale, which ${device} does not apply`)
-  const [codes, scales, zeros, groupIndex, handle] = await Promise.all([
+  const [codes, scales, zeros, inputScale, handle] = await Promise.all([
     shareable(q.codes),
     shareable(q.scales),
     q.zeros && shareable(q.zeros),
-    q.groupIndex,
+    q.inputScale && shareable(q.inputScale),
     openDevice("prepack", device),
   ])
   try {
@@ -213,14 +221,36 @@ async function packOnDevice(q: QuantizedTensor, device: CudaDeviceId): Promise<P
       codes,
       n,
       k,
+      bits,
       groupSize,
       scales,
       scaleType === "bf16",
       zeros,
-      groupIndex,
+      q.groupIndex,
+      inputScale,
     )
     return new PackedWeight(weight, q.shape, bits, device)
   } catch (cause) {
     throw explained(`prepack: the weight [${n}, ${k}]`, cause)
+  }
+}
+
+/** Weights as they are; one that already lies on the device is not copied. */
+async function packFloatsOnDevice(weight: Tensor, device: CudaDeviceId): Promise<PackedWeight> {
+  const [n, k] = denseShape(weight, "prepack")
+  const { dtype } = weight
+  if (dtype !== "f16" && dtype !== "bf16")
+    throw new TsqError(
+      "ERR_DTYPE",
+      `prepack: the weight [${n}, ${k}] is ${dtype}, expected f16 or bf16 on ${device}; \`await weight.cast("bf16")\` rounds it`,
+    )
+  const there = await weight.to(device)
+  try {
+    const packed = await native.cudaPackFloats(there.memory, dtypeInfo(dtype).code as 1 | 2, n, k)
+    return new PackedWeight(packed, [n, k], 16, device, dtype)
+  } catch (cause) {
+    throw explained(`prepack: the weight ${dtype} [${n}, ${k}]`, cause)
+  } finally {
+    if (there !== weight) there.dispose()
   }
 }

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "bindings/cuda_device.h"
+#include "bindings/cuda_graph.h"
 #include "bindings/exports.h"
 #include "bindings/work.h"
 
@@ -17,6 +18,7 @@ Napi::Object describe(Napi::Env env, const TsqCudaDevice& device) {
   object.Set("minor", device.minor);
   object.Set("multiprocessors", device.multiprocessors);
   object.Set("memoryBytes", static_cast<double>(device.memoryBytes));
+  object.Set("cacheBytes", static_cast<double>(device.cacheBytes));
   return object;
 }
 
@@ -77,19 +79,36 @@ Napi::Value cudaPackCodes(Arguments& a) {
   CudaCodes source{};
   source.shape.n = a.integer(a[2], "n", 1);
   source.shape.k = a.integer(a[3], "k", 1);
-  source.shape.group = a.integer(a[4], "groupSize", 1);
+  source.bits = static_cast<int32_t>(a.integer(a[4], "bits", 2, 8));
+  source.shape.bits = source.bits <= 4 ? 4 : 8;
+  source.shape.group = a.integer(a[5], "groupSize", 1);
   const int64_t groups = product({source.shape.n, groupCount(source.shape.k, source.shape.group)}, "scales");
   source.codes = a.view<uint8_t>(a[1], "codes", product({source.shape.n, source.shape.k}, "codes")).data;
-  source.scales = a.view<float>(a[5], "scales", groups).data;
-  source.scalesAreBF16 = a.boolean(a[6], "scalesAreBF16");
-  source.zeros = a.optionalView<uint8_t>(a[7], "zeros", groups).data;
-  if (!a.isNull(a[8])) {
-    source.groupIndex = a.copy<int32_t>(a[8], "groupIndex");
+  source.scales = a.view<float>(a[6], "scales", groups).data;
+  source.scalesAreBF16 = a.boolean(a[7], "scalesAreBF16");
+  source.zeros = a.optionalView<uint8_t>(a[8], "zeros", groups).data;
+  if (!a.isNull(a[9])) {
+    source.groupIndex = a.copy<int32_t>(a[9], "groupIndex");
     if (static_cast<int64_t>(source.groupIndex.size()) != source.shape.k)
       refuse(Code::kShape, "cudaPackCodes: groupIndex has " + std::to_string(source.groupIndex.size()) +
                                " elements, expected k = " + std::to_string(source.shape.k));
   }
+  source.inputScale = a.optionalView<float>(a[10], "inputScale", source.shape.k).data;
   return handlePromise(a, [=] { return device->pack(source); });
+}
+
+void checkBytes(const char* caller, const char* name, const CudaMemory& memory, int64_t bytes) {
+  if (memory.bytes < bytes)
+    refuse(Code::kShape, std::string(caller) + ": " + name + " has " + std::to_string(memory.bytes) +
+                             " bytes, expected at least " + std::to_string(bytes));
+}
+
+Napi::Value cudaPackFloats(Arguments& a) {
+  const auto source = a.object<CudaMemory>(a[0], "source");
+  const bool isBF16 = a.integer(a[1], "dtype", 1, 2) == 2;
+  const int64_t n = a.integer(a[2], "n", 1), k = a.integer(a[3], "k", 1);
+  checkBytes(a.target().name, "source", *source, product({n, k, 2}, "source"));
+  return handlePromise(a, [=] { return source->device->packFloats(*source, isBF16, n, k); });
 }
 
 std::shared_ptr<CudaMemory> operand(Arguments& a, Napi::Value value, const char* name, const CudaWeight& weight,
@@ -98,22 +117,61 @@ std::shared_ptr<CudaMemory> operand(Arguments& a, Napi::Value value, const char*
   if (memory->device != weight.device)
     refuse(Code::kDevice, std::string(name) + " lies on " + memory->device->name() + " and the weight on " +
                               weight.device->name() + " of one process: move one to the other's device");
-  if (memory->bytes < bytes)
-    refuse(Code::kShape, std::string("cudaMatmul: ") + name + " has " + std::to_string(memory->bytes) +
-                             " bytes, expected at least " + std::to_string(bytes));
+  checkBytes(a.target().name, name, *memory, bytes);
   return memory;
 }
 
+// Arguments 0 … 5: weight, x, dtype, m, bias, batchInvariant.
+CudaProduct productOf(Arguments& a) {
+  CudaProduct p{};
+  p.weight = a.object<const CudaWeight>(a[0], "weight");
+  const TsqCudaShape& shape = p.weight->shape;
+  p.isBF16 = a.integer(a[2], "dtype", 1, 2) == 2;
+  p.m = static_cast<int32_t>(a.integer(a[3], "m", 0, INT_MAX));
+  if (shape.bits == 16 && p.isBF16 != p.weight->isBF16)
+    refuse(Code::kDtype, std::string(a.target().name) + ": x is not of the weight's type");
+  (void)product({p.m, shape.n, 2}, "the result");
+  p.x = operand(a, a[1], "x", *p.weight, product({p.m, shape.k, 2}, "x"));
+  if (!a.isNull(a[4])) p.bias = operand(a, a[4], "bias", *p.weight, shape.n * 2);
+  p.batchInvariant = a.boolean(a[5], "batchInvariant");
+  return p;
+}
+
 Napi::Value cudaMatmul(Arguments& a) {
-  const auto weight = a.object<const CudaWeight>(a[0], "weight");
-  const bool isBF16 = a.integer(a[2], "dtype", 1, 2) == 2;
-  const auto m = static_cast<int32_t>(a.integer(a[3], "m", 0, INT_MAX));
-  (void)product({m, weight->shape.n, 2}, "the result");
-  const auto x = operand(a, a[1], "x", *weight, product({m, weight->shape.k, 2}, "x"));
-  std::shared_ptr<CudaMemory> bias;
-  if (!a.isNull(a[4])) bias = operand(a, a[4], "bias", *weight, weight->shape.n * 2);
-  const bool batchInvariant = a.boolean(a[5], "batchInvariant");
-  return a.environment().hold(take(weight->device->multiply(*weight, *x, isBF16, m, bias.get(), batchInvariant)));
+  const CudaProduct p = productOf(a);
+  return a.environment().hold(take(p.weight->device->multiply(p)));
+}
+
+Napi::Value cudaMatmulInto(Arguments& a) {
+  CudaProduct p = productOf(a);
+  p.y = operand(a, a[6], "out", *p.weight, product({p.m, p.weight->shape.n, 2}, "out"));
+  if (p.y == p.x || p.y == p.bias) refuse(Code::kOption, "cudaMatmulInto: out is an input too");
+  check(p.weight->device->multiply(p).status());
+  return a.env().Undefined();
+}
+
+Napi::Value cudaWrite(Arguments& a) {
+  const auto memory = a.object<CudaMemory>(a[0], "memory");
+  const Dtype dtype = a.dtype(a[2], "dtype");
+  const int64_t count = a.integer(a[3], "count");
+  const Source source = a.source(a[1], "source", dtype, count);
+  const int64_t bytes = product({count, dtypeBytes(dtype)}, "source");
+  checkBytes(a.target().name, "memory", *memory, bytes);
+  return promise(a, [=]() -> Status { return memory->device->write(*memory, source.data, bytes); });
+}
+
+Napi::Value cudaRecord(Arguments& a) {
+  return a.environment().hold(take(CudaGraph::record(a.object<CudaDevice>(a[0], "device"))));
+}
+
+Napi::Value cudaEndRecord(Arguments& a) {
+  check(a.object<CudaGraph>(a[0], "graph")->end());
+  return a.env().Undefined();
+}
+
+Napi::Value cudaLaunch(Arguments& a) {
+  check(a.object<CudaGraph>(a[0], "graph")->launch());
+  return a.env().Undefined();
 }
 
 constexpr Export kExports[] = {
@@ -122,7 +180,13 @@ constexpr Export kExports[] = {
     {"cudaUpload", cudaUpload, true},
     {"cudaDownload", cudaDownload, true},
     {"cudaPackCodes", cudaPackCodes, true},
+    {"cudaPackFloats", cudaPackFloats, true},
     {"cudaMatmul", cudaMatmul, false},
+    {"cudaMatmulInto", cudaMatmulInto, false},
+    {"cudaWrite", cudaWrite, true},
+    {"cudaRecord", cudaRecord, false},
+    {"cudaEndRecord", cudaEndRecord, false},
+    {"cudaLaunch", cudaLaunch, false},
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "bindings/cuda_graph.h"
 #include "runtime/scalar.h"
 
 namespace tsq {
@@ -49,19 +50,19 @@ CudaMemory::~CudaMemory() {
   if (data != nullptr) device->release(data);
 }
 
+CudaScratch::~CudaScratch() {
+  device->release(data);
+}
+
 uint64_t CudaWeight::bytes() const {
   int64_t sum = 0;
-  for (const auto& part : {codes, scales, zeros, order}) sum += part == nullptr ? 0 : part->bytes;
+  for (const auto& part : {codes, scales, zeros, order, inputScale}) sum += part == nullptr ? 0 : part->bytes;
   return static_cast<uint64_t>(sum);
 }
 
-template <typename Call>
-Status CudaDevice::ask(Call call) const {
-  CudaReason reason;
-  int outcome = table_->use(index_, reason);
-  if (outcome == kTsqCudaOk) outcome = call(TsqCudaText(reason));
+Status CudaDevice::statusOf(int outcome, const std::string& reason) const {
   if (outcome == kTsqCudaOk) return {};
-  std::string text = name() + ": " + reason.text();
+  std::string text = name() + ": " + reason;
   if (outcome == kTsqCudaMemory) text += "; dispose of tensors and weights that are not used any more";
   return Status(outcome == kTsqCudaArgument ? Code::kUnsupported : Code::kDevice, std::move(text));
 }
@@ -89,8 +90,7 @@ Result<std::shared_ptr<CudaDevice>> CudaDevice::open(const std::string& modulePa
 }
 
 CudaDevice::~CudaDevice() {
-  release(counters_);
-  release(partials_);
+  counters_ = partials_ = scaled_ = nullptr;
   if (stream_ != nullptr) (void)ask([&](TsqCudaText reason) { return table_->closeStream(stream_, reason); });
 }
 
@@ -130,6 +130,13 @@ Status CudaDevice::download(const CudaMemory& source, void* target, int64_t byte
   });
 }
 
+Status CudaDevice::write(const CudaMemory& target, const void* source, int64_t bytes) {
+  return ask([&](TsqCudaText reason) {
+    const int outcome = bytes == 0 ? kTsqCudaOk : table_->copy(target.data, source, bytes, stream_, reason);
+    return outcome == kTsqCudaOk ? table_->wait(stream_, reason) : outcome;
+  });
+}
+
 Result<std::shared_ptr<CudaMemory>> CudaDevice::packScales(const TsqCudaShape& shape,
                                                            const std::vector<uint16_t>& values, int64_t bytes) {
   const auto rows = enqueueUpload(values.data(), static_cast<int64_t>(values.size() * sizeof(uint16_t)));
@@ -154,10 +161,20 @@ Result<std::shared_ptr<const CudaWeight>> CudaDevice::pack(const CudaCodes& sour
   const auto count = static_cast<size_t>(shape.n * ((shape.k + shape.group - 1) / shape.group));
   const int64_t elements = shape.n * shape.k;
   if (const uint8_t* wrong =
-          std::find_if(source.codes, source.codes + elements, [](uint8_t code) { return code > 15; });
+          std::find_if(source.codes, source.codes + elements, [&](uint8_t code) { return code >> source.bits != 0; });
       wrong != source.codes + elements)
     return Status(Code::kFormat, "code " + std::to_string(wrong - source.codes) + " is " + std::to_string(*wrong) +
-                                     ", which does not fit into 4 bits");
+                                     ", which does not fit into " + std::to_string(source.bits) + " bits");
+  // Symmetric codes are stored with the zero point of the bits that the kernels have.
+  const uint8_t* codes = source.codes;
+  std::vector<uint8_t> shifted;
+  if (source.zeros == nullptr && source.bits != shape.bits) {
+    const int shift = (1 << (shape.bits - 1)) - (1 << (source.bits - 1));
+    shifted.resize(static_cast<size_t>(elements));
+    std::transform(codes, codes + elements, shifted.begin(),
+                   [&](uint8_t code) { return static_cast<uint8_t>(code + shift); });
+    codes = shifted.data();
+  }
   Result<std::vector<uint16_t>> scales = exactScales(source.scales, count, source.scalesAreBF16);
   if (!scales.ok()) return scales.status();
   std::vector<uint16_t> zeros(source.zeros == nullptr ? 0 : count);
@@ -176,7 +193,12 @@ Result<std::shared_ptr<const CudaWeight>> CudaDevice::pack(const CudaCodes& sour
       TSQ_RETURN_IF_ERROR(uploaded.status());
       weight->order = uploaded.value();
     }
-    const auto rows = enqueueUpload(source.codes, elements);
+    if (source.inputScale != nullptr) {
+      auto uploaded = enqueueUpload(source.inputScale, shape.k * static_cast<int64_t>(sizeof(float)));
+      TSQ_RETURN_IF_ERROR(uploaded.status());
+      weight->inputScale = uploaded.value();
+    }
+    const auto rows = enqueueUpload(codes, elements);
     TSQ_RETURN_IF_ERROR(rows.status());
     auto packed = allocate(sizes.weightBytes);
     TSQ_RETURN_IF_ERROR(packed.status());
@@ -202,56 +224,108 @@ Result<std::shared_ptr<const CudaWeight>> CudaDevice::pack(const CudaCodes& sour
   return std::shared_ptr<const CudaWeight>(std::move(weight));
 }
 
-// The workspace grows in the stream's order: products that are under way keep what they have.
-Status CudaDevice::reserve(const TsqCudaSizes& sizes) {
-  const auto grow = [&](void** memory, int64_t* has, int64_t needs) -> Status {
-    if (*has >= needs) return {};
-    release(std::exchange(*memory, nullptr));
-    *has = 0;
-    TSQ_RETURN_IF_ERROR(ask([&](TsqCudaText reason) { return table_->allocate(needs, stream_, memory, reason); }));
-    *has = needs;
-    return {};
-  };
-  const bool fresh = counterBytes_ < sizes.counterBytes;
-  TSQ_RETURN_IF_ERROR(grow(&counters_, &counterBytes_, sizes.counterBytes));
-  if (fresh) {
-    const Status cleared =
-        ask([&](TsqCudaText reason) { return table_->clear(counters_, counterBytes_, stream_, reason); });
-    if (!cleared.ok()) counterBytes_ = 0;
-    TSQ_RETURN_IF_ERROR(cleared);
-  }
-  return grow(&partials_, &partialBytes_, sizes.partialBytes);
+Result<std::shared_ptr<const CudaWeight>> CudaDevice::packFloats(const CudaMemory& source, bool isBF16, int64_t n,
+                                                                 int64_t k) {
+  auto weight = std::make_shared<CudaWeight>();
+  weight->device = shared_from_this();
+  weight->shape = {n, k, k, 16};
+  weight->isBF16 = isBF16;
+  TsqCudaSizes sizes{};
+  TSQ_RETURN_IF_ERROR(ask([&](TsqCudaText reason) { return table_->sizes(&weight->shape, 1, 1, &sizes, reason); }));
+  weight->blocks = table_->blocksFor(&weight->shape, multiprocessors_);
+  auto packed = allocate(sizes.weightBytes);
+  TSQ_RETURN_IF_ERROR(packed.status());
+  weight->codes = packed.value();
+  const TsqCudaPack pack{weight->shape, source.data, nullptr, weight->codes->data};
+  TSQ_RETURN_IF_ERROR(ask([&](TsqCudaText reason) { return table_->packCodes(&pack, stream_, reason); }));
+  TSQ_RETURN_IF_ERROR(ask([&](TsqCudaText reason) { return table_->wait(stream_, reason); }));
+  return std::shared_ptr<const CudaWeight>(std::move(weight));
 }
 
-Result<std::shared_ptr<CudaMemory>> CudaDevice::multiply(const CudaWeight& weight, const CudaMemory& x, bool isBF16,
-                                                         int32_t m, const CudaMemory* bias, bool batchInvariant) {
+// The workspace grows in the stream's order: products that are under way keep what they have.
+Status CudaDevice::reserve(std::shared_ptr<CudaScratch>* scratch, int64_t bytes, bool* fresh) {
+  if (*scratch != nullptr && (*scratch)->bytes >= bytes) return {};
+  *scratch = nullptr;
+  auto grown = std::make_shared<CudaScratch>(this, bytes);
+  if (bytes > 0) {
+    TSQ_RETURN_IF_ERROR(
+        ask([&](TsqCudaText reason) { return table_->allocate(bytes, stream_, &grown->data, reason); }));
+  }
+  *scratch = std::move(grown);
+  if (fresh != nullptr) *fresh = true;
+  return {};
+}
+
+void* CudaDevice::stream() const {
+  return recording_ == nullptr ? stream_ : recording_->stream();
+}
+
+void CudaDevice::keepRecorded(std::initializer_list<std::shared_ptr<const void>> used) {
+  if (recording_ == nullptr) return;
+  for (const auto& each : used) recording_->keep(each);
+}
+
+Status CudaDevice::launch(void* graph) {
+  return ask([&](TsqCudaText reason) { return table_->launchGraph(graph, stream_, reason); });
+}
+
+Status CudaDevice::stamp(void* event) {
+  return ask([&](TsqCudaText reason) { return table_->record(event, stream_, reason); });
+}
+
+Result<std::shared_ptr<CudaMemory>> CudaDevice::multiply(const CudaProduct& product) {
+  const CudaWeight& weight = *product.weight;
   const TsqCudaShape& shape = weight.shape;
-  Result<std::shared_ptr<CudaMemory>> y = allocate(m * shape.n * static_cast<int64_t>(sizeof(uint16_t)));
-  if (!y.ok() || m == 0) return y;
+  const int32_t m = product.m;
+  std::shared_ptr<CudaMemory> y = product.y;
+  if (y == nullptr) {
+    const auto made = allocate(m * shape.n * static_cast<int64_t>(sizeof(uint16_t)));
+    TSQ_RETURN_IF_ERROR(made.status());
+    y = made.value();
+  }
+  if (m == 0) return y;
   TsqCudaSizes sizes{};
   TSQ_RETURN_IF_ERROR(ask([&](TsqCudaText reason) { return table_->sizes(&shape, m, weight.blocks, &sizes, reason); }));
-  TSQ_RETURN_IF_ERROR(reserve(sizes));
+  bool fresh = false;
+  TSQ_RETURN_IF_ERROR(reserve(&counters_, sizes.counterBytes, &fresh));
+  if (fresh) {
+    const Status cleared =
+        ask([&](TsqCudaText reason) { return table_->clear(counters_->data, counters_->bytes, stream_, reason); });
+    if (!cleared.ok()) counters_ = nullptr;
+    TSQ_RETURN_IF_ERROR(cleared);
+  }
+  TSQ_RETURN_IF_ERROR(reserve(&partials_, sizes.partialBytes));
+  const void* x = product.x->data;
+  if (weight.inputScale != nullptr) {
+    TSQ_RETURN_IF_ERROR(reserve(&scaled_, m * shape.k * static_cast<int64_t>(sizeof(uint16_t))));
+    const TsqCudaColumns columns{
+        x, static_cast<const float*>(weight.inputScale->data), scaled_->data, m, shape.k, product.isBF16};
+    TSQ_RETURN_IF_ERROR(ask([&](TsqCudaText reason) { return table_->scaleColumns(&columns, stream(), reason); }));
+    x = scaled_->data;
+  }
+  const auto dataOf = [](const auto& memory) -> void* { return memory == nullptr ? nullptr : memory->data; };
   TsqCudaW4A16 gemm{};
   gemm.shape = shape;
   gemm.weights = weight.codes->data;
-  gemm.scales = weight.scales->data;
-  gemm.zeros = weight.zeros == nullptr ? nullptr : weight.zeros->data;
-  gemm.x = x.data;
-  gemm.order = weight.order == nullptr ? nullptr : static_cast<const int32_t*>(weight.order->data);
-  gemm.bias = bias == nullptr ? nullptr : bias->data;
-  gemm.y = y.value()->data;
-  gemm.counters = counters_;
-  gemm.partials = partials_;
+  gemm.scales = dataOf(weight.scales);
+  gemm.zeros = dataOf(weight.zeros);
+  gemm.x = x;
+  gemm.order = static_cast<const int32_t*>(dataOf(weight.order));
+  gemm.bias = dataOf(product.bias);
+  gemm.y = y->data;
+  gemm.counters = counters_->data;
+  gemm.partials = partials_->data;
   gemm.strideX = shape.k;
   gemm.strideY = shape.n;
   gemm.m = m;
   gemm.blocks = weight.blocks;
-  gemm.isBF16 = isBF16;
+  gemm.isBF16 = product.isBF16;
   gemm.scalesAreBF16 = weight.scalesAreBF16;
   gemm.zerosAreIntegers = weight.zerosAreIntegers;
   gemm.scalesAreModerate = weight.scalesAreModerate;
-  gemm.batchInvariant = batchInvariant;
-  TSQ_RETURN_IF_ERROR(ask([&](TsqCudaText reason) { return table_->w4a16(&gemm, stream_, reason); }));
+  gemm.batchInvariant = product.batchInvariant;
+  TSQ_RETURN_IF_ERROR(ask([&](TsqCudaText reason) { return table_->w4a16(&gemm, stream(), reason); }));
+  keepRecorded({product.weight, product.x, product.bias, y, counters_, partials_, scaled_});
   return y;
 }
 

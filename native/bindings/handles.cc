@@ -22,7 +22,8 @@ const char* kindName(const NativeObject& object) {
                                            "a file of packed weights",
                                            "a CUDA device",
                                            "memory of a CUDA device",
-                                           "a weight on a CUDA device"};
+                                           "a weight on a CUDA device",
+                                           "a CUDA graph"};
   static_assert(std::size(kNames) == std::variant_size_v<NativeObject>);
   return kNames[object.index()];
 }

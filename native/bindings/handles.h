@@ -9,6 +9,7 @@
 #include <variant>
 
 #include "bindings/cuda_device.h"
+#include "bindings/cuda_graph.h"
 #include "bindings/napi_setup.h"
 #include "kernels/pack_file.h"
 #include "kernels/packed_weight.h"
@@ -41,7 +42,7 @@ using NativeObject =
     std::variant<std::shared_ptr<const PackedWeight>, std::shared_ptr<const Vector>, std::shared_ptr<const MappedFile>,
                  std::shared_ptr<SharedAccumulator>, std::shared_ptr<SharedProgram>, std::shared_ptr<KvCache>,
                  std::shared_ptr<const AlignedBuffer>, std::shared_ptr<const PackFile>, std::shared_ptr<CudaDevice>,
-                 std::shared_ptr<CudaMemory>, std::shared_ptr<const CudaWeight>>;
+                 std::shared_ptr<CudaMemory>, std::shared_ptr<const CudaWeight>, std::shared_ptr<CudaGraph>>;
 
 // Live objects of one environment. Used on its JavaScript thread only; running work holds its own shared_ptr.
 // Numbers are unique in the process and never used again, so a handle of another environment is refused like a released

@@ -3,10 +3,12 @@ import * as library from "../../lib/index.ts"
 
 t.test("the public surface, no more and no less", async t => {
   t.same(Object.keys(library).sort(), [
+    "CudaGraph",
     "PackedWeight",
     "QuantizedTensor",
     "Tensor",
     "TsqError",
+    "captureGraph",
     "convertModel",
     "dequantize",
     "devices",

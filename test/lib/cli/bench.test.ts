@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import t from "tap"
+import { builtModule, skip } from "../cuda/support.ts"
 import { inProcess, onlyJson, tsq } from "./support.ts"
 
 const tiny = [
@@ -43,6 +44,8 @@ t.test("kernels as text", async t => {
 })
 
 t.test("refusals: usage is 2, everything else 1", async t => {
+  process.env.TSQ_CUDA_MODULE = "/nowhere.so"
+  t.teardown(() => delete process.env.TSQ_CUDA_MODULE)
   for (const [flags, code, message] of [
     [["--m", "0"], 2, /--m/],
     [["--m", "1,,2"], 2, /separated by commas/],
@@ -55,7 +58,9 @@ t.test("refusals: usage is 2, everything else 1", async t => {
     [["--shapes", "llama-9"], 1, /^ERR_OPTION: .*llama-9/],
     [["--backends", "tsk"], 1, /^ERR_OPTION: .*did you mean "tsq"/],
     [["--isa", "mmx"], 1, /^ERR_UNSUPPORTED: .*mmx/],
-    [["--device", "cuda"], 1, /^ERR_UNSUPPORTED: /],
+    [["--device", "gpu"], 1, /^ERR_DEVICE: .*"gpu" is not available/],
+    [["--device", "cuda"], 1, /^ERR_DEVICE: .*"cuda:0" is not available: TSQ_CUDA_MODULE: /],
+    [["--device", "cuda", "--threads", "2"], 1, /^ERR_OPTION: --threads is for the CPU/],
     [["--peers", "/no/such/folder"], 1, /^ERR_IO: .*\/no\/such\/folder/],
     [[...tiny, "--html", "/no/such/folder/x.html"], 1, /ERR_IO: cannot write/],
   ] as const) {
@@ -67,4 +72,24 @@ t.test("refusals: usage is 2, everything else 1", async t => {
   const help = await inProcess("bench", "kernels", "--help")
   t.equal(help.code, 0)
   for (const flag of ["--shapes", "--isa", "--peers", "--html"]) t.match(help.stdout, flag)
+})
+
+t.test("on a CUDA device: JSON, a table and a page", { skip }, async t => {
+  process.env.TSQ_CUDA_MODULE = builtModule("emulated")
+  t.teardown(() => delete process.env.TSQ_CUDA_MODULE)
+  const html = `${t.testdir()}/device.html`
+  // The bandwidth is read over a quarter of the memory, which the emulation takes its time for.
+  process.env.TSQ_EMULATED_MEMORY = String(1 << 20)
+  t.teardown(() => delete process.env.TSQ_EMULATED_MEMORY)
+  const flags = ["bench", "kernels", "--device", "cuda", "--shapes", "64x96", "--m", "1,3", "--group", "32"]
+  const more = ["--rounds", "2", "--dtype", "f16", "--backends", "tsq-w4a16,tsq-unfused"]
+  const json = await inProcess(...flags, ...more, "--json", "--html", html)
+  t.equal(json.code, 0, json.stderr)
+  const report = JSON.parse(json.stdout)
+  t.match(report, { device: { id: "cuda:0" }, unavailable: [], options: { rounds: 2, groupSize: 32, m: [1, 3] } })
+  t.equal(report.results.length, 4)
+  t.match(readFileSync(html, "utf8"), /<h1>Kernel benchmark on a CUDA device<\/h1>/)
+  const text = await inProcess(...flags, ...more)
+  t.equal(text.code, 0)
+  t.match(text.stdout, /^tsq-w4a16 f16 +3 /m)
 })

@@ -1,54 +1,14 @@
 // matmulW4A16 on CUDA devices against float64: the real kernels and the real module, on the emulated runtime.
 import { spawnSync } from "node:child_process"
 import { setImmediate as turn } from "node:timers/promises"
-import t, { type Test } from "tap"
+import t from "tap"
 import type { QuantizedTensorInit } from "../../../lib/core/quantized-tensor.ts"
 import { matmul, matmulW4A16, prepack, QuantizedTensor, Tensor } from "../../../lib/index.ts"
-import { random, randomQuantized, weightOf } from "../kernels/support.ts"
+import { randomQuantized } from "../kernels/support.ts"
+import { check, type Float, floats, next, values, weight } from "./products.ts"
 import { builtModule, skip } from "./support.ts"
 
 if (!skip) process.env.TSQ_CUDA_MODULE = builtModule("emulated")
-
-type Float = "f16" | "bf16"
-const next = random(7)
-
-/** Random codes with scales that f16 and bf16 hold. */
-function weight(
-  n: number,
-  k: number,
-  groupSize: number,
-  more: { zeros?: boolean; order?: boolean; scales?: Float } = {},
-) {
-  const shape = { n, k, groupSize, bits: 4, symmetric: !more.zeros } as const
-  const q = randomQuantized(next, shape, { groupIndex: more.order ?? false })
-  const scales = q.scales.map(() => (1 + Math.floor(next() * 127)) / 1024)
-  const scheme = { ...q.scheme, scaleType: more.scales ?? "f16" }
-  return new QuantizedTensor({ ...(q as QuantizedTensorInit), scheme, scales })
-}
-
-const values = (shape: number[], dtype: Float) =>
-  Tensor.from(
-    Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => 2 * next() - 1),
-    shape,
-  ).cast(dtype)
-
-const floats = async (tensor: Tensor) => (await (await tensor.to("cpu")).cast("f32")).data as Float32Array
-
-/** Checks y = x Wᵀ (+ bias) by the bounds on results of 16 bits. */
-async function check(t: Test, what: string, y: Tensor, x: Tensor, q: QuantizedTensor, bias?: Tensor) {
-  const [n, k] = q.shape
-  const [w, a, b, got] = [weightOf(q), await floats(x), bias && (await floats(bias)), await floats(y)]
-  let [difference, norm] = [0, 0]
-  for (let row = 0; row < a.length / k; row++)
-    for (let i = 0; i < n; i++) {
-      let want = b?.[i] ?? 0
-      for (let j = 0; j < k; j++) want += w[i * k + j]! * a[row * k + j]!
-      difference += (got[row * n + i]! - want) ** 2
-      norm += want ** 2
-    }
-  const error = Math.sqrt(difference / norm)
-  t.ok(error <= (x.dtype === "f16" ? 6e-4 : 4e-3), `${what}: ${error.toExponential(1)}`)
-}
 
 t.test("products are those of float64", { skip }, async t => {
   const cases = [
@@ -156,6 +116,8 @@ t.test("a chain of products is enqueued at once; what it used may go meanwhile",
   let there = await input.to("cuda")
   const once = await run().toArray()
   there = await input.to("cuda")
+  process.env.TSQ_EMULATED_SLEEP = "25"
+  t.teardown(() => delete process.env.TSQ_EMULATED_SLEEP)
   const started = performance.now()
   const last = run()
   const enqueued = performance.now() - started
@@ -166,6 +128,7 @@ t.test("a chain of products is enqueued at once; what it used may go meanwhile",
   const result = await copy
   const done = performance.now() - started
   clearInterval(counting)
+  delete process.env.TSQ_EMULATED_SLEEP
   t.same(result.data, once, "the same bits as with everything kept")
   t.ok(enqueued < done / 2, `enqueued in ${enqueued.toFixed(1)} ms of ${done.toFixed(1)} ms`)
   t.ok(turns > 0, "the event loop turns while the device works")
@@ -199,14 +162,13 @@ t.test("operands of other places and types are refused by name", { skip }, async
     /option "bias" is on cpu and the weight on cuda:0/,
   )
   refuses(() => matmulW4A16(x, packed, { bias: x }), "ERR_SHAPE", /option "bias" has shape \[2, 64\], expected \[32\]/)
-  refuses(() => matmulW4A16(x, packed, { out: x }), "ERR_UNSUPPORTED", /option "out"/)
   refuses(() => matmulW4A16(x, packed, { activations: "int8" }), "ERR_UNSUPPORTED", /"activations" is "int8"/)
   refuses(() => matmulW4A16(x, packed, { scale: 1 } as never), "ERR_OPTION", /unknown option "scale"/)
   const wide = await Tensor.empty([2, 64]).to("cuda")
   refuses(() => matmulW4A16(wide, packed), "ERR_DTYPE", /x is f32, expected f16 or bf16 on cuda:0; cast it first/)
   const short = await (await values([2, 60], "f16")).to("cuda")
   refuses(() => matmulW4A16(short, packed), "ERR_SHAPE", /x has shape \[2, 60\], expected \[\.\.\., 64\]/)
-  refuses(() => matmul(x, short), "ERR_UNSUPPORTED", /the weight is a float tensor on cuda:0/)
+  refuses(() => matmul(x, short), "ERR_UNSUPPORTED", /the weight is a float tensor on cuda:0; `await prepack/)
   refuses(() => matmulW4A16(null as never, packed), "ERR_DTYPE", /x is null, expected a Tensor/)
   await check(t, "and the device still computes", matmulW4A16(x, packed, { bias }), x, q, bias)
 })
@@ -221,18 +183,12 @@ t.test("weights that the kernels do not take are refused", { skip }, async t => 
     "ERR_UNSUPPORTED",
     /weight \[16, 64\].* groups of 8: groups are 16, 32, a multiple of 64/,
   )
-  const eight = randomQuantized(next, { n: 16, k: 64, groupSize: 32, bits: 8, symmetric: true })
-  await refuses(eight, "ERR_UNSUPPORTED", /the weight has 8 bits, and cuda:0 takes 4/)
-  await refuses(
-    randomQuantized(next, { n: 16, k: 64, groupSize: 32, bits: 4, symmetric: true }),
-    "ERR_UNSUPPORTED",
-    /scale \d+ is .*, which is no value of f16; .*scaleType "f16" or "bf16"/,
-  )
-  await refuses(
-    new QuantizedTensor({ ...init, inputScale: new Float32Array(64).fill(2) }),
-    "ERR_UNSUPPORTED",
-    /inputScale/,
-  )
+  for (const bits of [3, 4, 8] as const)
+    await refuses(
+      randomQuantized(next, { n: 16, k: 64, groupSize: 32, bits, symmetric: true }),
+      "ERR_UNSUPPORTED",
+      /scale \d+ is .*, which is no value of f16; .*scaleType "f16" or "bf16"/,
+    )
   await refuses(new QuantizedTensor({ ...init, codes: q.codes.map(() => 16) }), "ERR_FORMAT", /code 0 is 16, .*4 bits/)
   for (const group of [-1, 2])
     await refuses(
@@ -245,7 +201,19 @@ t.test("weights that the kernels do not take are refused", { skip }, async t => 
     "ERR_UNSUPPORTED",
     /group 0 more than 32 columns/,
   )
-  await refuses(await values([16, 64], "f16"), "ERR_UNSUPPORTED", /a float weight on cuda:0/)
+  const three = weight(16, 64, 32, { bits: 3 })
+  await refuses(
+    new QuantizedTensor({ ...(three as QuantizedTensorInit), codes: three.codes.map(() => 8) }),
+    "ERR_FORMAT",
+    /code 0 is 8, .*3 bits/,
+  )
+  await refuses(
+    Tensor.empty([16, 64]),
+    "ERR_DTYPE",
+    /^prepack: the weight \[16, 64\] is f32, expected f16 or bf16 on cuda:0; `await weight\.cast\("bf16"\)`/,
+  )
+  await refuses(Tensor.empty([64], "f16"), "ERR_SHAPE", /the weight has shape \[64\]/)
+  await refuses(Tensor.empty([0, 64], "f16"), "ERR_SHAPE", /expected \[n, k\].*both positive/)
 })
 
 t.test("out of memory while packing and multiplying leaves the device as it was", { skip }, async t => {
@@ -290,9 +258,19 @@ t.test("a kernel that fails is told by the copy, and other devices go on", { ski
 
 t.test("a process may end with work under way", { skip }, async t => {
   const index = new URL("../../../lib/index.ts", import.meta.url).href
-  for (const end of ["process.exit(0)", "void y.to('cpu')", "y.to('cpu'); process.exit(0)", "0"]) {
+  const graph =
+    "const graph = await captureGraph('cuda', () => void matmulW4A16(x, packed)); graph.launch(); graph.launch()"
+  for (const end of [
+    "process.exit(0)",
+    "void y.to('cpu')",
+    "y.to('cpu'); process.exit(0)",
+    "0",
+    graph,
+    `${graph}; process.exit(0)`,
+    "await captureGraph('cuda', () => { matmulW4A16(x, packed); process.exit(0) })",
+  ]) {
     const script = `
-      const { prepack, quantize, matmulW4A16, Tensor } = await import(${JSON.stringify(index)})
+      const { captureGraph, prepack, quantize, matmulW4A16, Tensor } = await import(${JSON.stringify(index)})
       const w = Tensor.from(new Float32Array(256 * 256).fill(1), [256, 256])
       const packed = await prepack(await quantize(w, { scheme: "w4a16", scaleType: "f16" }), { device: "cuda" })
       const x = await (await Tensor.empty([64, 256]).cast("f16")).to("cuda")

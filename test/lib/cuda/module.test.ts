@@ -80,6 +80,7 @@ t.test("a module with two devices", { skip }, async t => {
         computeCapability: "9.0",
         multiprocessors: 2,
         memoryBytes: 2 ** 26,
+        cacheBytes: 2 ** 12,
       },
       {
         id: "cuda:1",
@@ -88,6 +89,7 @@ t.test("a module with two devices", { skip }, async t => {
         computeCapability: "8.0",
         multiprocessors: 2,
         memoryBytes: 2 ** 26,
+        cacheBytes: 2 ** 12,
       },
     ],
   }

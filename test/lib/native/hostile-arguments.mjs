@@ -218,12 +218,21 @@ if (existsSync(emulated)) {
     shared(Uint8Array, n * k),
     n,
     k,
+    4,
     k,
     scales,
     false,
     null,
     null,
+    null,
   )
+  const dense = await native.cudaUpload(fixtures.device, shared(Uint16Array, n * k), 1, n * k)
+  fixtures.deviceDense = await native.cudaPackFloats(dense, 1, n, k)
+  native.release(dense)
+  fixtures.deviceGraph = native.cudaRecord(fixtures.device)
+  native.release(native.cudaMatmul(fixtures.deviceCodes, fixtures.deviceX, 1, 1, null, false))
+  native.cudaEndRecord(fixtures.deviceGraph)
+  fixtures.deviceY = await native.cudaUpload(fixtures.device, shared(Uint16Array, 4 * n), 1, 4 * n)
 }
 const device = () => fixtures.device ?? fixtures.weight
 native.release(fixtures.released)
@@ -449,13 +458,36 @@ const valid = {
     filled(Uint8Array, n * k),
     n,
     k,
+    2 + below(7),
     k,
     shared(Float32Array, n).fill(0.25),
     random() < 0.5,
     maybe(filled(Uint8Array, n)),
     maybe(shared(Int32Array, k)),
+    maybe(filled(Float32Array, k)),
   ],
-  cudaMatmul: () => [fixtures.deviceCodes ?? 1, fixtures.deviceX ?? 1, 1 + below(2), below(5), null],
+  cudaPackFloats: () => [fixtures.deviceX ?? 1, 1 + below(2), below(5), pick([k, 2 ** 32])],
+  cudaMatmul: () => [fixtures.deviceCodes ?? 1, fixtures.deviceX ?? 1, 1 + below(2), below(5), null, pick([true, false])],
+  cudaMatmulInto: () => [
+    fixtures.deviceCodes ?? 1,
+    fixtures.deviceX ?? 1,
+    1 + below(2),
+    below(5),
+    null,
+    pick([fixtures.deviceX ?? 1, fixtures.deviceY ?? 1]),
+  ],
+  cudaWrite: () => [
+    fixtures.deviceX ?? 1,
+    pick([filled(Uint16Array, 4 * k), mapped()]),
+    1,
+    pick([0, 1, 4 * k, 4 * k + 1]),
+  ],
+  cudaRecord: () => [device()],
+  cudaEndRecord: () => [pick([fixtures.deviceGraph ?? 1, ...made])],
+  cudaLaunch: () => [pick([fixtures.deviceGraph ?? 1, ...made])],
+  cudaTime: () => [fixtures.deviceGraph ?? 1, shared(Float64Array, 1)],
+  cudaReadAll: () => [fixtures.deviceX ?? 1, fixtures.deviceY ?? 1],
+  cudaDecode: () => [fixtures.deviceCodes ?? 1, pick([fixtures.deviceDense ?? 1, fixtures.deviceCodes ?? 1])],
   openPackFile: () => [packPath],
   readPackFloats: () => [fixtures.packFile, shared(Float32Array, k)],
   readPackWeights: () => [fixtures.packFile, 0, below(2), flag()],
@@ -521,7 +553,7 @@ const outcome = { calls: 0, done: 0, refused: 0 }
 const made = []
 function note(name, result) {
   ++outcome.done
-  if (/^(mapFile|packDense|packCodes|packRounded|vector|create|cuda(Open|Upload|PackCodes|Matmul))/.test(name))
+  if (/^(mapFile|packDense|packCodes|packRounded|vector|create|cuda(Open|Upload|Pack|Matmul$|Record))/.test(name))
     made.push(result)
   if (name === "openPackFile") made.push(result.file)
   if (name === "packBlocks") made.push(result.handle)

@@ -4,6 +4,9 @@
 //   TSQ_EMULATED_DEVICES  how many there are (2): by turns of compute capability 9.0 and 8.0
 //   TSQ_EMULATED_MEMORY   bytes of each (64 MiB)
 //   TSQ_EMULATED_FAILURE  what a kernel that runs while it is set fails with
+//   TSQ_EMULATED_LAUNCH   what a launch while it is set is refused with
+//   TSQ_EMULATED_SLEEP    milliseconds that a kernel takes at least (0)
+//   TSQ_EMULATED_DRIVER   the version of the driver (12040, which is that of the runtime)
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -17,20 +20,29 @@ enum cudaError_t {
   cudaErrorNoDevice,
   cudaErrorInvalidDevice,
   cudaErrorLaunchFailure,
+  cudaErrorStreamCaptureUnsupported,
+  cudaErrorStreamCaptureInvalidated,
 };
 struct Stream;
 using cudaStream_t = Stream*;
 using cudaMemPool_t = void*;
+struct Graph;
+using cudaGraph_t = Graph*;
+using cudaGraphExec_t = Graph*;
+struct Event;
+using cudaEvent_t = Event*;
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor };
 enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold };
 enum cudaMemcpyKind { cudaMemcpyDefault };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed };
 constexpr unsigned cudaStreamNonBlocking = 1;
 
 struct cudaDeviceProp {
   char name[256];
   int major, minor, multiProcessorCount;
   size_t totalGlobalMem;
+  int l2CacheSize;
 };
 struct dim3 {
   explicit dim3(unsigned x) : x(x) {}
@@ -61,6 +73,19 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream);
+
+cudaError_t cudaEventCreate(cudaEvent_t* event);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end);
 
 cudaError_t enqueueKernel(const void* kernel, int blocks, int threads, size_t sharedBytes, cudaStream_t stream,
                           std::function<void()> body);
