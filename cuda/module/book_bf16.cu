@@ -2,9 +2,9 @@
 
 namespace tsq::cuda::w4a16 {
 
-Variants bookBF16() {
-  static constexpr auto all = variantsOf<Type::kBF16, Kind::kBook4>();
-  return all;
+Kernels bookBF16() {
+  static constexpr auto few = variantsOf<Type::kBF16, Kind::kBook4, kSharedEverywhere>();
+  return {few, {}};
 }
 
 }  // namespace tsq::cuda::w4a16

@@ -2,9 +2,9 @@
 
 namespace tsq::cuda::w4a16 {
 
-Variants bookF16() {
-  static constexpr auto all = variantsOf<Type::kF16, Kind::kBook4>();
-  return all;
+Kernels bookF16() {
+  static constexpr auto few = variantsOf<Type::kF16, Kind::kBook4, kSharedEverywhere>();
+  return {few, {}};
 }
 
 }  // namespace tsq::cuda::w4a16

@@ -39,8 +39,9 @@ int prepare(int index, TsqCudaText reason) {
   TSQ_TRY(capabilityOf(&capability, reason));
   for (const Kind kind : {Kind::kInt4, Kind::kBook4, Kind::kInt8, Kind::kFloat16}) {
     for (const bool bf16 : {false, true}) {
-      TSQ_TRY(allowShared(w4a16::compiled(bf16, kind), reason));
-      if (capability == kHopper) TSQ_TRY(allowShared(w4a16::compiledWide(bf16, kind), reason));
+      const w4a16::Kernels kernels = w4a16::compiled(bf16, kind, capability == kHopper);
+      TSQ_TRY(allowShared(kernels.few, reason));
+      TSQ_TRY(allowShared(kernels.many, reason));
     }
   }
   TSQ_TRY(loadElementwise(reason));
@@ -56,9 +57,9 @@ int sizes(const TsqCudaShape* shape, int32_t m, int blocks, TsqCudaSizes* out, T
   TSQ_TRY(checkTokens(m, blocks, reason));
   const w4a16::Shape s = shapeOf(*shape);
   *out = {s.weightWords() * 16, s.scaleWords() * 16, 0, 0};
-  // Whichever kernel a device chooses.
-  for (const w4a16::Variant* one : {&w4a16::choose(w4a16::compiled(false, s.kind()), s, m),
-                                    w4a16::chooseWide(w4a16::compiledWide(false, s.kind()), s, m)}) {
+  // Whichever kernel a device chooses: sm_90 has more of them, and the others the same sizes.
+  const w4a16::Kernels kernels = w4a16::compiled(false, s.kind(), true);
+  for (const w4a16::Variant* one : {&w4a16::choose(kernels.few, s, m), w4a16::chooseWide(kernels.many, s, m)}) {
     if (one == nullptr) continue;
     out->counterBytes = std::max(out->counterBytes, w4a16::counterCount(*one, s, m, blocks) * 4);
     out->partialBytes = std::max(out->partialBytes, w4a16::partialCount(*one, s, m, blocks) * 16);
@@ -126,14 +127,11 @@ int gemm(const TsqCudaW4A16* g, void* stream, TsqCudaText reason) {
                          bookOf(g->book)};
   int capability = 0;
   TSQ_TRY(capabilityOf(&capability, reason));
-  const bool bf16 = g->isBF16 != 0;
+  const w4a16::Kernels kernels = w4a16::compiled(g->isBF16 != 0, shape.kind(), capability == kHopper);
   const bool exact = (g->zeros == nullptr || g->zerosAreIntegers != 0) &&
                      (g->scales == nullptr || g->scalesAreBF16 == 0 || g->scalesAreModerate != 0);
-  const w4a16::Variant* wide = capability == kHopper && exact && g->batchInvariant == 0
-                                   ? w4a16::chooseWide(w4a16::compiledWide(bf16, shape.kind()), shape, g->m)
-                                   : nullptr;
-  const w4a16::Variant& variant =
-      wide != nullptr ? *wide : w4a16::choose(w4a16::compiled(bf16, shape.kind()), shape, g->m);
+  const w4a16::Variant* many = exact && g->batchInvariant == 0 ? w4a16::chooseWide(kernels.many, shape, g->m) : nullptr;
+  const w4a16::Variant& variant = many != nullptr ? *many : w4a16::choose(kernels.few, shape, g->m);
   const w4a16::Plan plan = w4a16::planOf(variant, shape, g->m, g->blocks);
   parameters.blocks = plan.blocks;
   return enqueue(variant.kernel, plan.grid(), variant.threads, variant.sharedBytes, parameters, stream, reason);

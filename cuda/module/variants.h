@@ -4,35 +4,35 @@
 
 namespace tsq::cuda::w4a16 {
 
-Variants w4F16();
-Variants w4BF16();
-Variants bookF16();
-Variants bookBF16();
-Variants w8F16();
-Variants w8BF16();
-Variants w16F16();
-Variants w16BF16();
+Kernels w4F16();
+Kernels w4BF16();
+Kernels bookF16();
+Kernels bookBF16();
+Kernels w8F16();
+Kernels w8BF16();
+Kernels w16F16();
+Kernels w16BF16();
 // For devices of compute capability 9.0 alone.
-Variants wideW4F16();
-Variants wideW4BF16();
-Variants wideBookF16();
-Variants wideBookBF16();
-Variants wideW8F16();
-Variants wideW8BF16();
-Variants wideW16F16();
-Variants wideW16BF16();
+Kernels hopperW4F16();
+Kernels hopperW4BF16();
+Kernels hopperBookF16();
+Kernels hopperBookBF16();
+Kernels hopperW8F16();
+Kernels hopperW8BF16();
+Kernels hopperW16F16();
+Kernels hopperW16BF16();
 
-inline Variants compiled(bool bf16, Kind kind) {
+inline Kernels compiled(bool bf16, Kind kind, bool hopper) {
+  if (hopper) {
+    if (kind == Kind::kInt4) return bf16 ? hopperW4BF16() : hopperW4F16();
+    if (kind == Kind::kBook4) return bf16 ? hopperBookBF16() : hopperBookF16();
+    if (kind == Kind::kInt8) return bf16 ? hopperW8BF16() : hopperW8F16();
+    return bf16 ? hopperW16BF16() : hopperW16F16();
+  }
   if (kind == Kind::kInt4) return bf16 ? w4BF16() : w4F16();
   if (kind == Kind::kBook4) return bf16 ? bookBF16() : bookF16();
   if (kind == Kind::kInt8) return bf16 ? w8BF16() : w8F16();
   return bf16 ? w16BF16() : w16F16();
-}
-inline Variants compiledWide(bool bf16, Kind kind) {
-  if (kind == Kind::kInt4) return bf16 ? wideW4BF16() : wideW4F16();
-  if (kind == Kind::kBook4) return bf16 ? wideBookBF16() : wideBookF16();
-  if (kind == Kind::kInt8) return bf16 ? wideW8BF16() : wideW8F16();
-  return bf16 ? wideW16BF16() : wideW16F16();
 }
 
 }  // namespace tsq::cuda::w4a16

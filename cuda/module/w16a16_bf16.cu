@@ -2,9 +2,9 @@
 
 namespace tsq::cuda::w4a16 {
 
-Variants w16BF16() {
-  static constexpr auto all = variantsOf<Type::kBF16, Kind::kFloat16>();
-  return all;
+Kernels w16BF16() {
+  static constexpr auto few = variantsOf<Type::kBF16, Kind::kFloat16, kSharedEverywhere>();
+  return {few, {}};
 }
 
 }  // namespace tsq::cuda::w4a16

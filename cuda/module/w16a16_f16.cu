@@ -2,9 +2,9 @@
 
 namespace tsq::cuda::w4a16 {
 
-Variants w16F16() {
-  static constexpr auto all = variantsOf<Type::kF16, Kind::kFloat16>();
-  return all;
+Kernels w16F16() {
+  static constexpr auto few = variantsOf<Type::kF16, Kind::kFloat16, kSharedEverywhere>();
+  return {few, {}};
 }
 
 }  // namespace tsq::cuda::w4a16

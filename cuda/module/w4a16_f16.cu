@@ -2,9 +2,9 @@
 
 namespace tsq::cuda::w4a16 {
 
-Variants w4F16() {
-  static constexpr auto all = variantsOf<Type::kF16, Kind::kInt4>();
-  return all;
+Kernels w4F16() {
+  static constexpr auto few = variantsOf<Type::kF16, Kind::kInt4, kSharedEverywhere>();
+  return {few, {}};
 }
 
 }  // namespace tsq::cuda::w4a16

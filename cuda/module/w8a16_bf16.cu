@@ -2,9 +2,9 @@
 
 namespace tsq::cuda::w4a16 {
 
-Variants w8BF16() {
-  static constexpr auto all = variantsOf<Type::kBF16, Kind::kInt8>();
-  return all;
+Kernels w8BF16() {
+  static constexpr auto few = variantsOf<Type::kBF16, Kind::kInt8, kSharedEverywhere>();
+  return {few, {}};
 }
 
 }  // namespace tsq::cuda::w4a16

@@ -23,8 +23,9 @@ struct Warps {
   static constexpr int kThreads = 32 * kN * kK;
 };
 
-// kTiles of 8 tokens are a slab; kGroupUnits units of 16 k have one scale (4: whole tiles).
-template <Type kType, Kind kKind, int kTiles, int kGroupUnits>
+// kTiles of 8 tokens are a slab; kGroupUnits units of 16 k have one scale (4: whole tiles); a block has kKiB of shared
+// memory, which only the number of stages depends on.
+template <Type kType, Kind kKind, int kTiles, int kGroupUnits, int kKiB>
 class GemmBlock {
   using Weight = Format<kKind>;
   static constexpr int kWarpsN = Warps<kKind>::kN, kWarpsK = Warps<kKind>::kK;
@@ -37,9 +38,9 @@ class GemmBlock {
   static constexpr int kZeros = kScales + kWarpsN * kWarpsK * kGroups * kScaleWords;
   static constexpr int kX = kZeros + kWarpsN * kWarpsK * kGroups * kScaleWords;
   static constexpr int kStage = kX + kWarpsK * kTokens * kChunks;
-  // As many stages as fit the 99 KiB of shared memory that every device since sm_80 has for a block.
+  // All but one have their bytes under way: six with 16 KiB of weights each are more than a device needs.
   static constexpr int kSums = 4 * 4 * kTiles * 32;
-  static constexpr int kFit = (99 * 1024 / 16 - kSums - 1) / kStage;
+  static constexpr int kFit = (kKiB * 1024 / 16 - kSums - 1) / kStage;
   static constexpr int kStages = kFit < 6 ? kFit : 6;
   static_assert(kStages >= 2);
   static constexpr int kReduce = kStages * kStage;
@@ -197,10 +198,10 @@ class GemmBlock {
   float sums[kTiles][4] = {};     // of x over the current group
 };
 
-template <Type kType, Kind kKind, int kTiles, int kGroupUnits>
+template <Type kType, Kind kKind, int kTiles, int kGroupUnits, int kKiB>
 TSQ_KERNEL(Warps<kKind>::kThreads)
 gemmKernel(Gemm gemm) {
-  GemmBlock<kType, kKind, kTiles, kGroupUnits>(gemm).run();
+  GemmBlock<kType, kKind, kTiles, kGroupUnits, kKiB>(gemm).run();
 }
 
 }  // namespace tsq::cuda::w4a16

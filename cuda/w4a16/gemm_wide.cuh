@@ -273,7 +273,7 @@ class WideConsumer : WideBlock<kKind, kTiles, kGroupUnits> {
 
   const int lane, warp;
   Totals<kSlices, kTiles> total;
-  float unit[kSlices][2];  // of the sums, for the two rows of a lane
+  float unit[kSlices][2] = {};  // of the sums, for the two rows of a lane
   uint32_t multiplier[kSlices][2], offset[kSlices][2];
 };
 

@@ -20,9 +20,12 @@ struct Variant {
   void (*kernel)(Gemm);
 };
 
-template <Type kType, Kind kKind, int kTiles, int kGroupUnits>
+// What a block may have of shared memory, in KiB: on every device since sm_80, and on sm_90.
+constexpr int kSharedEverywhere = 99, kSharedHopper = 227;
+
+template <Type kType, Kind kKind, int kKiB, int kTiles, int kGroupUnits>
 constexpr Variant variant() {
-  using Block = GemmBlock<kType, kKind, kTiles, kGroupUnits>;
+  using Block = GemmBlock<kType, kKind, kTiles, kGroupUnits, kKiB>;
   using All = Warps<kKind>;
   return {kType,
           8 * kTiles,
@@ -33,19 +36,20 @@ constexpr Variant variant() {
           Block::kSharedBytes,
           All::kN * Totals<4, kTiles>::kFloats,
           false,
-          gemmKernel<kType, kKind, kTiles, kGroupUnits>};
+          gemmKernel<kType, kKind, kTiles, kGroupUnits, kKiB>};
 }
 
-template <Type kType, Kind kKind>
+template <Type kType, Kind kKind, int kKiB>
 constexpr auto variantsOf() {
   if constexpr (Format<kKind>::kScaled) {
     return std::array{
-        variant<kType, kKind, 1, 1>(), variant<kType, kKind, 1, 2>(), variant<kType, kKind, 1, 4>(),  //
-        variant<kType, kKind, 2, 1>(), variant<kType, kKind, 2, 2>(), variant<kType, kKind, 2, 4>(),  //
-        variant<kType, kKind, 3, 1>(), variant<kType, kKind, 3, 2>(), variant<kType, kKind, 3, 4>(),
+        variant<kType, kKind, kKiB, 1, 1>(), variant<kType, kKind, kKiB, 1, 2>(), variant<kType, kKind, kKiB, 1, 4>(),
+        variant<kType, kKind, kKiB, 2, 1>(), variant<kType, kKind, kKiB, 2, 2>(), variant<kType, kKind, kKiB, 2, 4>(),
+        variant<kType, kKind, kKiB, 3, 1>(), variant<kType, kKind, kKiB, 3, 2>(), variant<kType, kKind, kKiB, 3, 4>(),
     };
   } else {
-    return std::array{variant<kType, kKind, 1, 4>(), variant<kType, kKind, 2, 4>(), variant<kType, kKind, 3, 4>()};
+    return std::array{variant<kType, kKind, kKiB, 1, 4>(), variant<kType, kKind, kKiB, 2, 4>(),
+                      variant<kType, kKind, kKiB, 3, 4>()};
   }
 }
 using Variants = std::span<const Variant>;

@@ -34,9 +34,15 @@ constexpr auto wideVariantsOf() {
   }
 }
 
+// All kernels of a type and a kind of weight for a device: for few tokens (choose), and for many (chooseWide; none but
+// on sm_90).
+struct Kernels {
+  Variants few, many;
+};
+
 // For m tokens: the smallest slab that holds them or the largest, or null where the other kernels do better or must do.
 inline const Variant* chooseWide(Variants all, const Shape& shape, int m) {
-  if (m <= 24) return nullptr;
+  if (m <= 24 || all.empty()) return nullptr;
   const Variant* chosen = nullptr;
   for (const Variant& one : all) {
     const bool larger = chosen == nullptr || chosen->tokens < m;

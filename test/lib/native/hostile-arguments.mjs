@@ -474,6 +474,7 @@ const valid = {
     1 + below(2),
     below(5),
     null,
+    pick([true, false]),
     pick([fixtures.deviceX ?? 1, fixtures.deviceY ?? 1]),
   ],
   cudaWrite: () => [

@@ -15,31 +15,26 @@ using tsq::emulation::launch;
 using tsq::emulation::Order;
 using tsq::emulation::Outcome;
 
-template <Type kType>
-Variants variants(Kind kind) {
-  static constexpr auto k4 = variantsOf<kType, Kind::kInt4>(), kBook = variantsOf<kType, Kind::kBook4>();
-  static constexpr auto k8 = variantsOf<kType, Kind::kInt8>();
-  static constexpr auto k16 = variantsOf<kType, Kind::kFloat16>();
-  return kind == Kind::kInt4    ? Variants(k4)
-         : kind == Kind::kBook4 ? Variants(kBook)
-         : kind == Kind::kInt8  ? Variants(k8)
-                                : Variants(k16);
-}
-inline Variants variants(Type type, Kind kind) {
-  return type == Type::kF16 ? variants<Type::kF16>(kind) : variants<Type::kBF16>(kind);
+template <Type kType, Kind kKind>
+Kernels kernelsOf(bool hopper) {
+  static constexpr auto everywhere = variantsOf<kType, kKind, kSharedEverywhere>();
+  static constexpr auto few = variantsOf<kType, kKind, kSharedHopper>();
+  static constexpr auto many = wideVariantsOf<kType, kKind>();
+  return hopper ? Kernels{few, many} : Kernels{everywhere, {}};
 }
 template <Type kType>
-Variants wideVariants(Kind kind) {
-  static constexpr auto k4 = wideVariantsOf<kType, Kind::kInt4>(), kBook = wideVariantsOf<kType, Kind::kBook4>();
-  static constexpr auto k8 = wideVariantsOf<kType, Kind::kInt8>();
-  static constexpr auto k16 = wideVariantsOf<kType, Kind::kFloat16>();
-  return kind == Kind::kInt4    ? Variants(k4)
-         : kind == Kind::kBook4 ? Variants(kBook)
-         : kind == Kind::kInt8  ? Variants(k8)
-                                : Variants(k16);
+Kernels kernelsOf(Kind kind, bool hopper) {
+  if (kind == Kind::kInt4) return kernelsOf<kType, Kind::kInt4>(hopper);
+  if (kind == Kind::kBook4) return kernelsOf<kType, Kind::kBook4>(hopper);
+  if (kind == Kind::kInt8) return kernelsOf<kType, Kind::kInt8>(hopper);
+  return kernelsOf<kType, Kind::kFloat16>(hopper);
 }
-inline Variants wideVariants(Type type, Kind kind) {
-  return type == Type::kF16 ? wideVariants<Type::kF16>(kind) : wideVariants<Type::kBF16>(kind);
+inline const Variant& chosenFor(const Case& c) {
+  const bool hopper = c.wide || c.hopper;
+  const Kind kind = c.shape.kind();
+  const Kernels all = c.type == Type::kF16 ? kernelsOf<Type::kF16>(kind, hopper) : kernelsOf<Type::kBF16>(kind, hopper);
+  const Variant* many = c.wide ? chooseWide(all.many, c.shape, c.m) : nullptr;
+  return many != nullptr ? *many : choose(all.few, c.shape, c.m);
 }
 inline std::vector<Words> packedWeights(const Case& c, const Data& d) {
   return c.shape.bits < 16 ? packCodesOnHost(c.shape, d.codes, d.order) : packCodesOnHost(c.shape, d.weights, d.order);
@@ -48,8 +43,7 @@ inline std::vector<Words> packedWeights(const Case& c, const Data& d) {
 // Runs the kernel that would be chosen; y gets m rows of n + padY, untouched elements 0xffff.
 inline Outcome multiply(const Case& c, const Data& d, const Launch& how, std::vector<uint16_t>* y) {
   const bool scaled = c.shape.bits < 16;
-  const Variant* wide = c.wide ? chooseWide(wideVariants(c.type, c.shape.kind()), c.shape, c.m) : nullptr;
-  const Variant& chosen = wide != nullptr ? *wide : choose(variants(c.type, c.shape.kind()), c.shape, c.m);
+  const Variant& chosen = chosenFor(c);
   const Plan plan = planOf(chosen, c.shape, c.m, c.blocks);
   const int64_t strideX = c.shape.k + c.padX, strideY = c.shape.n + c.padY;
   Buffer<Words> weights("weights", packedWeights(c, d));

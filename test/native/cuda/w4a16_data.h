@@ -42,7 +42,8 @@ struct Case {
   int m = 1;
   Shape shape{64, 64, 64};
   int blocks = 3;
-  bool wide = false;
+  bool wide = false;                // the kernels for many tokens, where they may be used
+  bool hopper = false;              // those of sm_90 for few tokens
   const float (*book)[16] = &kNF4;  // where the shape has one
   bool zeros = false, order = false, bias = false, scalesAreBF16 = false;
   int padX = 0, padY = 0;  // elements between rows
@@ -57,9 +58,10 @@ inline std::string describe(const Case& c) {
           : c.book == &kNF4 ? " nf4"
           : c.book == &kFP4 ? " fp4"
                             : " odd book") +
-         " blocks=" + std::to_string(c.blocks) + (c.wide ? " wide" : "") + (c.zeros ? " zeros" : "") +
-         (c.order ? " order" : "") + (c.bias ? " bias" : "") + (c.scalesAreBF16 ? " bf16 scales" : "") +
-         " padX=" + std::to_string(c.padX) + " padY=" + std::to_string(c.padY) + " seed=" + std::to_string(c.seed);
+         " blocks=" + std::to_string(c.blocks) + (c.wide ? " wide" : "") + (c.hopper ? " hopper" : "") +
+         (c.zeros ? " zeros" : "") + (c.order ? " order" : "") + (c.bias ? " bias" : "") +
+         (c.scalesAreBF16 ? " bf16 scales" : "") + " padX=" + std::to_string(c.padX) +
+         " padY=" + std::to_string(c.padY) + " seed=" + std::to_string(c.seed);
 }
 
 struct Data {
@@ -217,6 +219,7 @@ inline Case randomCase(Draw& draw) {
   c.m = 1 + (draw.below(4) == 0 ? draw.below(70) : draw.below(18));
   c.shape = {1 + draw.below(300), 1 + draw.below(700), kGroups[draw.below(7)]};
   c.blocks = 1 + draw.below(7);
+  c.hopper = draw.below(2) == 0;
   c.zeros = draw.below(2) == 0;
   c.order = draw.below(4) == 0;
   c.bias = draw.below(2) == 0;

@@ -1,0 +1,11 @@
+#include "cuda/module/sm_90a/only.h"
+
+namespace tsq::cuda::w4a16 {
+
+Kernels hopperBookF16() {
+  static constexpr auto few = variantsOf<Type::kF16, Kind::kBook4, kSharedHopper>();
+  static constexpr auto many = wideVariantsOf<Type::kF16, Kind::kBook4>();
+  return {few, many};
+}
+
+}  // namespace tsq::cuda::w4a16

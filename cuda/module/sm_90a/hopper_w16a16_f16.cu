@@ -1,0 +1,11 @@
+#include "cuda/module/sm_90a/only.h"
+
+namespace tsq::cuda::w4a16 {
+
+Kernels hopperW16F16() {
+  static constexpr auto few = variantsOf<Type::kF16, Kind::kFloat16, kSharedHopper>();
+  static constexpr auto many = wideVariantsOf<Type::kF16, Kind::kFloat16>();
+  return {few, many};
+}
+
+}  // namespace tsq::cuda::w4a16
