@@ -15,6 +15,7 @@
 //   commitCopies() waitCopies<groups left>()
 //   loadMatrices(r, row) loadMatricesTransposed(r, row)          ldmatrix.x4
 //   multiply<type>(d, a, b0, b1)                 mma: m16n8k16 for kF16, kBF16; m16n8k32 for kE4M3; multiplyS8 for s8
+//   fusedMultiplyAdd(a, b, c) squareRoot(v)      f32 and f64, rounded once
 //   atomicAdd(p, v) atomicAddSync(p, v)          device scope; …Sync releases and acquires
 //   loadAcquire(p) storeRelease(p, v)            device scope
 //

@@ -196,6 +196,12 @@ TSQ_DEVICE uint32_t andOr(uint32_t a, uint32_t b, uint32_t c) {
 TSQ_DEVICE float fusedMultiplyAdd(float a, float b, float c) {
   return __fmaf_rn(a, b, c);
 }
+TSQ_DEVICE double fusedMultiplyAdd(double a, double b, double c) {
+  return __fma_rn(a, b, c);
+}
+TSQ_DEVICE double squareRoot(double value) {
+  return __dsqrt_rn(value);
+}
 template <Type kType>
 TSQ_DEVICE float toFloat(uint16_t bits) {
   if constexpr (kType == Type::kF16) return __half2float(__ushort_as_half(bits));

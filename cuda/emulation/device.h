@@ -101,11 +101,11 @@ inline void syncWarp(uint32_t mask = kAllLanes, TSQ_HERE) {
 }
 template <typename T>
 T shuffleFrom(T value, int lane, uint32_t mask = kAllLanes, TSQ_HERE) {
-  static_assert(sizeof(T) == 4);
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  bits = emulation::shuffle(bits, lane, mask, at);
-  std::memcpy(&value, &bits, 4);
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8);
+  uint32_t words[sizeof(T) / 4];  // as the device moves them
+  std::memcpy(words, &value, sizeof(T));
+  for (uint32_t& word : words) word = emulation::shuffle(word, lane, mask, at);
+  std::memcpy(&value, words, sizeof(T));
   return value;
 }
 template <typename T>
@@ -198,6 +198,12 @@ inline constexpr uint32_t rotateRight(uint32_t value, int bits) {
 }
 inline float fusedMultiplyAdd(float a, float b, float c) {
   return std::fma(a, b, c);
+}
+inline double fusedMultiplyAdd(double a, double b, double c) {
+  return std::fma(a, b, c);
+}
+inline double squareRoot(double value) {
+  return std::sqrt(value);
 }
 template <Type kType>
 float toFloat(uint16_t bits) {
