@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "cuda/module/arguments.h"
+#include "cuda/module/calibration.h"
 #include "cuda/module/memory.h"
 #include "cuda/module/runtime.h"
 #include "cuda/module/variants.h"
@@ -150,8 +151,11 @@ int gemm(const TsqCudaW4A16* g, void* stream, TsqCudaText reason) {
 
 extern "C" __attribute__((visibility("default"))) const TsqCuda* tsqCuda() {
   using namespace tsq::cuda::module;  // NOLINT
-  static constexpr TsqCuda table{kTsqCudaVersion, devices,  device,    prepare,    use,  openStream,
-                                 closeStream,     allocate, release,   clear,      copy, wait,
-                                 blocksFor,       sizes,    packCodes, packScales, gemm};
+  static constexpr TsqCuda table{
+      kTsqCudaVersion, devices,       device,        prepare,    use,           openStream,
+      closeStream,     allocate,      release,       clear,      copy,          wait,
+      blocksFor,       sizes,         packCodes,     packScales, gemm,          calibrationSizes,
+      addToHessian,    mirrorHessian, factorInverse, fitScales,  encodeNearest, gptqGather,
+      gptqBlock,       objective};
   return &table;
 }

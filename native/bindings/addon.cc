@@ -34,7 +34,7 @@ Napi::Object defineAddon(Napi::Env env, Napi::Object exports) {
   for (const auto& group :
        {std::span<const Export>(kRegisterError), cpuExports(), cudaExports(), handleExports(), mappingExports(),
         elementExports(), matrixExports(), bitExports(), ggufExports(), weightExports(), roundingExports(),
-        accumulatorExports(), programExports(), benchExports(), packFileExports()})
+        accumulatorExports(), programExports(), benchExports(), packFileExports(), cudaCalibrationExports()})
     for (const Export& each : group)
       exports.Set(each.name, Napi::Function::New<invoke>(env, each.name, const_cast<Export*>(&each)));
   return exports;

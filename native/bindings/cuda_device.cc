@@ -54,17 +54,6 @@ uint64_t CudaWeight::bytes() const {
   return static_cast<uint64_t>(sum);
 }
 
-template <typename Call>
-Status CudaDevice::ask(Call call) const {
-  CudaReason reason;
-  int outcome = table_->use(index_, reason);
-  if (outcome == kTsqCudaOk) outcome = call(TsqCudaText(reason));
-  if (outcome == kTsqCudaOk) return {};
-  std::string text = name() + ": " + reason.text();
-  if (outcome == kTsqCudaMemory) text += "; dispose of tensors and weights that are not used any more";
-  return Status(outcome == kTsqCudaArgument ? Code::kUnsupported : Code::kDevice, std::move(text));
-}
-
 Result<std::shared_ptr<CudaDevice>> CudaDevice::open(const std::string& modulePath, int index) {
   const Result<CudaModule> module = openCudaModule(modulePath);
   if (!module.ok()) return module.status();

@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bindings/cuda_module.h"
@@ -69,11 +70,16 @@ class CudaDevice : public std::enable_shared_from_this<CudaDevice> {
   void release(void* memory);
   std::string name() const { return "cuda:" + std::to_string(index_); }
 
- private:
+  // For those who call the module themselves (cuda_rounding.cc).
+  const TsqCuda& table() const { return *table_; }
+  void* stream() const { return stream_; }
   // call: int(TsqCudaText), with this device the current one.
   template <typename Call>
   Status ask(Call call) const;
+  // Does not wait: the source must stay until something does.
   Result<std::shared_ptr<CudaMemory>> enqueueUpload(const void* source, int64_t bytes);
+
+ private:
   Result<std::shared_ptr<CudaMemory>> packScales(const TsqCudaShape& shape, const std::vector<uint16_t>& values,
                                                  int64_t bytes);
   Status reserve(const TsqCudaSizes& sizes);
@@ -86,5 +92,16 @@ class CudaDevice : public std::enable_shared_from_this<CudaDevice> {
   void *counters_ = nullptr, *partials_ = nullptr;
   int64_t counterBytes_ = 0, partialBytes_ = 0;
 };
+
+template <typename Call>
+Status CudaDevice::ask(Call call) const {
+  CudaReason reason;
+  int outcome = table_->use(index_, reason);
+  if (outcome == kTsqCudaOk) outcome = call(TsqCudaText(reason));
+  if (outcome == kTsqCudaOk) return {};
+  std::string text = name() + ": " + reason.text();
+  if (outcome == kTsqCudaMemory) text += "; dispose of tensors and weights that are not used any more";
+  return Status(outcome == kTsqCudaArgument ? Code::kUnsupported : Code::kDevice, std::move(text));
+}
 
 }  // namespace tsq

@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "bindings/cuda_rounding.h"
 #include "bindings/environment.h"
 
 namespace tsq {
@@ -22,7 +23,8 @@ const char* kindName(const NativeObject& object) {
                                            "a file of packed weights",
                                            "a CUDA device",
                                            "memory of a CUDA device",
-                                           "a weight on a CUDA device"};
+                                           "a weight on a CUDA device",
+                                           "a Hessian on a CUDA device"};
   static_assert(std::size(kNames) == std::variant_size_v<NativeObject>);
   return kNames[object.index()];
 }
@@ -64,6 +66,8 @@ uint64_t objectBytes(const NativeObject& object) {
       return static_cast<uint64_t>(std::get<9>(object)->bytes);
     case 10:
       return std::get<10>(object)->bytes();
+    case 11:
+      return std::get<11>(object)->bytes();
     default:
       return 0;
   }
