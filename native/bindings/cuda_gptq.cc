@@ -25,11 +25,7 @@ class CudaMachine final : public GptqMachine {
         [&](const TsqCuda& table, void*, TsqCudaText reason) { return table.calibrationSizes(n, k, &sizes_, reason); });
   }
 
-  // Scales that depend on updated weights are computed between two blocks.
-  int64_t blockLimit(int64_t asked, bool fixedScales, int64_t groupSize) const override {
-    const int64_t limit = std::min(asked, sizes_.mostColumns);
-    return fixedScales ? limit : std::min(limit, groupSize);
-  }
+  int64_t blockLimit(int64_t asked) const override { return std::min(asked, sizes_.mostColumns); }
 
   Result<FactorOutcome> factor(const GptqJob& job, const Hessian& hessian, const std::vector<double>& diagonal,
                                AbortFlag abort) override {
@@ -139,21 +135,24 @@ class CudaMachine final : public GptqMachine {
     fit.w = gptq.w;
     fit.dead = nullptr;  // they were gathered as zeros
     fit.count = 1;
-    size_t nextGroup = 0, sinceWait = 0;
+    size_t nextGroup = 0, launched = 0;
     for (const VisitOrder::Block& block : job.visit.blocks) {
-      if (nextGroup < job.visit.groups.size() && job.visit.groups[nextGroup].begin == block.begin) {
-        const VisitOrder::Group& group = job.visit.groups[nextGroup++];
-        fit.begin = group.begin;
-        fit.end = group.begin + group.size;
-        fit.id = group.id;
-        TSQ_RETURN_IF_ERROR(fitGroups());
+      // Scales that depend on updated weights are computed between two launches: a group begins one of its own.
+      for (gptq.begin = block.begin; gptq.begin < block.end; gptq.begin = gptq.end) {
+        gptq.end = block.end;
+        if (nextGroup < job.visit.groups.size() && job.visit.groups[nextGroup].begin == gptq.begin) {
+          const VisitOrder::Group& group = job.visit.groups[nextGroup++];
+          fit.begin = group.begin;
+          fit.end = group.begin + group.size;
+          fit.id = group.id;
+          TSQ_RETURN_IF_ERROR(fitGroups());
+        }
+        if (nextGroup < job.visit.groups.size()) gptq.end = std::min(gptq.end, job.visit.groups[nextGroup].begin);
+        TSQ_RETURN_IF_ERROR(work_.call([&](const TsqCuda& table, void* stream, TsqCudaText reason) {
+          return table.gptqBlock(&gptq, stream, reason);
+        }));
+        if (++launched % kBlocksTogether == 0) TSQ_RETURN_IF_ERROR(work_.wait("gptq", abort));
       }
-      gptq.begin = block.begin;
-      gptq.end = block.end;
-      TSQ_RETURN_IF_ERROR(work_.call([&](const TsqCuda& table, void* stream, TsqCudaText reason) {
-        return table.gptqBlock(&gptq, stream, reason);
-      }));
-      if (++sinceWait % kBlocksTogether == 0) TSQ_RETURN_IF_ERROR(work_.wait("gptq", abort));
     }
     TSQ_RETURN_IF_ERROR(work_.download(gptq.codes, n * k, job.out.codes));
     TSQ_RETURN_IF_ERROR(work_.download(scales, scaleCount, job.out.scales));

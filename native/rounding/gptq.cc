@@ -42,7 +42,7 @@ void nearestRow(const GptqJob& job, int64_t row, uint8_t* codes) {
 // The CPU's thread pool.
 class PoolMachine final : public GptqMachine {
  public:
-  int64_t blockLimit(int64_t asked, bool, int64_t) const override { return asked; }
+  int64_t blockLimit(int64_t asked) const override { return asked; }
 
   Result<FactorOutcome> factor(const GptqJob& job, const Hessian& hessian, const std::vector<double>& diagonal,
                                AbortFlag abort) override {
@@ -206,9 +206,7 @@ Result<GptqReport> gptqOn(GptqMachine* machine, const float* w, int64_t n, int64
     TSQ_RETURN_IF_ERROR(compare(machine, job, hessian, false, abort, &report));
     return report;
   }
-  const bool fixedScales = spec.order == ActOrder::kStatic || spec.grid.perTensor;
-  job.visit = makeVisitOrder(spec.order, diagonal, spec.grid,
-                             machine->blockLimit(std::min<int64_t>(spec.block, k), fixedScales, spec.grid.groupSize));
+  job.visit = makeVisitOrder(spec.order, diagonal, spec.grid, machine->blockLimit(std::min<int64_t>(spec.block, k)));
   for (const VisitOrder::Block& block : job.visit.blocks)
     job.longestBlock = std::max(job.longestBlock, block.end - block.begin);
   std::vector<float> byColumn(static_cast<size_t>(k));

@@ -14,9 +14,8 @@ class GptqMachine {
  public:
   virtual ~GptqMachine() = default;
 
-  // The most columns that a lazy update of `asked` may have, given whether the scales of groups are computed as they
-  // are reached, in groups of this size.
-  virtual int64_t blockLimit(int64_t asked, bool fixedScales, int64_t groupSize) const = 0;
+  // The most columns of a lazy update, at most those asked for.
+  virtual int64_t blockLimit(int64_t asked) const = 0;
   // The factor of the inverse Hessian in the order of job.visit, damped as far as it takes; kept for round().
   virtual Result<FactorOutcome> factor(const GptqJob& job, const Hessian& hessian, const std::vector<double>& diagonal,
                                        AbortFlag abort) = 0;
