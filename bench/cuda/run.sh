@@ -6,6 +6,7 @@
 #     test          the tests in the emulation, and those on the device against float64
 #     sanitize      compute-sanitizer, memcheck and racecheck, on a reduced set
 #     determinism   100 runs of each kernel, hashed, half of them beside another stream
+#     calibrate     times of a layer's calibration and rounding, step by step
 #     sweep         times beside cuBLAS and beside dequantizing first; needs cuBLAS for those two
 #     peers         times of PyTorch's products, where python3 has torch
 #
@@ -44,7 +45,7 @@ device() {
 
 build() {
   configure
-  compile devices tsq_cuda_module test_cuda device_test sweep
+  compile devices tsq_cuda_module test_cuda device_test calibrate sweep
 }
 
 # cuBLAS of the toolkit, or the one that came with python3's torch.
@@ -63,7 +64,8 @@ PY
 run_test() {
   "$BUILD/tsq/test_cuda"
   # The rest has stages of its own.
-  "$BUILD/device_test" device_every device_random device_wide device_model device_tokens device_graphs device_failures
+  "$BUILD/device_test" device_every device_random device_wide device_model device_tokens device_graphs device_failures \
+    device_calibration
 }
 
 # A tool that is absent, or that does not support this machine's device, is reported and does not fail the stage.
@@ -87,6 +89,8 @@ run_sanitize() {
 
 run_determinism() { "$BUILD/device_test" device_runs_are_identical; }
 
+run_calibrate() { "$BUILD/calibrate" --json "$OUT/calibrate.json"; }
+
 run_sweep() {
   find_blas
   "$BUILD/sweep" --json "$OUT/sweep.json" "${sweep[@]}"
@@ -101,11 +105,11 @@ run_peers() {
 }
 
 stages=("$@")
-if [ ${#stages[@]} -eq 0 ]; then stages=(build test sanitize determinism sweep peers); fi
+if [ ${#stages[@]} -eq 0 ]; then stages=(build test sanitize determinism calibrate sweep peers); fi
 for stage in "${stages[@]}"; do
   case $stage in
-    build | test | sanitize | determinism | sweep | peers) ;;
-    *) fail "unknown stage $stage: build, test, sanitize, determinism, sweep or peers" ;;
+    build | test | sanitize | determinism | calibrate | sweep | peers) ;;
+    *) fail "unknown stage $stage: build, test, sanitize, determinism, calibrate, sweep or peers" ;;
   esac
 done
 mkdir -p "$OUT"
