@@ -4,12 +4,12 @@
 
 namespace tsq::cuda::module {
 
-// Sizes whose tiles are a grid, and whose elements are counted in 53 bits.
+// Sizes whose tiles, of 32 by 32 at the least, are a grid.
 inline int checkSizes(int64_t n, int64_t k, TsqCudaText reason) {
-  constexpr int64_t kMost = int64_t{1} << 20, kMostRows = int64_t{1} << 24;
-  if (n > 0 && n <= kMostRows && k > 0 && k <= kMost) return kTsqCudaOk;
+  constexpr int64_t kMost = int64_t{1} << 20, kMostRows = int64_t{1} << 24, kMostWeights = int64_t{1} << 40;
+  if (n > 0 && n <= kMostRows && k > 0 && k <= kMost && n * k <= kMostWeights) return kTsqCudaOk;
   return refuse(kTsqCudaArgument, reason,
-                "calibration: weight [%lld, %lld], expected at most 2^24 rows of 1 to 2^20 columns",
+                "calibration: weight [%lld, %lld], expected at most 2^24 rows of 1 to 2^20 columns, and 2^40 weights",
                 static_cast<long long>(n), static_cast<long long>(k));
 }
 

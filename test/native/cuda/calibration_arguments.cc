@@ -58,6 +58,8 @@ TEST(calibration_arguments_are_checked_before_a_launch) {
   hessian.rows = 1;
   hessian.k = int64_t{1} << 21;
   refuses(asked, "weight [1, 2097152]");
+  refuses([](TsqCudaText text) { return checkSizes(1 << 24, 1 << 20, text); }, "and 2^40 weights");
+  CHECK(checkSizes(1 << 20, 1 << 20, reason) == kTsqCudaOk);
   hessian.k = 100;
   hessian.h = nullptr;
   refuses(asked, "the Hessian is null");

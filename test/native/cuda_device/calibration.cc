@@ -1,5 +1,5 @@
 // Calibration on a device as the addon uses it, beside the CPU.
-#include <cstring>
+#include <stdexcept>
 
 #include "bindings/cuda_rounding.h"
 #include "calibration_data.h"
@@ -12,8 +12,8 @@ namespace {
 
 std::shared_ptr<tsq::CudaDevice> device() {
   static const auto opened = tsq::CudaDevice::open(TSQ_CUDA_MODULE, 0);
-  CHECK_MSG(opened.ok(), opened.status().message());
-  return opened.ok() ? opened.value() : nullptr;
+  if (!opened.ok()) throw std::runtime_error(opened.status().message());
+  return opened.value();
 }
 
 struct Rounded {
