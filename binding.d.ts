@@ -241,8 +241,8 @@ export interface Binding {
   /** Enqueues y[m, n] = x[m, k] W^T (+ bias [n]), all f16 (1) or bf16 (2), and gives y's memory. */
   cudaMatmul(weight: Handle, x: Handle, dtype: 1 | 2, m: number, bias: Handle | null): Handle
 
-  // Calibration on a CUDA device: each is its counterpart without "cuda", which comes with the arguments after the device. Memory of
-  // the device that does not suffice is ERR_DEVICE, with sizes.
+  // Calibration on a CUDA device. Memory of it that does not suffice is ERR_DEVICE, with sizes. What has a counterpart without "cuda"
+  // takes the device and then the same arguments.
   /** The sum of x x^T over rows to come, [k, k] f32 on the device. */
   cudaHessian(device: Handle, k: number): Promise<Handle>
   /** Adds rows of x [rows, k]: f32 (0), f16 (1) or bf16 (2). */

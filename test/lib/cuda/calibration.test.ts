@@ -9,6 +9,7 @@ import { Accumulator } from "../../../lib/models/accumulator.ts"
 import { HessianSum } from "../../../lib/models/hessian-sum.ts"
 import { native } from "../../../lib/native.ts"
 import type { QuantizeOptions } from "../../../lib/quantize/quantize.ts"
+import { inProcess } from "../cli/support.ts"
 import { folder, root, smallCheckpoint } from "../quantize/support.ts"
 import { randomInputs, randomWeight } from "../rounding/support.ts"
 import { builtModule, skip } from "./support.ts"
@@ -213,6 +214,11 @@ t.test("a model: second moments and rounding on a device, its blocks on the CPU"
   losses.cuda!.forEach((loss, i) => {
     t.ok(Math.abs(loss / losses.cpu![i]! - 1) < 0.02, `${loss} for ${losses.cpu![i]}`)
   })
+  const out = join(folder(t), "out")
+  const flags = ["--preset", "rtn", "--group-size", "32", "--device", "cuda", "--json"]
+  const { code, stdout, stderr } = await inProcess("quantize", source, out, ...flags)
+  t.equal(code, 0, stderr)
+  t.equal(JSON.parse(stdout).recipe.device, "cuda:0")
   await t.rejects(quantizeModel(source, join(folder(t), "out"), { device: "tpu" as never }), {
     code: "ERR_DEVICE",
     message: /^quantizeModel: device "tpu"/,
