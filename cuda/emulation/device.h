@@ -13,7 +13,7 @@
 
 #define TSQ_DEVICE inline
 #define TSQ_BOTH inline
-#define TSQ_KERNEL(threads) void
+#define TSQ_KERNEL(threads) inline void
 #define TSQ_UNROLL
 #define TSQ_UNROLL_BY(count)
 #define TSQ_HERE ::tsq::emulation::Place at = ::tsq::emulation::Place::current()
