@@ -277,6 +277,34 @@ export interface Binding {
   /** Overwrites a weight of 16 bits with the values of codes of the same shape: what a product without fused kernels does first. */
   cudaDecode(codes: Handle, dense: Handle): void
 
+  // Calibration on a CUDA device. Memory of it that does not suffice is ERR_DEVICE, with sizes. What has a counterpart without "cuda"
+  // takes the device and then the same arguments.
+  /** The sum of x x^T over rows to come, [k, k] f32 on the device. */
+  cudaHessian(device: Handle, k: number): Promise<Handle>
+  /** Adds rows of x [rows, k]: f32 (0), f16 (1) or bf16 (2). */
+  cudaAccumulate(hessian: Handle, x: Source, dtype: 0 | 1 | 2, rows: number): Promise<void>
+  /** Puts the sum in place of what an accumulator of kind hessian has. */
+  cudaFinishHessian(hessian: Handle, accumulator: Handle): Promise<void>
+  cudaRoundNearest(device: Handle, ...rest: Parameters<Binding["roundNearest"]>): Promise<void>
+  cudaGptq(device: Handle, ...rest: Parameters<Binding["gptq"]>): Promise<GptqReport>
+  cudaLayerError(device: Handle, ...rest: Parameters<Binding["layerError"]>): Promise<number>
+  /**
+   * errors[i] = layerError of nearest codes on w diag(s), times diag(1 / s), for s = scales[i, k], i < count. ERR_UNSUPPORTED for
+   * one scale per tensor.
+   */
+  cudaScaledErrors(
+    device: Handle,
+    w: Float32Array,
+    n: number,
+    k: number,
+    hessian: Handle,
+    grid: Grid,
+    scales: Float32Array,
+    count: number,
+    errors: Float64Array,
+    abort: AbortFlag,
+  ): Promise<void>
+
   // Probes: what the machine can do at most, with the threads that take part in a call. Synchronous, for benchmarks.
   /** Instructions whose peak can be measured here. */
   peakInstructions(): Instruction[]

@@ -53,6 +53,8 @@ foreach(target tsq_cuda_module tsq_cuda_hopper tsq_cuda_ada)
   set_target_properties(${target} PROPERTIES COMPILE_OPTIONS
     "-Werror;all-warnings;-Xcompiler=-Wall,-Wextra;SHELL:-Xptxas --warn-on-spills,--warn-on-local-memory-usage,--warning-as-error")
 endforeach()
+# Codes are to be the CPU's, which fuses no product and sum that is not written as one.
+set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/module/calibration.cu PROPERTIES COMPILE_OPTIONS "--fmad=false")
 set_target_properties(tsq_cuda_hopper PROPERTIES
   CUDA_ARCHITECTURES 90a-real
   RULE_LAUNCH_COMPILE "bash ${CMAKE_CURRENT_LIST_DIR}/module/sm_90a/compile.sh")

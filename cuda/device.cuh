@@ -16,7 +16,8 @@
 //   loadMatrices(r, row) loadMatricesTransposed(r, row)          ldmatrix.x4
 //   multiply<type>(d, a, b0, b1)                 mma: m16n8k16 for kF16, kBF16; m16n8k32 for kE4M3; multiplyS8 for s8
 //   andOr(a, b, c) rotateRight(v, bits) permuteBytes(a, b, selector)   lop3, shf, prmt
-//   fusedMultiplyAdd(a, b, c) fusedMultiplyAdd2<type>(a, b, c)         …2: of the two values of a word
+//   fusedMultiplyAdd(a, b, c) squareRoot(v)      f32 and f64 (the root: f64), rounded once
+//   fusedMultiplyAdd2<type>(a, b, c)             of the two values of a word
 //   reciprocal(v)                                rcp.approx: to an ulp, of normal numbers
 //   bitsOf(f) floatOf(bits) toNearest(f)         the bits of a float and back; the nearest integer, ties to even
 //   atomicAdd(p, v) atomicAddSync(p, v)          device scope; …Sync releases and acquires

@@ -201,6 +201,12 @@ TSQ_DEVICE uint32_t permuteBytes(uint32_t a, uint32_t b, uint32_t selector) {
 TSQ_DEVICE float fusedMultiplyAdd(float a, float b, float c) {
   return __fmaf_rn(a, b, c);
 }
+TSQ_DEVICE double fusedMultiplyAdd(double a, double b, double c) {
+  return __fma_rn(a, b, c);
+}
+TSQ_DEVICE double squareRoot(double value) {
+  return __dsqrt_rn(value);
+}
 TSQ_DEVICE float reciprocal(float a) {
   float r;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(a));

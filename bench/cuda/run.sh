@@ -6,6 +6,7 @@
 #     test          the tests in the emulation, and those on the device against float64
 #     sanitize      compute-sanitizer, memcheck and racecheck, on a reduced set
 #     determinism   100 runs of each kernel, hashed, half of them beside another stream
+#     calibrate     times of a layer's calibration and rounding, step by step
 #     sweep         times beside cuBLAS and beside dequantizing first; needs cuBLAS for those two
 #     peers         times of PyTorch's products, where python3 has torch
 #     marlin        times of IST-DASLab/marlin's kernel, where MARLIN names a copy of its marlin_cuda_kernel.cu
@@ -45,7 +46,7 @@ device() {
 
 build() {
   configure
-  compile devices tsq_cuda_module test_cuda device_test sweep
+  compile devices tsq_cuda_module test_cuda device_test calibrate sweep
   if [ -n "${MARLIN:-}" ]; then build_marlin; fi
 }
 
@@ -73,7 +74,8 @@ PY
 run_test() {
   "$BUILD/tsq/test_cuda"
   # The rest has stages of its own.
-  "$BUILD/device_test" device_every device_random device_wide device_model device_tokens device_graphs device_failures
+  "$BUILD/device_test" device_every device_random device_wide device_model device_tokens device_graphs device_failures \
+    device_calibration
 }
 
 # A tool that is absent, or that does not support this machine's device, is reported and does not fail the stage.
@@ -96,6 +98,8 @@ run_sanitize() {
 }
 
 run_determinism() { "$BUILD/device_test" device_runs_are_identical; }
+
+run_calibrate() { "$BUILD/calibrate" --json "$OUT/calibrate.json"; }
 
 run_sweep() {
   find_blas
@@ -120,11 +124,11 @@ run_marlin() {
 }
 
 stages=("$@")
-if [ ${#stages[@]} -eq 0 ]; then stages=(build test sanitize determinism sweep peers marlin); fi
+if [ ${#stages[@]} -eq 0 ]; then stages=(build test sanitize determinism calibrate sweep peers marlin); fi
 for stage in "${stages[@]}"; do
   case $stage in
-    build | test | sanitize | determinism | sweep | peers | marlin) ;;
-    *) fail "unknown stage $stage: build, test, sanitize, determinism, sweep, peers or marlin" ;;
+    build | test | sanitize | determinism | calibrate | sweep | peers | marlin) ;;
+    *) fail "unknown stage $stage: build, test, sanitize, determinism, calibrate, sweep, peers or marlin" ;;
   esac
 done
 mkdir -p "$OUT"

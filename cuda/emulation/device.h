@@ -13,7 +13,7 @@
 
 #define TSQ_DEVICE inline
 #define TSQ_BOTH inline
-#define TSQ_KERNEL(threads) void
+#define TSQ_KERNEL(threads) inline void
 #define TSQ_UNROLL
 #define TSQ_UNROLL_BY(count)
 #define TSQ_HERE ::tsq::emulation::Place at = ::tsq::emulation::Place::current()
@@ -101,11 +101,11 @@ inline void syncWarp(uint32_t mask = kAllLanes, TSQ_HERE) {
 }
 template <typename T>
 T shuffleFrom(T value, int lane, uint32_t mask = kAllLanes, TSQ_HERE) {
-  static_assert(sizeof(T) == 4);
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  bits = emulation::shuffle(bits, lane, mask, at);
-  std::memcpy(&value, &bits, 4);
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8);
+  uint32_t words[sizeof(T) / 4];  // as the device moves them
+  std::memcpy(words, &value, sizeof(T));
+  for (uint32_t& word : words) word = emulation::shuffle(word, lane, mask, at);
+  std::memcpy(&value, words, sizeof(T));
   return value;
 }
 template <typename T>
@@ -223,6 +223,12 @@ inline constexpr uint32_t permuteBytes(uint32_t a, uint32_t b, uint32_t selector
 }
 inline float fusedMultiplyAdd(float a, float b, float c) {
   return std::fma(a, b, c);
+}
+inline double fusedMultiplyAdd(double a, double b, double c) {
+  return std::fma(a, b, c);
+}
+inline double squareRoot(double value) {
+  return std::sqrt(value);
 }
 inline float reciprocal(float a) {
   return 1 / a;

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "cuda/module/arguments.h"
+#include "cuda/module/calibration.h"
 #include "cuda/module/elementwise.h"
 #include "cuda/module/events.h"
 #include "cuda/module/graphs.h"
@@ -142,11 +143,13 @@ int gemm(const TsqCudaW4A16* g, void* stream, TsqCudaText reason) {
 
 extern "C" __attribute__((visibility("default"))) const TsqCuda* tsqCuda() {
   using namespace tsq::cuda::module;  // NOLINT
-  static constexpr TsqCuda table{kTsqCudaVersion, devices,    device,      prepare,      use,         openStream,
-                                 closeStream,     allocate,   release,     clear,        copy,        wait,
-                                 blocksFor,       sizes,      packCodes,   packScales,   gemm,        makeBook,
-                                 w8a8BlocksFor,   w8a8Sizes,  w8a8Pack,    w8a8Quantize, w8a8Gemm,    scaleColumns,
-                                 beginCapture,    endCapture, launchGraph, closeGraph,   decodeCodes, readAll,
-                                 openEvent,       closeEvent, record,      elapsed};
+  static constexpr TsqCuda table{
+      kTsqCudaVersion, devices,       device,        prepare,      use,           openStream,  closeStream,
+      allocate,        release,       clear,         copy,         wait,          blocksFor,   sizes,
+      packCodes,       packScales,    gemm,          makeBook,     w8a8BlocksFor, w8a8Sizes,   w8a8Pack,
+      w8a8Quantize,    w8a8Gemm,      scaleColumns,  beginCapture, endCapture,    launchGraph, closeGraph,
+      decodeCodes,     readAll,       openEvent,     closeEvent,   record,        elapsed,     calibrationSizes,
+      addToHessian,    mirrorHessian, factorInverse, fitScales,    encodeNearest, gptqGather,  gptqBlock,
+      objective};
   return &table;
 }

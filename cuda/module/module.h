@@ -148,6 +148,84 @@ struct TsqCudaDecode {
   int32_t isBF16, scalesAreBF16;
 };
 
+// --- calibration: weights [n][k] and Hessians [k][k] of f32, in rows without gaps ---
+
+// Of rounding::LaneGrid (native/rounding/grid_math.h), field by field.
+struct TsqCudaGrid {
+  float maxCode, symmetricZero, minZero, minScale, subnormalBelow, maxScale;
+  uint32_t dropBits;
+  int32_t symmetric;
+};
+
+struct TsqCudaHessian {
+  const void* x;  // [rows], stride elements apart
+  int64_t rows, stride, k;
+  float* h;      // x^T x is added to its tiles on and above the diagonal
+  int32_t type;  // 0: f32, 1: f16, 2: bf16
+};
+
+struct TsqCudaCalibrationSizes {
+  int64_t factorBytes, factorSteps;  // workspace of the factor, and the steps that it takes
+  int64_t mostColumns, errorBytes;   // of a block of GPTQ, and its workspace
+  int64_t partialBytes;              // workspace of an objective
+};
+
+// Steps [begin, end) on the way to U, the factor of the inverse of the damped Hessian in visit order.
+struct TsqCudaFactor {
+  int64_t k, begin, end;
+  const float* h;          // symmetric
+  const int32_t* columns;  // [k] visit position -> column
+  void* workspace;         // factorBytes, of all steps
+  float* u;                // [k][k]
+  int32_t* failed;         // two: the first row without a pivot or -1; elements of U's diagonal that are no numbers
+  double unit, damp;       // 1 / mean of the diagonal; what is added to it in these units
+};
+
+// Scales of `count` groups of neighbouring columns of w, the first at column `begin`, with number `id`.
+struct TsqCudaScales {
+  TsqCudaGrid grid;
+  const float* w;
+  const uint8_t* dead;      // [k] or null: columns that count as 0
+  const float* importance;  // [k] or null
+  const float* clip;        // [n][groups] or null
+  float* scales;            // [n][groups], groups = ceil(k / group)
+  uint8_t* zeros;           // likewise, or null
+  int64_t n, k, group, begin, end, id, count;
+  double maxShrink, norm;
+  int32_t steps;  // 0: from the range
+};
+
+// Codes on scales.
+struct TsqCudaCodes {
+  TsqCudaGrid grid;
+  const float* scales;        // [n][groups]
+  const uint8_t* zeros;       // or null
+  const int32_t* groupIndex;  // [k] or null: groups of neighbours
+  int64_t n, k, group;
+};
+
+struct TsqCudaGptq {
+  TsqCudaCodes on;         // groupIndex: by visit position
+  const float* source;     // columns as they are
+  const uint8_t* dead;     // [k] by column
+  const int32_t* columns;  // [k] visit position -> column
+  const float* u;
+  float *w, *errors;   // by visit position, like the source; errorBytes
+  uint8_t* codes;      // columns as they are
+  int64_t begin, end;  // a block of at most mostColumns visit positions
+};
+
+// sum = tr(D H D^T), D = w less approx, or, where that is null, less what codes stand for.
+struct TsqCudaObjective {
+  TsqCudaCodes on;
+  const float *w, *approx;
+  const uint8_t* codes;
+  const float* scale;  // [k]; in place of approx and codes: nearest codes on w diag(scale), times diag(1 / scale)
+  float* d;            // [k][n], workspace
+  const float* h;      // symmetric
+  double *partials, *sum;
+};
+
 struct TsqCuda {
   uint32_t version;
   // The number of devices. Where it is 0, the reason says why.
@@ -206,6 +284,20 @@ struct TsqCuda {
   int (*record)(void* event, void* stream, TsqCudaText reason);
   // Time of the device between two events; waits for the second.
   int (*elapsed)(void* begin, void* end, double* microseconds, TsqCudaText reason);
+  int (*calibrationSizes)(int64_t n, int64_t k, TsqCudaCalibrationSizes* out, TsqCudaText reason);
+  // Calibration, enqueued likewise.
+  int (*addToHessian)(const TsqCudaHessian* hessian, void* stream, TsqCudaText reason);
+  // Below the diagonal what lies above it.
+  int (*mirrorHessian)(float* h, int64_t k, void* stream, TsqCudaText reason);
+  int (*factorInverse)(const TsqCudaFactor* factor, void* stream, TsqCudaText reason);
+  int (*fitScales)(const TsqCudaScales* scales, void* stream, TsqCudaText reason);
+  // Nearest codes of w; dead may be null.
+  int (*encodeNearest)(const TsqCudaCodes* on, const float* w, const uint8_t* dead, uint8_t* codes, void* stream,
+                       TsqCudaText reason);
+  // Writes w of a weight that is about to be rounded; then its blocks, in order.
+  int (*gptqGather)(const TsqCudaGptq* gptq, void* stream, TsqCudaText reason);
+  int (*gptqBlock)(const TsqCudaGptq* gptq, void* stream, TsqCudaText reason);
+  int (*objective)(const TsqCudaObjective* objective, void* stream, TsqCudaText reason);
 };
 
 typedef const TsqCuda* (*TsqCudaEntry)();  // exported as "tsqCuda"

@@ -91,9 +91,9 @@ export const cacheOptions = ({ cache, cacheDir }: SharedFlags): Pick<LoadOptions
   ...(cacheDir !== undefined && { cacheDir }),
 })
 
-/** What belongs to the surface and is not built yet is refused by name. */
-export function refuseLater(flags: SharedFlags): void {
-  if (flags.device !== undefined && flags.device !== "cpu") {
+/** What belongs to the surface and is not built yet is refused by name. cuda: whether the command computes there. */
+export function refuseLater(flags: SharedFlags, { cuda = false } = {}): void {
+  if (flags.device !== undefined && flags.device !== "cpu" && !cuda) {
     if (flags.device !== "cuda")
       throw new TsqError("ERR_OPTION", `--device is ${JSON.stringify(flags.device)}, expected "cpu" or "cuda"`)
     throw new TsqError(

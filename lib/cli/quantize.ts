@@ -74,7 +74,7 @@ export function addQuantize(program: Command): void {
       .option("--plan", "print what would be done and stop")
       .option("--json", "one JSON object on stdout"),
   ).action(async (source: string, out: string, flags: Flags) => {
-    refuseLater(flags)
+    refuseLater(flags, { cuda: true })
     if (out.endsWith(".gguf"))
       throw new TsqError("ERR_UNSUPPORTED", "GGUF output is not available in this version; give a folder name")
     const options = await toOptions(flags)
@@ -144,6 +144,7 @@ async function toOptions(flags: Flags): Promise<Record<string, unknown>> {
     ignore: flags.ignore,
     overrides,
     seed: flags.seed,
+    device: flags.device,
     maxMemory: flags.maxMemory,
     strict: flags.strict,
     force: flags.force,

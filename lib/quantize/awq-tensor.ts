@@ -4,13 +4,15 @@
 // result as inputScale. Candidates are s = x^r (x: root mean square of the input) and, "duo scaling", s = x^r / w^(1-r) (w: mean
 // relative magnitude of the column), r in 20 steps, normalised to a geometric middle of 1. The error is
 // tr(D H Dᵀ), D = W − rounded W: exact on the calibration rows, with no product of activations.
+import { explained } from "../core/cuda.ts"
 import { TsqError, throwIfAborted } from "../core/errors.ts"
 import type { ProgressStep } from "../core/progress.ts"
 import { QuantizedTensor } from "../core/quantized-tensor.ts"
 import { sharedFloats } from "../core/shared-array.ts"
 import { dequantizeAsync } from "../kernels/dequantize.ts"
 import { Accumulator } from "../models/accumulator.ts"
-import { abortable, native } from "../native.ts"
+import { HessianSum } from "../models/hessian-sum.ts"
+import { abortable, type Handle, native } from "../native.ts"
 import { gridOf, roundedArrays } from "../rounding/arrays.ts"
 import type { InputStatistics, Rounding, RoundingInput, RoundingReport } from "../rounding/rounding.ts"
 
@@ -59,27 +61,81 @@ async function searchScale(
   statistics: InputStatistics,
   report: (step: ProgressStep) => void,
 ): Promise<Float32Array | null> {
-  const { k, signal } = input
+  const { k } = input
   const { weight, n } = sampleOutputs(input)
   const magnitude = sharedFloats(k)
   await native.columnMagnitude(weight, n, k, input.scheme.groupSize, magnitude)
-  let best: Float32Array | null = null
-  let least = await nearestError(input, statistics, weight, n, null)
-  let done = 0
+  // The first, x^0, is no scaling at all.
+  const candidates: Float32Array[] = []
   for (let step = 0; step < ratios; step++)
-    for (const duo of [false, true]) {
-      report({ stage: "search", done: done++, total: ratios * 2, detail: "AWQ scales" })
-      // x^0 is no scaling at all.
-      if (step === 0 && !duo) continue
-      throwIfAborted(signal)
-      const scale = candidateScale(statistics.meanSquare, magnitude, step / ratios, duo)
-      const error = await nearestError(input, statistics, weight, n, scale)
-      if (error < least) {
-        least = error
-        best = scale
-      }
-    }
-  return best
+    for (const duo of [false, true])
+      candidates.push(candidateScale(statistics.meanSquare, magnitude, step / ratios, duo))
+  const progress = (done: number) => report({ stage: "search", done, total: candidates.length, detail: "AWQ scales" })
+  const onDevice = input.scheme.granularity === "tensor" ? null : (input.device ?? null)
+  const errors =
+    onDevice === null
+      ? await errorsInTurn(input, statistics, weight, n, candidates, progress)
+      : await errorsOnDevice(onDevice, input, statistics, weight, n, candidates, progress)
+  let best = 0
+  errors.forEach((error, i) => {
+    if (error < errors[best]!) best = i
+  })
+  return best === 0 ? null : candidates[best]!
+}
+
+/** Layer error of nearest codes under each candidate, the first of which is left out of account as a scale. */
+async function errorsInTurn(
+  input: RoundingInput,
+  statistics: InputStatistics,
+  weight: Float32Array,
+  n: number,
+  candidates: readonly Float32Array[],
+  progress: (done: number) => void,
+): Promise<Float64Array> {
+  const errors = new Float64Array(candidates.length)
+  for (const [i, scale] of candidates.entries()) {
+    progress(i)
+    throwIfAborted(input.signal)
+    errors[i] = await nearestError(input, statistics, weight, n, i === 0 ? null : scale)
+  }
+  return errors
+}
+
+/** The same in one call, so that weight and Hessian travel once. */
+async function errorsOnDevice(
+  device: Handle,
+  { name, k, scheme, minZero, signal }: RoundingInput,
+  statistics: InputStatistics,
+  weight: Float32Array,
+  n: number,
+  candidates: readonly Float32Array[],
+  progress: (done: number) => void,
+): Promise<Float64Array> {
+  progress(0)
+  const scales = sharedFloats(candidates.length * k)
+  for (const [i, scale] of candidates.entries()) scales.set(i === 0 ? scales.subarray(0, k).fill(1) : scale, i * k)
+  const errors = new Float64Array(new SharedArrayBuffer(candidates.length * 8))
+  const hessian = statistics.hessian.value
+  try {
+    await abortable(signal, flag =>
+      native.cudaScaledErrors(
+        device,
+        weight,
+        n,
+        k,
+        hessian,
+        gridOf(scheme, minZero),
+        scales,
+        candidates.length,
+        errors,
+        flag,
+      ),
+    )
+  } catch (cause) {
+    throw explained(name, cause)
+  }
+  progress(candidates.length)
+  return errors
 }
 
 function sampleOutputs({ weight, n, k }: RoundingInput): { weight: Float32Array; n: number } {
@@ -148,18 +204,22 @@ async function withScaledInput<T>(
   await native.scaleMatrix(input.weight, n, k, null, scale, weight)
   const inputScale = inverse(scale)
   const hessian = new Accumulator("hessian", k)
+  let sum: HessianSum | null = null
   try {
+    sum = await HessianSum.start(hessian, input.device ?? null)
     const rows = calibration.length / k
     for (let begin = 0; begin < rows; begin += chunkRows) {
       throwIfAborted(input.signal)
       const count = Math.min(chunkRows, rows - begin)
       const scaled = sharedFloats(count * k)
       await native.scaleMatrix(calibration.subarray(begin * k, (begin + count) * k), count, k, null, inputScale, scaled)
-      await hessian.add(scaled, count)
+      await sum.add(scaled, count)
     }
+    await sum.finish()
     const statistics = { hessian: hessian.handle, meanSquare: hessian.meanSquare(), rows }
     return await work({ ...input, weight, statistics }, statistics)
   } finally {
+    sum?.dispose()
     hessian.dispose()
   }
 }

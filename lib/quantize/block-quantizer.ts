@@ -9,7 +9,7 @@ import { prepack } from "../kernels/packed-weight.ts"
 import { Accumulator } from "../models/accumulator.ts"
 import { BlockWeights } from "../models/block-weights.ts"
 import type { ModelProgram } from "../models/program.ts"
-import { abortable, native } from "../native.ts"
+import { abortable, type Handle, native } from "../native.ts"
 import { gridOf } from "../rounding/arrays.ts"
 import { nearest } from "../rounding/nearest.ts"
 import { roundingByName } from "../rounding/registry.ts"
@@ -39,6 +39,8 @@ export interface BlockInput extends LongWork {
   minZero: number
   /** null: no calibration. */
   run: CalibrationRun | null
+  /** null: the CPU. */
+  device: Handle | null
   onTensor(module: string, report: RoundingReport): void
 }
 
@@ -66,6 +68,7 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
       statistics,
       minZero: input.minZero,
       options: recipe.roundingOptions,
+      device: input.device,
       signal: input.signal,
     }
     const { tensor, report } =

@@ -4,6 +4,7 @@ import { sharedFloats, sharedInts, Tensor } from "../core/tensor.ts"
 import { prepackDense } from "../kernels/packed-weight.ts"
 import type { Accumulator } from "../models/accumulator.ts"
 import type { BlockWeights } from "../models/block-weights.ts"
+import { HessianSum } from "../models/hessian-sum.ts"
 import type { ModelProgram } from "../models/program.ts"
 import {
   type BoundSection,
@@ -13,6 +14,7 @@ import {
   type WeightSource,
 } from "../models/runner.ts"
 import { pagesFor } from "../models/sequence.ts"
+import type { Handle } from "../native.ts"
 import type { BlockSample } from "../transforms/transform.ts"
 import type { CalibrationSet } from "./calibration.ts"
 import { stepRows } from "./estimate.ts"
@@ -29,15 +31,17 @@ export class CalibrationRun {
   readonly #program: ModelProgram
   readonly #source: WeightSource
   readonly #set: CalibrationSet
+  readonly #device: Handle | null
   readonly #batches: readonly Batch[]
   /** [windows * sequenceLength, hiddenSize]: what enters the next block. */
   readonly #hidden: Float32Array
   #owned: { dispose(): void }[] = []
 
-  private constructor(program: ModelProgram, source: WeightSource, set: CalibrationSet) {
+  private constructor(program: ModelProgram, source: WeightSource, set: CalibrationSet, device: Handle | null) {
     this.#program = program
     this.#source = source
     this.#set = set
+    this.#device = device
     this.runner = new ModelRunner(program)
     const length = set.sequenceLength
     const perStep = Math.max(1, Math.floor(stepRows / length))
@@ -57,14 +61,15 @@ export class CalibrationRun {
     this.#hidden = sharedFloats(set.windows.length * length * program.config.hiddenSize)
   }
 
-  /** Embeds the calibration windows. */
+  /** Embeds the calibration windows. device: where second moments are summed, null for the CPU. */
   static async start(
     program: ModelProgram,
     source: WeightSource,
     set: CalibrationSet,
     signal?: AbortSignal,
+    device: Handle | null = null,
   ): Promise<CalibrationRun> {
-    const run = new CalibrationRun(program, source, set)
+    const run = new CalibrationRun(program, source, set, device)
     const prologue = await run.runner.bindSection(0, "", source)
     try {
       for (const batch of run.#batches) {
@@ -145,17 +150,32 @@ export class CalibrationRun {
     accumulator: Accumulator,
     signal?: AbortSignal,
   ): Promise<void> {
-    for (const batch of this.#batches) {
-      throwIfAborted(signal)
-      await this.runner.step({
-        runs: [{ section: bound, layer: 0, opBegin: 0, opEnd: op }],
-        rows: batch.rows,
-        sequences: batch.sequences,
-        cache: this.cache,
-        hidden: this.#slice(batch),
-        observers: [{ run: 0, op: op - 1, slot, reduction: accumulator.kind, accumulator: accumulator.handle }],
-        signal,
-      })
+    const onDevice = accumulator.kind === "hessian" && this.#device !== null
+    const sum = onDevice ? await HessianSum.start(accumulator, this.#device) : null
+    try {
+      // One array for all batches: what was copied has been added before the next step.
+      const rows = sum && sharedFloats(Math.max(...this.#batches.map(batch => batch.rows)) * accumulator.width)
+      for (const batch of this.#batches) {
+        throwIfAborted(signal)
+        const out = rows?.subarray(0, batch.rows * accumulator.width)
+        await this.runner.step({
+          runs: [{ section: bound, layer: 0, opBegin: 0, opEnd: op }],
+          rows: batch.rows,
+          sequences: batch.sequences,
+          cache: this.cache,
+          hidden: this.#slice(batch),
+          observers: [
+            out
+              ? { run: 0, op: op - 1, slot, reduction: "copy", out }
+              : { run: 0, op: op - 1, slot, reduction: accumulator.kind, accumulator: accumulator.handle },
+          ],
+          signal,
+        })
+        if (sum && out) await sum.add(out, batch.rows)
+      }
+      await sum?.finish()
+    } finally {
+      sum?.dispose()
     }
   }
 

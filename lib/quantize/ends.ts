@@ -2,6 +2,7 @@
 import type { LongWork } from "../core/progress.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
 import { Accumulator } from "../models/accumulator.ts"
+import type { Handle } from "../native.ts"
 import { roundingByName } from "../rounding/registry.ts"
 import type { InputStatistics, RoundingReport } from "../rounding/rounding.ts"
 import type { CalibrationRun } from "./calibration-run.ts"
@@ -11,6 +12,8 @@ export interface EndsInput extends LongWork {
   job: QuantizationJob
   minZero: number
   run: CalibrationRun | null
+  /** null: the CPU. */
+  device: Handle | null
   onTensor(module: string, report: RoundingReport): void
 }
 
@@ -46,6 +49,7 @@ export async function quantizeEnds(
         statistics,
         minZero: input.minZero,
         options: recipe.roundingOptions,
+        device: input.device,
         signal: input.signal,
       })
       tensors.set(module, tensor)

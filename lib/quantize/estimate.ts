@@ -104,6 +104,8 @@ export function estimateMemory(
       (recipe.transforms.length > 0 ? block * 12 : 0)
     rounding.activations = bucket * program.slots.reduce((sum, width) => sum + width, 0) * 4
     rounding["keys and values"] = rows * kvHeads * (headDim + Math.ceil(headDim / 16) * 16) * 4
+    // What a step leaves for the device, whose second moments come back as an accumulator's.
+    if (recipe.device !== "cpu") rounding["rows for the device"] = rows * Math.max(...linears.map(({ k }) => k)) * 4
     rounding["second moments"] = Math.max(...linears.map(({ k }) => secondMomentBytes(k, recipe)))
   }
   const total = (parts: Record<string, number>) => Object.values(parts).reduce((sum, bytes) => sum + bytes, 0)

@@ -1,10 +1,12 @@
 // quantizeModel: a Hugging Face checkpoint in, a quantized one out, block by block.
 import { OutputDirectory } from "../containers/output.ts"
+import { openDevice } from "../core/cuda.ts"
 import { throwIfAborted } from "../core/errors.ts"
 import { type ProgressStep, progressReporter } from "../core/progress.ts"
 import { packageVersion } from "../core/version.ts"
 import { CheckpointSource } from "../engine/checkpoint-source.ts"
 import { formatByName } from "../formats/registry.ts"
+import type { Handle } from "../native.ts"
 import { quantizeBlock } from "./block-quantizer.ts"
 import { BlockStore, fingerprint, type StoredBlock } from "./block-store.ts"
 import { CalibrationRun } from "./calibration-run.ts"
@@ -56,7 +58,7 @@ export async function planQuantization(
  * same bytes, for any number of threads.
  *
  * Throws ERR_OPTION (options, too little calibration, existing output), ERR_UNSUPPORTED (architecture, format, a source that is
- * quantized already), ERR_NUMERIC (NaN or Inf in the weights or in the result), ERR_MEMORY (maxMemory), ERR_IO, ERR_CORRUPT, ERR_ABORTED.
+ * quantized already), ERR_NUMERIC (NaN or Inf in the weights or in the result), ERR_MEMORY (maxMemory), ERR_DEVICE, ERR_IO, ERR_CORRUPT, ERR_ABORTED.
  */
 export async function quantizeModel(
   source: string,
@@ -73,8 +75,10 @@ export async function quantizeModel(
       lock = await RunLock.acquire(output.target)
       await refuseBadWeights(job, options.signal, (done, total) => report({ stage: "check", done, total }))
       const print = await fingerprint(job.checkpoint, job.recipe, job.calibration, packageVersion, options.signal)
+      const { device: id } = job.recipe
+      const device = id === "cpu" ? null : await openDevice("quantizeModel", id)
       const store = await BlockStore.open(output.target, print, options.resume ?? false)
-      await quantizeBlocks(job, store, options, report)
+      await quantizeBlocks(job, store, device, options, report)
       const result = await writeOutput(job, store, output, options, report)
       await output.commit()
       await store.remove()
@@ -97,6 +101,7 @@ const endsName = "ends"
 async function quantizeBlocks(
   job: QuantizationJob,
   store: BlockStore,
+  device: Handle | null,
   options: QuantizeModelOptions,
   report: Report,
 ): Promise<void> {
@@ -106,7 +111,7 @@ async function quantizeBlocks(
   const stored = await Promise.all(program.blocks.map((_, layer) => store.has(blockName(layer))))
   const ends = plan.modules.some(entry => entry.layer === null && entry.scheme) && !(await store.has(endsName))
   const left = ends ? program.blocks.length : stored.lastIndexOf(false)
-  const run = calibration && left >= 0 ? await CalibrationRun.start(program, dense, calibration, signal) : null
+  const run = calibration && left >= 0 ? await CalibrationRun.start(program, dense, calibration, signal, device) : null
   // v1 files store zero points minus one and so cannot hold 0 (formats.md of the GPTQ layout; lib/formats/gptq.ts).
   const minZero = recipe.format === "gptq" && recipe.gptqVersion === "v1" && !recipe.symmetric ? 1 : 0
   const total = plan.modules.filter(entry => entry.scheme).length
@@ -130,6 +135,7 @@ async function quantizeBlocks(
         recipe,
         minZero,
         run,
+        device,
         signal,
         onTensor: (tensor, { error, damp }) => {
           done++
@@ -143,6 +149,7 @@ async function quantizeBlocks(
       job,
       minZero,
       run,
+      device,
       signal,
       onTensor: (tensor, { error }) => report({ stage: "quantize", done: ++done, total, tensor, loss: error }),
     })

@@ -1,4 +1,5 @@
 // quantize(): one weight, from floats to a QuantizedTensor.
+import { type CudaDeviceId, type Device, openDevice, readDevice } from "../core/cuda.ts"
 import { isFloat } from "../core/dtype.ts"
 import { TsqError, throwIfAborted } from "../core/errors.ts"
 import { describe, Options } from "../core/options.ts"
@@ -7,6 +8,8 @@ import type { IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts
 import { Tensor } from "../core/tensor.ts"
 import { denseShape } from "../kernels/packed-weight.ts"
 import { Accumulator } from "../models/accumulator.ts"
+import { HessianSum } from "../models/hessian-sum.ts"
+import type { Handle } from "../native.ts"
 import { nearest } from "../rounding/nearest.ts"
 import { roundingByName, roundingNames } from "../rounding/registry.ts"
 import type { InputStatistics, Rounding, RoundingInput, RoundingOptions, RoundingReport } from "../rounding/rounding.ts"
@@ -26,6 +29,8 @@ export interface QuantizeOptions extends LongWork, RoundingOptions {
   symmetric?: boolean
   /** Inputs of the layer, [rows, k] (or [..., k]), f32, f16 or bf16. */
   calibration?: Tensor
+  /** "cuda", "cuda:1", …: where calibration and rounding compute. Default "cpu". The result's codes lie on the CPU in any case. */
+  device?: Device
   /** Encoding that scales are rounded to. Default: the weight's own type. */
   scaleType?: IntegerScheme["scaleType"]
   /** Taken for symmetry with quantizeModel. Nothing here is random: the same input gives the same bytes. */
@@ -39,6 +44,7 @@ const optionNames = [
   "groupSize",
   "symmetric",
   "calibration",
+  "device",
   "scaleType",
   "seed",
   "damp",
@@ -56,20 +62,22 @@ const chunkRows = 1024
  * Quantizes a weight [n, k] = [outFeatures, inFeatures] of f32, f16 or bf16, off the event loop. With rounding "gptq" or a
  * transform the result is never worse than nearest codes by the layer error on the calibration rows.
  * Throws ERR_OPTION (options, group size against k, calibration missing), ERR_SHAPE and ERR_DTYPE (weight, calibration),
- * ERR_NUMERIC (NaN or Inf, with its position), ERR_UNSUPPORTED (schemes not built yet), ERR_ABORTED.
+ * ERR_NUMERIC (NaN or Inf, with its position), ERR_UNSUPPORTED (schemes not built yet), ERR_DEVICE (a device that is not there or has
+ * too little memory), ERR_ABORTED.
  */
 export async function quantize(weight: Tensor, options: QuantizeOptions): Promise<QuantizedTensor> {
   const request = readRequest(weight, options)
   const { signal, scheme, rounding, n, k } = request
   const report = progressReporter(request.onProgress)
   throwIfAborted(signal)
+  const device = request.device === "cpu" ? null : await openDevice("quantize", request.device)
   const floats = await finiteFloats(
     weight,
     "quantize: weight",
     "the checkpoint is damaged or training diverged; quantize a sound copy",
   )
   throwIfAborted(signal)
-  const collected = request.calibration && (await collect(request.calibration, k, signal, report))
+  const collected = request.calibration && (await collect(request.calibration, request, device, report))
   try {
     const input: RoundingInput = {
       name: "quantize",
@@ -80,11 +88,12 @@ export async function quantize(weight: Tensor, options: QuantizeOptions): Promis
       statistics: collected?.statistics,
       minZero: 0,
       options: request.roundingOptions,
+      device,
       signal,
     }
     report({ stage: "quantize", done: 0, total: 1 })
     const result =
-      request.transform && collected
+      request.transform && collected?.floats
         ? await roundWithAwq(input, rounding, collected.floats, report)
         : await rounding.round(input)
     const careful = rounding.name === "gptq" || request.transform
@@ -101,6 +110,7 @@ interface Request extends LongWork {
   rounding: Rounding
   transform: "awq" | undefined
   calibration: Tensor | undefined
+  device: "cpu" | CudaDeviceId
   roundingOptions: RoundingOptions
   n: number
   k: number
@@ -130,6 +140,7 @@ function readRequest(weight: Tensor, values: QuantizeOptions): Request {
     rounding,
     transform,
     calibration,
+    device: readDevice("quantize", options.raw("device") ?? "cpu"),
     roundingOptions: readRoundingOptions(options),
     n,
     k,
@@ -174,10 +185,16 @@ function checkCalibration(calibration: Tensor, k: number): void {
     throw new TsqError("ERR_SHAPE", `quantize: option "calibration" has shape ${shape}, expected at least one row`)
 }
 
-/** f32 on shared memory: the tensor's own array where it is that already. ERR_NUMERIC for NaN and Inf. */
-async function finiteFloats(tensor: Tensor, what: string, advice: string): Promise<Float32Array> {
+/** The tensor on shared memory, or as it is mapped. ERR_NUMERIC for NaN and Inf. */
+async function finite(tensor: Tensor, what: string, advice: string): Promise<Tensor> {
   const kept = tensor.device === "mapped" ? tensor : await tensor.pinned()
   await checkFinite(kept, what, advice)
+  return kept
+}
+
+/** f32 on shared memory: the tensor's own array where it is that already. ERR_NUMERIC for NaN and Inf. */
+async function finiteFloats(tensor: Tensor, what: string, advice: string): Promise<Float32Array> {
+  const kept = await finite(tensor, what, advice)
   const floats = tensor.dtype === "f32" ? await kept.pinned() : await kept.cast("f32")
   return floats.data as Float32Array
 }
@@ -185,31 +202,42 @@ async function finiteFloats(tensor: Tensor, what: string, advice: string): Promi
 interface Collected {
   hessian: Accumulator
   statistics: InputStatistics
-  /** [rows, k] on shared memory. */
-  floats: Float32Array
+  /** [rows, k] on shared memory, where a transform needs them. */
+  floats: Float32Array | null
 }
 
-/** Second moments of the calibration rows. */
+/** Second moments of the calibration rows. A device takes rows of 16 bits as they are. */
 async function collect(
   calibration: Tensor,
-  k: number,
-  signal: AbortSignal | undefined,
+  { k, signal, transform }: Request,
+  device: Handle | null,
   report: (step: ProgressStep) => void,
 ): Promise<Collected> {
-  const floats = await finiteFloats(calibration, 'quantize: option "calibration"', "leave those rows out")
-  const rows = floats.length / k
+  const advice = ['quantize: option "calibration"', "leave those rows out"] as const
+  const asTheyAre = device !== null && transform === undefined && calibration.device === "cpu"
+  const dtype = asTheyAre ? (calibration.dtype as "f32" | "f16" | "bf16") : "f32"
+  const data = asTheyAre
+    ? ((await finite(calibration, ...advice)).data as Float32Array | Uint16Array)
+    : await finiteFloats(calibration, ...advice)
+  const rows = data.length / k
   const hessian = new Accumulator("hessian", k)
+  let sum: HessianSum | null = null
   try {
+    sum = await HessianSum.start(hessian, device)
     for (let begin = 0; begin < rows; begin += chunkRows) {
       throwIfAborted(signal)
       report({ stage: "calibrate", done: begin, total: rows })
       const count = Math.min(chunkRows, rows - begin)
-      await hessian.add(floats.subarray(begin * k, (begin + count) * k), count)
+      await sum.add(data.subarray(begin * k, (begin + count) * k), count, dtype)
     }
+    await sum.finish()
+    const floats = dtype === "f32" ? (data as Float32Array) : null
     return { hessian, floats, statistics: { hessian: hessian.handle, meanSquare: hessian.meanSquare(), rows } }
   } catch (error) {
     hessian.dispose()
     throw error
+  } finally {
+    sum?.dispose()
   }
 }
 

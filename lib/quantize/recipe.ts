@@ -1,4 +1,5 @@
 // What quantizeModel is asked to do: options validated once, presets expanded, every default written out.
+import { type CudaDeviceId, type Device, readDevice } from "../core/cuda.ts"
 import { TsqError } from "../core/errors.ts"
 import { describe, listChoices, Options } from "../core/options.ts"
 import type { LongWork } from "../core/progress.ts"
@@ -38,6 +39,8 @@ export interface QuantizeModelOptions extends LongWork, RoundingOptions {
   /** Other schemes for some modules, by name or pattern; first match wins. "none" leaves a module alone. */
   overrides?: readonly { pattern: string; scheme: SchemeName | "none" }[]
   seed?: number
+  /** "cuda", "cuda:1", …: where second moments are summed and weights are rounded. The model itself runs on the CPU. Default "cpu". */
+  device?: Device
   /** Bytes that the estimated peak of memory may not exceed. */
   maxMemory?: number
   /** Refuse instead of leaving a tensor unquantized for the format's reasons. */
@@ -63,6 +66,7 @@ export interface Recipe {
   ignore: readonly string[]
   overrides: readonly { pattern: string; scheme: SchemeName | "none" }[]
   seed: number
+  device: "cpu" | CudaDeviceId
   roundingOptions: RoundingOptions
 }
 
@@ -110,6 +114,7 @@ const known = [
   "ignore",
   "overrides",
   "seed",
+  "device",
   "maxMemory",
   "strict",
   "force",
@@ -184,6 +189,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     ignore: [...options.strings("ignore", [])],
     overrides,
     seed: options.integer("seed", { min: 0 }, 0),
+    device: readDevice("quantizeModel", options.raw("device") ?? "cpu"),
     roundingOptions: {
       damp: options.number("damp", { min: 0, aboveMin: true, max: 1 }, 0.01),
       order: options.oneOf("order", ["static", "group-aware", "none", "dynamic"], "static"),

@@ -4,6 +4,7 @@ import { type IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts
 import { sharedBytes, sharedFloats } from "../core/shared-array.ts"
 import { dequantizeAsync } from "../kernels/dequantize.ts"
 import { type Grid, native, type RoundedArrays } from "../native.ts"
+import { loopsOn } from "./loops.ts"
 import type { RoundingInput } from "./rounding.ts"
 
 const scaleTypes = { f32: 0, f16: 1, bf16: 2 } as const
@@ -40,9 +41,9 @@ export function quantizedTensor(
 
 /** RoundingReport.error: mean squared output error summed over outputs where there are statistics, mean squared weight error otherwise. */
 export async function roundingError(input: RoundingInput, tensor: QuantizedTensor): Promise<number> {
-  const { weight, n, k, statistics, signal } = input
+  const { name, weight, n, k, statistics, signal, device } = input
   const approx = await dequantizeAsync(tensor)
   throwIfAborted(signal)
-  if (statistics) return native.layerError(weight, approx, n, k, statistics.hessian.value)
+  if (statistics) return loopsOn(device, name).layerError(weight, approx, n, k, statistics.hessian.value)
   return (await native.squaredDifference(weight, approx, n * k)) / (n * k)
 }

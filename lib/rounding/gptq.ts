@@ -3,8 +3,9 @@
 import { TsqError } from "../core/errors.ts"
 import { listChoices } from "../core/options.ts"
 import { sharedInts } from "../core/shared-array.ts"
-import { abortable, type GptqOptions, native } from "../native.ts"
+import { abortable, type GptqOptions } from "../native.ts"
 import { gridOf, quantizedTensor, roundedArrays } from "./arrays.ts"
+import { loopsOn } from "./loops.ts"
 import { scaleSearch } from "./mse.ts"
 import type { Rounding, RoundingOptions, RoundingReport } from "./rounding.ts"
 
@@ -14,7 +15,8 @@ export const gptq: Rounding = {
   name: "gptq",
   calibration: "required",
   async round(input) {
-    const { name, weight, n, k, scheme, clip, minZero, statistics, signal } = input
+    const { name, weight, n, k, scheme, clip, minZero, statistics, signal, device } = input
+    const loops = loopsOn(device, name)
     if (!statistics)
       throw new TsqError(
         "ERR_OPTION",
@@ -34,9 +36,7 @@ export const gptq: Rounding = {
     const arrays = roundedArrays(n, k, scheme)
     const groupIndex = order === "dynamic" ? sharedInts(k) : null
     const hessian = statistics.hessian.value
-    const result = await abortable(signal, flag =>
-      native.gptq(weight, n, k, hessian, options, arrays, groupIndex, flag),
-    )
+    const result = await abortable(signal, flag => loops.gptq(weight, n, k, hessian, options, arrays, groupIndex, flag))
     // Where groups turn out to be consecutive columns (one group, or nearest codes kept) there is nothing to look up.
     const needed = groupIndex && !isConsecutive(groupIndex, scheme.groupSize) ? groupIndex : null
     const tensor = quantizedTensor(input, arrays, needed)

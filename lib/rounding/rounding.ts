@@ -1,7 +1,7 @@
 // The interface of roundings: how codes are chosen for a weight on a given scheme.
 import type { LongWork } from "../core/progress.ts"
 import type { IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
-import type { NativeHandle } from "../native.ts"
+import type { Handle, NativeHandle } from "../native.ts"
 
 /** What calibration knows about the inputs of a linear. */
 export interface InputStatistics {
@@ -27,6 +27,8 @@ export interface RoundingInput extends LongWork {
   /** 1 when the target format cannot store a zero point of 0. */
   minZero: number
   options: RoundingOptions
+  /** Device whose kernels do the heavy loops; the CPU where it is absent or null. */
+  device?: Handle | null | undefined
 }
 
 export interface RoundingOptions {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bindings/cuda_module.h"
@@ -100,9 +101,11 @@ class CudaDevice : public std::enable_shared_from_this<CudaDevice> {
   void release(void* memory);
   std::string name() const { return "cuda:" + std::to_string(index_); }
 
-  // For graphs and benchmarks.
+  // For graphs, benchmarks and calibration, which call the module themselves.
   const TsqCuda& table() const { return *table_; }
   int multiprocessors() const { return multiprocessors_; }
+  // The device's own, whether or not a graph is being recorded.
+  void* ownStream() const { return stream_; }
   // Where products go: to the device, or to the graph that is being recorded, which then keeps what they use.
   void* stream() const;
   void keepRecorded(std::initializer_list<std::shared_ptr<const void>> used);
@@ -119,10 +122,11 @@ class CudaDevice : public std::enable_shared_from_this<CudaDevice> {
     if (outcome == kTsqCudaOk) outcome = call(TsqCudaText(reason));
     return statusOf(outcome, reason.text());
   }
+  // Does not wait: the source must stay until something does.
+  Result<std::shared_ptr<CudaMemory>> enqueueUpload(const void* source, int64_t bytes);
 
  private:
   Status statusOf(int outcome, const std::string& reason) const;
-  Result<std::shared_ptr<CudaMemory>> enqueueUpload(const void* source, int64_t bytes);
   Result<std::shared_ptr<CudaMemory>> packScales(const TsqCudaShape& shape, const std::vector<uint16_t>& values,
                                                  int64_t bytes);
   // Scratch of at least so many bytes; `fresh`, if given, tells whether it is new.

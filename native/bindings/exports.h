@@ -8,6 +8,7 @@ namespace tsq {
 
 std::span<const Export> cpuExports();
 std::span<const Export> cudaExports();
+std::span<const Export> cudaCalibrationExports();
 std::span<const Export> cudaBenchExports();
 std::span<const Export> handleExports();
 std::span<const Export> mappingExports();

@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "bindings/cuda_rounding.h"
 #include "bindings/environment.h"
 
 namespace tsq {
@@ -23,7 +24,8 @@ const char* kindName(const NativeObject& object) {
                                            "a CUDA device",
                                            "memory of a CUDA device",
                                            "a weight on a CUDA device",
-                                           "a CUDA graph"};
+                                           "a CUDA graph",
+                                           "a Hessian on a CUDA device"};
   static_assert(std::size(kNames) == std::variant_size_v<NativeObject>);
   return kNames[object.index()];
 }
@@ -65,6 +67,8 @@ uint64_t objectBytes(const NativeObject& object) {
       return static_cast<uint64_t>(std::get<9>(object)->bytes);
     case 10:
       return std::get<10>(object)->bytes();
+    case 12:
+      return std::get<12>(object)->bytes();
     default:
       return 0;
   }

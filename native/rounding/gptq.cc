@@ -7,8 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "rounding/gptq_chunk.h"
-#include "rounding/inverse_factor.h"
+#include "rounding/gptq_machine.h"
 #include "rounding/objective.h"
 
 namespace tsq {
@@ -40,32 +39,67 @@ void nearestRow(const GptqJob& job, int64_t row, uint8_t* codes) {
   }
 }
 
+// The CPU's thread pool.
+class PoolMachine final : public GptqMachine {
+ public:
+  int64_t blockLimit(int64_t asked) const override { return asked; }
+
+  Result<FactorOutcome> factor(const GptqJob& job, const Hessian& hessian, const std::vector<double>& diagonal,
+                               AbortFlag abort) override {
+    Result<InverseFactor> made =
+        factorInverse(hessian, diagonal, job.visit.columns, job.spec.damp, job.spec.dampStep, abort);
+    if (!made.ok()) return made.status();
+    u_ = std::move(made.value().u);
+    return FactorOutcome(std::move(made.value()));
+  }
+
+  Status round(const GptqJob& job, AbortFlag abort) override {
+    WorkerScratch scratch(chunkScratchBytes(job));
+    ThreadPool::instance().run(chunksOf(job.n), [&](int64_t chunk, int worker) {
+      if (abort.raised() || scratch.failed()) return;
+      void* memory = scratch.get(worker);
+      if (memory != nullptr) roundChunk(job, u_, chunk, memory, abort);
+    });
+    u_ = PackedUpper<float>();  // its memory is what the comparison needs
+    return scratch.status("gptq");
+  }
+
+  Status objectives(const GptqJob& job, const Hessian& hessian, bool withNearest, double* totals,
+                    AbortFlag abort) override {
+    Result<PackedUpper<float>> packed = packQuadratic(hessian.data(), job.k, 0, job.k, true);
+    if (!packed.ok()) return packed.status();
+    const auto fill = [&](int64_t chunk, int variant, float* d, int64_t stride) {
+      std::vector<uint8_t> nearest(variant == 0 ? 0 : static_cast<size_t>(job.k));
+      for (int64_t lane = 0; lane < rowsOfChunk(job.n, chunk); ++lane) {
+        const int64_t row = chunk * kLanes + lane;
+        const uint8_t* codes = job.out.codes + row * job.k;
+        if (variant == 1) {
+          nearestRow(job, row, nearest.data());
+          codes = nearest.data();
+        }
+        const float* scales = job.out.scales + row * job.groups;
+        const uint8_t* zeros = job.out.zeros == nullptr ? nullptr : job.out.zeros + row * job.groups;
+        float* to = d + lane / kPanel * stride + lane % kPanel;
+        for (int64_t c = 0; c < job.k; ++c) {
+          const int64_t g = job.groupIndex == nullptr ? c / job.spec.grid.groupSize : job.groupIndex[c];
+          const float zero = zeros == nullptr ? job.grid.symmetricZero : zeros[g];
+          to[c * kPanel] = job.w[row * job.k + c] - scales[g] * (static_cast<float>(codes[c]) - zero);
+        }
+      }
+    };
+    return sumQuadraticForms(packed.value(), job.n, withNearest ? 2 : 1, fill, totals, abort);
+  }
+
+ private:
+  PackedUpper<float> u_;
+};
+
 // Fills report.error with the objective of job.out and, where wanted, report.nearestError; nearest's codes replace
 // worse ones.
-Status compare(const GptqJob& job, const Hessian& hessian, bool withNearest, AbortFlag abort, GptqReport* report) {
-  Result<PackedUpper<float>> packed = packQuadratic(hessian.data(), job.k, 0, job.k, true);
-  if (!packed.ok()) return packed.status();
-  const auto fill = [&](int64_t chunk, int variant, float* d, int64_t stride) {
-    std::vector<uint8_t> nearest(variant == 0 ? 0 : static_cast<size_t>(job.k));
-    for (int64_t lane = 0; lane < rowsOfChunk(job.n, chunk); ++lane) {
-      const int64_t row = chunk * kLanes + lane;
-      const uint8_t* codes = job.out.codes + row * job.k;
-      if (variant == 1) {
-        nearestRow(job, row, nearest.data());
-        codes = nearest.data();
-      }
-      const float* scales = job.out.scales + row * job.groups;
-      const uint8_t* zeros = job.out.zeros == nullptr ? nullptr : job.out.zeros + row * job.groups;
-      float* to = d + lane / kPanel * stride + lane % kPanel;
-      for (int64_t c = 0; c < job.k; ++c) {
-        const int64_t g = job.groupIndex == nullptr ? c / job.spec.grid.groupSize : job.groupIndex[c];
-        const float zero = zeros == nullptr ? job.grid.symmetricZero : zeros[g];
-        to[c * kPanel] = job.w[row * job.k + c] - scales[g] * (static_cast<float>(codes[c]) - zero);
-      }
-    }
-  };
+Status compare(GptqMachine* machine, const GptqJob& job, const Hessian& hessian, bool withNearest, AbortFlag abort,
+               GptqReport* report) {
   double totals[2] = {0, 0};
-  TSQ_RETURN_IF_ERROR(sumQuadraticForms(packed.value(), job.n, withNearest ? 2 : 1, fill, totals, abort));
+  TSQ_RETURN_IF_ERROR(machine->objectives(job, hessian, withNearest, totals, abort));
   const double rows = hessian.rows() > 0 ? hessian.rows() : 1;
   report->error = totals[0] / rows;
   report->nearestError = withNearest ? totals[1] / rows : report->error;
@@ -125,6 +159,14 @@ Status checkArguments(int64_t n, int64_t k, const Hessian& hessian, const GptqSp
 
 Result<GptqReport> gptq(const float* w, int64_t n, int64_t k, const Hessian& hessian, const GptqSpec& spec,
                         RoundedWeight out, int32_t* groupIndex, AbortFlag abort) {
+  PoolMachine machine;
+  return gptqOn(&machine, w, n, k, hessian, spec, out, groupIndex, abort);
+}
+
+namespace rounding {
+
+Result<GptqReport> gptqOn(GptqMachine* machine, const float* w, int64_t n, int64_t k, const Hessian& hessian,
+                          const GptqSpec& spec, RoundedWeight out, int32_t* groupIndex, AbortFlag abort) {
   TSQ_RETURN_IF_ERROR(checkArguments(n, k, hessian, spec, out, groupIndex));
   TSQ_RETURN_IF_ERROR(checkFinite("gptq", w, n, k));
   GptqReport report;
@@ -161,10 +203,10 @@ Result<GptqReport> gptq(const float* w, int64_t n, int64_t k, const Hessian& hes
     report.note = "every input of the layer was 0 in calibration: nearest codes, no calibration used";
     std::fill(job.dead.begin(), job.dead.end(), uint8_t{0});
     TSQ_RETURN_IF_ERROR(fallBack(job, nullptr, abort));
-    TSQ_RETURN_IF_ERROR(compare(job, hessian, false, abort, &report));
+    TSQ_RETURN_IF_ERROR(compare(machine, job, hessian, false, abort, &report));
     return report;
   }
-  job.visit = makeVisitOrder(spec.order, diagonal, spec.grid, std::min<int64_t>(spec.block, k));
+  job.visit = makeVisitOrder(spec.order, diagonal, spec.grid, machine->blockLimit(std::min<int64_t>(spec.block, k)));
   for (const VisitOrder::Block& block : job.visit.blocks)
     job.longestBlock = std::max(job.longestBlock, block.end - block.begin);
   std::vector<float> byColumn(static_cast<size_t>(k));
@@ -174,9 +216,9 @@ Result<GptqReport> gptq(const float* w, int64_t n, int64_t k, const Hessian& hes
                                            : std::max(0.f, static_cast<float>(diagonal[static_cast<size_t>(c)]));
   }
 
-  Result<InverseFactor> made = factorInverse(hessian, diagonal, job.visit.columns, spec.damp, spec.dampStep, abort);
+  const Result<FactorOutcome> made = machine->factor(job, hessian, diagonal, abort);
   if (!made.ok()) return made.status();
-  InverseFactor& factor = made.value();
+  const FactorOutcome& factor = made.value();
   report.damp = factor.damp;
   report.degraded = factor.degraded;
   report.note = factor.note;
@@ -184,7 +226,7 @@ Result<GptqReport> gptq(const float* w, int64_t n, int64_t k, const Hessian& hes
     report.note += ": nearest codes weighted by its diagonal";
     std::fill(job.dead.begin(), job.dead.end(), uint8_t{0});
     TSQ_RETURN_IF_ERROR(fallBack(job, byColumn.data(), abort));
-    TSQ_RETURN_IF_ERROR(compare(job, hessian, false, abort, &report));
+    TSQ_RETURN_IF_ERROR(compare(machine, job, hessian, false, abort, &report));
     return report;
   }
 
@@ -203,17 +245,11 @@ Result<GptqReport> gptq(const float* w, int64_t n, int64_t k, const Hessian& hes
     for (int64_t j = 0; j < k; ++j)
       groupIndex[job.visit.columns[static_cast<size_t>(j)]] = job.visit.groupOf[static_cast<size_t>(j)];
   }
-  WorkerScratch scratch(chunkScratchBytes(job));
-  ThreadPool::instance().run(chunksOf(n), [&](int64_t chunk, int worker) {
-    if (abort.raised() || scratch.failed()) return;
-    void* memory = scratch.get(worker);
-    if (memory != nullptr) roundChunk(job, factor.u, chunk, memory, abort);
-  });
-  TSQ_RETURN_IF_ERROR(scratch.status("gptq"));
+  TSQ_RETURN_IF_ERROR(machine->round(job, abort));
   if (abort.raised()) return Status(Code::kAborted, "gptq: aborted");
-  factor.u = PackedUpper<float>();  // its memory is what the comparison needs
-  TSQ_RETURN_IF_ERROR(compare(job, hessian, true, abort, &report));
+  TSQ_RETURN_IF_ERROR(compare(machine, job, hessian, true, abort, &report));
   return report;
 }
 
+}  // namespace rounding
 }  // namespace tsq

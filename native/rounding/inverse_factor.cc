@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <utility>
 
 #include "rounding/cholesky.h"
 
@@ -66,56 +67,71 @@ std::vector<double> ladder(double damp, double step) {
   return tries;
 }
 
+// One attempt. The result holds what the last one made.
+template <typename T>
+Result<bool> attempt(const Hessian& hessian, const std::vector<double>& diagonal, double mean,
+                     const std::vector<int32_t>& columns, double share, AbortFlag abort, PackedUpper<T>* matrix,
+                     PackedUpper<float>* u) {
+  build(hessian, diagonal, mean, columns, share, matrix);
+  const int64_t failed = choleskyUpper(matrix, abort);
+  if (failed == -2) return Status(Code::kAborted, "gptq: aborted");
+  if (failed >= 0) return false;
+  Result<PackedUpper<float>> inverse = PackedUpper<float>::create(hessian.k());
+  if (!inverse.ok()) return inverse.status();
+  bool outOfMemory = false;
+  if (!invertReversed(*matrix, &inverse.value(), abort, &outOfMemory)) {
+    if (!outOfMemory) return Status(Code::kAborted, "gptq: aborted");
+    return Status(Code::kMemory,
+                  "gptq: could not allocate scratch for the inverse factor; use fewer threads or free memory");
+  }
+  *u = std::move(inverse.value());
+  for (int64_t i = 0; i < hessian.k(); ++i) {
+    if (!std::isfinite(u->at(i, i)) || !(u->at(i, i) > 0)) return false;
+  }
+  return true;
+}
+
 template <typename T>
 Status factor(const Hessian& hessian, const std::vector<double>& diagonal, double mean,
               const std::vector<int32_t>& columns, double damp, double dampStep, AbortFlag abort,
               InverseFactor* result) {
   Result<PackedUpper<T>> matrix = PackedUpper<T>::create(hessian.k());
   if (!matrix.ok()) return matrix.status();
-  for (double share : ladder(damp, dampStep)) {
-    build(hessian, diagonal, mean, columns, share, &matrix.value());
-    const int64_t failed = choleskyUpper(&matrix.value(), abort);
-    if (failed == -2) return {Code::kAborted, "gptq: aborted"};
-    if (failed >= 0) continue;
-    Result<PackedUpper<float>> u = PackedUpper<float>::create(hessian.k());
-    if (!u.ok()) return u.status();
-    bool outOfMemory = false;
-    if (!invertReversed(matrix.value(), &u.value(), abort, &outOfMemory)) {
-      if (outOfMemory)
-        return {Code::kMemory,
-                "gptq: could not allocate scratch for the inverse factor; use fewer threads or free memory"};
-      return {Code::kAborted, "gptq: aborted"};
-    }
-    bool finite = true;
-    for (int64_t i = 0; i < hessian.k(); ++i) {
-      const float pivot = u.value().at(i, i);
-      finite = finite && std::isfinite(pivot) && pivot > 0;
-    }
-    if (!finite) continue;
-    result->usable = true;
-    result->damp = share;
-    result->degraded = share > 1 && share > damp;
-    if (result->degraded) {
-      result->note = "the Hessian is not positive definite with damp up to 1; its diagonal was raised by " +
-                     percent(share) + " times the mean (more calibration rows help)";
-    } else if (share > damp) {
-      result->note =
-          "damp raised from " + percent(damp) + " to " + percent(share) + " to make the Hessian positive definite";
-    }
-    result->u = std::move(u.value());
-    return {};
-  }
-  result->degraded = true;
-  result->note = "the Hessian is indefinite even with ten times its mean diagonal added";
+  Result<FactorOutcome> outcome = dampUntilDefinite(damp, dampStep, [&](double share) {
+    return attempt(hessian, diagonal, mean, columns, share, abort, &matrix.value(), &result->u);
+  });
+  if (!outcome.ok()) return outcome.status();
+  static_cast<FactorOutcome&>(*result) = std::move(outcome.value());
   return {};
 }
 
 }  // namespace
 
-Result<InverseFactor> factorInverse(const Hessian& hessian, const std::vector<double>& diagonal,
-                                    const std::vector<int32_t>& columns, double damp, double dampStep,
-                                    AbortFlag abort) {
-  InverseFactor result;
+Result<FactorOutcome> dampUntilDefinite(double damp, double dampStep,
+                                        const std::function<Result<bool>(double share)>& attempt) {
+  FactorOutcome outcome;
+  for (double share : ladder(damp, dampStep)) {
+    const Result<bool> definite = attempt(share);
+    if (!definite.ok()) return definite.status();
+    if (!definite.value()) continue;
+    outcome.usable = true;
+    outcome.damp = share;
+    outcome.degraded = share > 1 && share > damp;
+    if (outcome.degraded) {
+      outcome.note = "the Hessian is not positive definite with damp up to 1; its diagonal was raised by " +
+                     percent(share) + " times the mean (more calibration rows help)";
+    } else if (share > damp) {
+      outcome.note =
+          "damp raised from " + percent(damp) + " to " + percent(share) + " to make the Hessian positive definite";
+    }
+    return outcome;
+  }
+  outcome.degraded = true;
+  outcome.note = "the Hessian is indefinite even with ten times its mean diagonal added";
+  return outcome;
+}
+
+double meanDiagonal(const std::vector<double>& diagonal) {
   double sum = 0;
   int64_t live = 0;
   for (double value : diagonal) {
@@ -124,7 +140,14 @@ Result<InverseFactor> factorInverse(const Hessian& hessian, const std::vector<do
       ++live;
     }
   }
-  const double mean = live > 0 ? sum / static_cast<double>(live) : 1;
+  return live > 0 ? sum / static_cast<double>(live) : 1;
+}
+
+Result<InverseFactor> factorInverse(const Hessian& hessian, const std::vector<double>& diagonal,
+                                    const std::vector<int32_t>& columns, double damp, double dampStep,
+                                    AbortFlag abort) {
+  InverseFactor result;
+  const double mean = meanDiagonal(diagonal);
   if (hessian.k() <= kDoubleLimit) {
     const Status status = factor<double>(hessian, diagonal, mean, columns, damp, dampStep, abort, &result);
     // Half the memory may still be had.

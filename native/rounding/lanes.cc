@@ -3,61 +3,12 @@
 #include "rounding/lanes.h"
 
 #include <cfloat>
-#include <cmath>
 #include <cstring>
 
 #include "kernels/kernels.h"
 
 namespace tsq::rounding {
 namespace {
-
-// x + kRound - kRound rounds |x| < 2^22 to the nearest integer, ties to even, in the default rounding mode.
-constexpr float kRound = 12582912.f;  // 1.5 * 2^23
-constexpr int64_t kErrorChain = 256;  // columns summed in f32 before they are added to a double
-
-TSQ_INLINE float least(float a, float b) {
-  return a < b ? a : b;
-}
-TSQ_INLINE float most(float a, float b) {
-  return a > b ? a : b;
-}
-TSQ_INLINE float toInteger(float x) {
-  return (x + kRound) - kRound;
-}
-
-// Rounds a positive, finite, normal f32 to one with dropBits fewer mantissa bits, ties to even.
-TSQ_INLINE float dropMantissa(float x, uint32_t dropBits) {
-  const uint32_t bits = floatToBits(x);
-  const uint32_t mask = (1u << dropBits) - 1u;
-  return bitsToFloat((bits + (mask >> 1) + (dropBits != 0 ? (bits >> dropBits) & 1u : 0u)) & ~mask);
-}
-
-// Rounds a scale within [minScale, maxScale] to its stored type. Below subnormalBelow (2^-14 for f16, 0 for the others)
-// the type's numbers are multiples of 2^-24.
-TSQ_INLINE float toStored(float x, uint32_t dropBits, float subnormalBelow) {
-  const float subnormal = toInteger(x * 16777216.f) * 5.9604644775390625e-8f;
-  const float normal = dropMantissa(x, dropBits);
-  return x < subnormalBelow ? subnormal : normal;
-}
-
-// |x|^norm, relative error below 1e-5 where the result is a normal number; below 2^-126 it is about 0.
-// log2 by the series of atanh on [sqrt(1/2), sqrt(2)), 2^t by its Taylor series on [-1/2, 1/2].
-TSQ_INLINE float power(float x, float norm) {
-  const int32_t bits = static_cast<int32_t>(floatToBits(x) & 0x7fffffffu);
-  const int32_t exponent = (bits - 0x3f3504f3) >> 23;
-  const float mantissa = bitsToFloat(static_cast<uint32_t>(bits - exponent * 8388608));
-  const float s = (mantissa - 1.f) / (mantissa + 1.f), s2 = s * s;
-  const float log2 =
-      static_cast<float>(exponent) +
-      s * (2.88539008f + s2 * (0.961796694f + s2 * (0.577078016f + s2 * (0.412198583f + s2 * 0.320598898f))));
-  const float t = least(most(norm * log2, -126.f), 126.f);
-  const float whole = toInteger(t), f = t - whole;
-  const float fraction =
-      1.f +
-      f * (0.693147181f + f * (0.240226507f + f * (0.0555041087f +
-                                                   f * (0.00961812911f + f * (0.00133335581f + f * 0.000154035304f)))));
-  return fraction * bitsToFloat(static_cast<uint32_t>((static_cast<int32_t>(whole) + 127) * 8388608));
-}
 
 TSQ_INLINE void rangeBody(const float* w, int64_t columns, float* low, float* high) {
   for (int64_t c = 0; c < columns; ++c) {
@@ -70,26 +21,16 @@ TSQ_INLINE void rangeBody(const float* w, int64_t columns, float* low, float* hi
 }
 
 TSQ_INLINE void fitBody(const LaneGrid& grid, const float* low, const float* high, float shrink, LaneScales* out) {
-  const float half = grid.maxCode * 0.5f, maxCode = grid.maxCode, minScale = grid.minScale, maxScale = grid.maxScale;
-  const uint32_t dropBits = grid.dropBits;
-  const float subnormalBelow = grid.subnormalBelow;
-  if (grid.symmetric) {
+  const LaneGrid g = grid;  // of its own, so that no store may change it
+  if (g.symmetric) {
     for (int lane = 0; lane < kLanes; ++lane) {
-      const float peak = most(-low[lane], high[lane]) * shrink;
-      const float scale = toStored(least(most(peak / half, minScale), maxScale), dropBits, subnormalBelow);
-      out->scale[lane] = peak == 0.f ? 1.f : scale;
-      out->zero[lane] = grid.symmetricZero;
+      out->scale[lane] = symmetricScale(g, low[lane], high[lane], shrink);
+      out->zero[lane] = g.symmetricZero;
     }
     return;
   }
   for (int lane = 0; lane < kLanes; ++lane) {
-    const float lo = low[lane] * shrink, hi = high[lane] * shrink;
-    const float width = hi - lo;
-    // A range wider than f32 reaches: divide first.
-    const float raw = width <= FLT_MAX ? width / maxCode : hi / maxCode - lo / maxCode;
-    const float scale = width == 0.f ? 1.f : toStored(least(most(raw, minScale), maxScale), dropBits, subnormalBelow);
-    out->scale[lane] = scale;
-    out->zero[lane] = most(toInteger(least(-lo / scale, maxCode)), grid.minZero);
+    out->scale[lane] = asymmetricScale(g, low[lane], high[lane], shrink, &out->zero[lane]);
   }
 }
 
@@ -100,9 +41,7 @@ TSQ_INLINE void errorBody(const float* w, const float* importance, int64_t colum
     inverse[lane] = 1.f / scales.scale[lane];
     low[lane] = -scales.zero[lane];
     high[lane] = maxCode - scales.zero[lane];
-    // Errors are summed in steps of the grid, which cannot underflow, and brought to a common unit at the end.
-    const float ratio = reference != nullptr ? scales.scale[lane] / reference[lane] : scales.scale[lane];
-    unit[lane] = square ? ratio * ratio : power(ratio, norm);
+    unit[lane] = errorUnit(scales.scale[lane], reference != nullptr ? reference[lane] : 1.f, square, norm);
   }
   for (int64_t first = 0; first < columns; first += kErrorChain) {
     const int64_t last = columns - first < kErrorChain ? columns : first + kErrorChain;
@@ -111,9 +50,7 @@ TSQ_INLINE void errorBody(const float* w, const float* importance, int64_t colum
       const float weight = importance != nullptr ? importance[c] : 1.f;
       float* chain = partial[c & 1];
       for (int lane = 0; lane < kLanes; ++lane) {
-        const float steps = w[c * kLanes + lane] * inverse[lane];
-        const float code = toInteger(least(most(steps, low[lane]), high[lane]));
-        const float difference = steps - code;
+        const float difference = stepError(w[c * kLanes + lane], inverse[lane], low[lane], high[lane]);
         chain[lane] += weight * (square ? difference * difference : power(difference, norm));
       }
     }
@@ -126,10 +63,8 @@ TSQ_INLINE void errorBody(const float* w, const float* importance, int64_t colum
 TSQ_INLINE void encodeBody(const float* w, int64_t columns, const LaneScales& scales, float maxCode, uint8_t* codes) {
   for (int64_t c = 0; c < columns; ++c) {
     for (int lane = 0; lane < kLanes; ++lane) {
-      // Clamping to integers before rounding gives what clamping after it gives, and keeps the rounding in its domain.
-      const float steps =
-          least(most(w[c * kLanes + lane] / scales.scale[lane], -scales.zero[lane]), maxCode - scales.zero[lane]);
-      codes[c * kLanes + lane] = static_cast<uint8_t>(static_cast<int32_t>(toInteger(steps) + scales.zero[lane]));
+      const float step = nearestStep(w[c * kLanes + lane], scales.scale[lane], scales.zero[lane], maxCode);
+      codes[c * kLanes + lane] = static_cast<uint8_t>(static_cast<int32_t>(step + scales.zero[lane]));
     }
   }
 }
@@ -140,7 +75,7 @@ TSQ_INLINE void encodeColumnBody(const float* w, const LaneScales& scales, float
     for (int i = 0; i < 16; ++i) {
       const int lane = panel * 16 + i;
       const float scale = scales.scale[lane], zero = scales.zero[lane];
-      const float code = toInteger(least(most(w[lane] / scale, -zero), maxCode - zero));
+      const float code = nearestStep(w[lane], scale, zero, maxCode);
       codes[lane] = static_cast<uint8_t>(static_cast<int32_t>(code + zero));
       error[panel * panelStride + i] = (scale * code - w[lane]) * inversePivot;
     }
@@ -165,7 +100,7 @@ TSQ_INLINE void residualBody(const float* w, int64_t columns, const LaneScales& 
     for (int64_t c = 0; c < columns; ++c) {
       const float* from = w + c * kLanes + panel * 16;
       for (int i = 0; i < 16; ++i) {
-        const float code = toInteger(least(most(from[i] / scale[i], -zero[i]), maxCode - zero[i]));
+        const float code = nearestStep(from[i], scale[i], zero[i], maxCode);
         error[panel * panelStride + c * 16 + i] = from[i] - scale[i] * code;
       }
     }

@@ -3,23 +3,13 @@
 #pragma once
 #include <cstdint>
 
+#include "rounding/grid_math.h"
 #include "rounding/rounding.h"
 
 namespace tsq::rounding {
 
 constexpr int kLanes = 32;
 
-// GridSpec in the form the loops want.
-struct LaneGrid {
-  bool symmetric = true;
-  float maxCode = 15;       // 2^bits - 1
-  float symmetricZero = 8;  // 2^(bits-1)
-  float minZero = 0;
-  float minScale = 0;        // smallest positive number of f16 (2^-24), smallest normal of f32 and bf16
-  float subnormalBelow = 0;  // where the scale type has subnormals that are used: 2^-14 for f16
-  float maxScale = 0;        // largest finite of the scale type
-  uint32_t dropBits = 0;     // mantissa bits that the scale type lacks
-};
 LaneGrid makeLaneGrid(const GridSpec& grid);
 
 // Scale and zero point of one group of each of 32 rows.
@@ -57,10 +47,7 @@ const LaneKernels& laneKernels();
 
 // One weight: what encode does to each lane.
 TSQ_INLINE uint8_t nearestCode(float w, float scale, float zero, float maxCode) {
-  const float steps = w / scale, low = -zero, high = maxCode - zero;
-  const float above = steps > low ? steps : low, clamped = above < high ? above : high;
-  // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to even.
-  return static_cast<uint8_t>(static_cast<int32_t>((clamped + 12582912.f) - 12582912.f + zero));
+  return static_cast<uint8_t>(static_cast<int32_t>(nearestStep(w, scale, zero, maxCode) + zero));
 }
 
 // lanes[c][lane] = w[lane * ld + c] for c < columns, lane < rows; zero in the lanes beyond rows.
@@ -76,7 +63,7 @@ void chooseScales(const LaneGrid& grid, const SearchSpec& search, const float* w
 void clippedRange(const float* w, int64_t columns, const float* clip, float* low, float* high);
 // The shrink of candidate i.
 inline float candidateShrink(const SearchSpec& search, int i) {
-  return static_cast<float>(1.0 - search.maxShrink * i / search.steps);
+  return shrinkOf(search.maxShrink, search.steps, i);
 }
 
 }  // namespace tsq::rounding

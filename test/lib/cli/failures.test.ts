@@ -63,6 +63,22 @@ t.test("failures end with 1 and one line: code, what, what to do", async t => {
   t.strictSame(readdirSync(parent).sort(), [basename(binary), basename(empty)])
 })
 
+t.test("a device that is not there is ERR_DEVICE", async t => {
+  const parent = folder(t)
+  const kept = process.env.TSQ_CUDA_MODULE
+  process.env.TSQ_CUDA_MODULE = join(parent, "none.so")
+  t.teardown(() => {
+    if (kept === undefined) delete process.env.TSQ_CUDA_MODULE
+    else process.env.TSQ_CUDA_MODULE = kept
+  })
+  for (const device of ["cuda", "cuda:3", "gpu"]) {
+    const { code, stdout, stderr } = await inProcess("quantize", fable, join(parent, "out"), "--device", device)
+    t.match({ code, stdout }, { code: 1, stdout: "" })
+    t.match(stderr, /^(plan|.*\n)*ERR_DEVICE: quantizeModel: device "(cuda:0|cuda:3|gpu)" is not available/m)
+  }
+  t.strictSame(readdirSync(parent), [])
+})
+
 t.test("what later versions bring is ERR_UNSUPPORTED", async t => {
   const parent = folder(t)
   const out = join(parent, "out")
@@ -75,7 +91,6 @@ t.test("what later versions bring is ERR_UNSUPPORTED", async t => {
     ["quantize", fable, out, "--format", "gguf"],
     ["quantize", fable, join(parent, "out.gguf"), "--preset", "q4_k_m"],
     ["quantize", fable, out, "--kv-cache", "int8"],
-    ["quantize", fable, out, "--device", "cuda"],
     ["convert", fable, out, "--format", "gguf"],
     ["generate", fable, "--prompt", "a", "--kv-cache", "fp8"],
     ["generate", fable, "--prompt", "a", "--device", "cuda"],

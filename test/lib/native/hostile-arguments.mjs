@@ -196,6 +196,7 @@ const fixtures = {
   frequencies: native.vector(new Float32Array(4).fill(0.5)),
   mapping: native.mapFile(process.execPath),
   hessian: native.createAccumulator(0, k, 0, 0),
+  hessianToCome: native.createAccumulator(0, k, 0, 0),
   sums: native.createAccumulator(1, k, 0, 0),
   errors: native.createAccumulator(4, k, 0, 0),
   reservoir: native.createAccumulator(6, k, 4, 1),
@@ -233,8 +234,10 @@ if (existsSync(emulated)) {
   native.release(native.cudaMatmul(fixtures.deviceCodes, fixtures.deviceX, 1, 1, null, false))
   native.cudaEndRecord(fixtures.deviceGraph)
   fixtures.deviceY = await native.cudaUpload(fixtures.device, shared(Uint16Array, 4 * n), 1, 4 * n)
+  fixtures.deviceHessian = await native.cudaHessian(fixtures.device, k)
 }
 const device = () => fixtures.device ?? fixtures.weight
+const deviceHessian = () => fixtures.deviceHessian ?? fixtures.weight
 native.release(fixtures.released)
 const fixtureHandles = Object.values(fixtures)
 const liveHandles = () => fixtureHandles
@@ -489,6 +492,27 @@ const valid = {
   cudaTime: () => [fixtures.deviceGraph ?? 1, shared(Float64Array, 1)],
   cudaReadAll: () => [fixtures.deviceX ?? 1, fixtures.deviceY ?? 1],
   cudaDecode: () => [fixtures.deviceCodes ?? 1, pick([fixtures.deviceDense ?? 1, fixtures.deviceCodes ?? 1])],
+  cudaHessian: () => [device(), 1 + below(40)],
+  cudaAccumulate: () => {
+    const type = dtype()
+    return [deviceHessian(), pick([dtypeArray(type, 4 * k), mapped()]), type, below(5)]
+  },
+  cudaFinishHessian: () => [deviceHessian(), fixtures.hessianToCome],
+  cudaRoundNearest: () => [device(), ...valid.roundNearest()],
+  cudaGptq: () => [device(), ...valid.gptq()],
+  cudaLayerError: () => [device(), ...valid.layerError()],
+  cudaScaledErrors: () => [
+    device(),
+    w(),
+    n,
+    k,
+    fixtures.hessian,
+    grid(),
+    filled(Float32Array, 2 * k),
+    1 + below(2),
+    shared(Float64Array, 2),
+    flag(),
+  ],
   openPackFile: () => [packPath],
   readPackFloats: () => [fixtures.packFile, shared(Float32Array, k)],
   readPackWeights: () => [fixtures.packFile, 0, below(2), flag()],
@@ -554,7 +578,7 @@ const outcome = { calls: 0, done: 0, refused: 0 }
 const made = []
 function note(name, result) {
   ++outcome.done
-  if (/^(mapFile|packDense|packCodes|packRounded|vector|create|cuda(Open|Upload|Pack|Matmul$|Record))/.test(name))
+  if (/^(mapFile|packDense|packCodes|packRounded|vector|create|cuda(Open|Upload|Pack|Matmul$|Record|Hessian))/.test(name))
     made.push(result)
   if (name === "openPackFile") made.push(result.file)
   if (name === "packBlocks") made.push(result.handle)
@@ -572,6 +596,8 @@ for (let round = 0; round < rounds; ++round) {
   const pending = []
   for (const name of exports) {
     if (name === "registerError" && round % 7 !== 0) continue
+    // In the emulation each takes its time.
+    if (/^cuda(Gptq|RoundNearest|LayerError|ScaledErrors)$/.test(name) && round % 5 !== 0) continue
     const args = argumentsOf(name)
     if (name === "release") args[0] = fixtureHandles.includes(args[0]) ? fixtures.released : args[0]
     if (name === "registerError" && typeof args[0] === "function") args[0] = NativeError
