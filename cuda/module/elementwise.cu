@@ -34,6 +34,7 @@ int scaleColumns(const TsqCudaColumns* c, void* stream, TsqCudaText reason) {
 int decodeCodes(const TsqCudaDecode* d, void* stream, TsqCudaText reason) {
   TSQ_TRY(checkShape(d->shape, reason));
   if (d->shape.bits == 16) return refuse(kTsqCudaArgument, reason, "decoding: the weight has 16 bits already");
+  if (d->shape.book != 0) return refuse(kTsqCudaArgument, reason, "decoding: the weight has a code book");
   TSQ_TRY(checkPointer("the weight", d->weights, false, 16, reason));
   TSQ_TRY(checkPointer("the scales", d->scales, false, 16, reason));
   TSQ_TRY(checkPointer("the zero points", d->zeros, true, 16, reason));

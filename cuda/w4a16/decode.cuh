@@ -7,7 +7,7 @@ namespace tsq::cuda::w4a16 {
 constexpr int kDecodeThreads = 256;
 
 struct DecodeCodes {
-  Shape shape;                                    // of 4 or 8 bits
+  Shape shape;                                    // of 4 or 8 bits, no book
   Global<const uint32_t> weights, scales, zeros;  // packed; zeros may be null
   Global<Words> to;                               // weightWords() of the same shape in 16 bits
   bool isBF16, scalesAreBF16;
@@ -19,9 +19,9 @@ TSQ_BOTH constexpr Shape decodedShape(const Shape& shape) {
 }
 
 // The fragment of operand A with this index among those of the weight: 16 outputs by 16 k of a warp, a lane's part.
-template <Type kType, int kBits>
+template <Type kType, Kind kKind>
 TSQ_DEVICE Words decodeFragment(const DecodeCodes& p, int64_t index) {
-  using Weight = Format<kBits>;
+  using Weight = Format<kKind>;
   const int lane = static_cast<int>(index % 32), slab = static_cast<int>(index / 32 % 4);
   const int64_t unit = index / 128, units = p.shape.tiles() * kUnits;
   const int64_t group = unit % units * kUnitK / p.shape.groupK();
@@ -32,7 +32,7 @@ TSQ_DEVICE Words decodeFragment(const DecodeCodes& p, int64_t index) {
   Words words = {};
   TSQ_UNROLL for (int i = 0; i < Weight::kPieces; ++i) words.v[i] = load(p.weights + (first + i));
   uint32_t a[4];
-  Weight::template fragment<kType>(a, words, 0);
+  Weight::template fragment<kType>(a, words, 0, {});
   const uint32_t scales = load(p.scales + pair), zeros = p.zeros ? load(p.zeros + pair) : 0;
   Words out;
   TSQ_UNROLL for (int r = 0; r < 4; ++r) {
@@ -41,7 +41,7 @@ TSQ_DEVICE Words decodeFragment(const DecodeCodes& p, int64_t index) {
     const float bias = Weight::bias(p.zeros ? toFloat<Type::kF16>(of(zeros)) : Weight::kZero);
     const auto value = [&](uint32_t bits) {
       return uint32_t{
-          fromFloat<kType>(scale * (Weight::kScale * (toFloat<kType>(static_cast<uint16_t>(bits)) + bias)))};
+          fromFloat<kType>(scale * (Weight::factor({}) * (toFloat<kType>(static_cast<uint16_t>(bits)) + bias)))};
     };
     out.v[r] = value(a[r]) | value(a[r] >> 16) << 16;
   }
@@ -52,8 +52,10 @@ TSQ_KERNEL(kDecodeThreads) decodeCodes(DecodeCodes p) {
   const int64_t stride = int64_t{blockCount()} * kDecodeThreads, words = decodedShape(p.shape).weightWords();
   for (int64_t i = int64_t{blockIndex()} * kDecodeThreads + threadIndex(); i < words; i += stride) {
     const bool four = p.shape.bits == 4;
-    store(p.to + i, p.isBF16 ? (four ? decodeFragment<Type::kBF16, 4>(p, i) : decodeFragment<Type::kBF16, 8>(p, i))
-                             : (four ? decodeFragment<Type::kF16, 4>(p, i) : decodeFragment<Type::kF16, 8>(p, i)));
+    store(p.to + i,
+          p.isBF16
+              ? (four ? decodeFragment<Type::kBF16, Kind::kInt4>(p, i) : decodeFragment<Type::kBF16, Kind::kInt8>(p, i))
+              : (four ? decodeFragment<Type::kF16, Kind::kInt4>(p, i) : decodeFragment<Type::kF16, Kind::kInt8>(p, i)));
   }
 }
 

@@ -470,7 +470,14 @@ const valid = {
     maybe(filled(Float32Array, k)),
   ],
   cudaPackFloats: () => [fixtures.deviceX ?? 1, 1 + below(2), below(5), pick([k, 2 ** 32])],
-  cudaMatmul: () => [fixtures.deviceCodes ?? 1, fixtures.deviceX ?? 1, 1 + below(2), below(5), null, pick([true, false])],
+  cudaMatmul: () => [
+    fixtures.deviceCodes ?? 1,
+    fixtures.deviceX ?? 1,
+    1 + below(2),
+    below(5),
+    null,
+    pick([true, false]),
+  ],
   cudaMatmulInto: () => [
     fixtures.deviceCodes ?? 1,
     fixtures.deviceX ?? 1,
@@ -578,7 +585,9 @@ const outcome = { calls: 0, done: 0, refused: 0 }
 const made = []
 function note(name, result) {
   ++outcome.done
-  if (/^(mapFile|packDense|packCodes|packRounded|vector|create|cuda(Open|Upload|Pack|Matmul$|Record|Hessian))/.test(name))
+  if (
+    /^(mapFile|packDense|packCodes|packRounded|vector|create|cuda(Open|Upload|Pack|Matmul$|Record|Hessian))/.test(name)
+  )
     made.push(result)
   if (name === "openPackFile") made.push(result.file)
   if (name === "packBlocks") made.push(result.handle)
