@@ -173,7 +173,7 @@ function readMerges(fields: GgufFields, { ids }: Vocabulary): Merge[] {
 }
 
 function sentencePieceParts(fields: GgufFields, vocabulary: Vocabulary): ModelParts {
-  const { tokens, ids } = vocabulary
+  const { tokens } = vocabulary
   const unknown = specialTokenId(fields, "unk")
   checkByteTokens(fields, vocabulary, unknown !== null)
   const scoresKey = "tokenizer.ggml.scores"
@@ -202,7 +202,7 @@ function sentencePieceParts(fields: GgufFields, vocabulary: Vocabulary): ModelPa
         ...{ unk_token: unknown === null ? null : tokens[unknown]!, fuse_unk: true },
         ...{ byte_fallback: true, ignore_merges: false },
         vocab: vocabOf(vocabulary),
-        merges: mergesOfScores(tokens, scores, ids),
+        merges: mergesOfScores(tokens, scores, fields.path),
       },
     },
     addBos: true,
