@@ -33,6 +33,9 @@ const neutral: ReadonlyMap<string, number | boolean> = new Map<string, number | 
   ["rope.scaling.yarn_log_multiplier", 0],
   ["rope.scaling.yarn_ext_factor", 1],
   ["rope.scaling.yarn_attn_factor", 1],
+  // llama.cpp reads these in other architectures only.
+  ["rope.scaling.yarn_beta_fast", 32],
+  ["rope.scaling.yarn_beta_slow", 1],
 ])
 
 /** Keys that are read below, and those that say nothing about the mathematics of these architectures. */
@@ -41,7 +44,6 @@ const known: ReadonlySet<string> = new Set([
   ...["attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon", "attention.scale"],
   ...["rope.dimension_count", "rope.freq_base", "rope.scale_linear", "rope.scaling.type", "rope.scaling.factor"],
   ...["rope.scaling.original_context_length", "rope.scaling.attn_factor", "rope.scaling.finetuned"],
-  ...["rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"],
   // llama.cpp lets all layers of these architectures see everything.
   ...["attention.sliding_window", "attention.sliding_window_pattern", "rope.freq_base_swa"],
 ])
@@ -208,15 +210,12 @@ function ropeScaling(fields: GgufFields, architecture: string, tensors: GgufTens
 }
 
 function yarn(fields: GgufFields, key: (name: string) => string, factor: number): Record<string, unknown> {
-  const positive = { min: 0, aboveMin: true }
-  const attention = fields.number(key("attn_factor"), positive, 1)
+  const attention = fields.number(key("attn_factor"), { min: 0, aboveMin: true }, 1)
   const plain = yarnMagnitude(factor, 1)
   const original = fields.integer(key("original_context_length"), sizes, null)
   return {
     rope_type: "yarn",
     factor,
-    beta_fast: fields.number(key("yarn_beta_fast"), positive, 32),
-    beta_slow: fields.number(key("yarn_beta_slow"), positive, 1),
     ...(original === null ? {} : { original_max_position_embeddings: original }),
     // The file holds it relative to the usual one, and in f32.
     ...(attention === 1

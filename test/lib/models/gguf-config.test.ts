@@ -78,7 +78,7 @@ const variants: Record<string, Config> = {
   "qwen3, yarn with all its numbers": {
     model_type: "qwen3",
     head_dim: 16,
-    rope_scaling: { rope_type: "yarn", factor: 3, beta_fast: 16, beta_slow: 2, attention_factor: 1.25 },
+    rope_scaling: { rope_type: "yarn", factor: 3, beta_fast: 32, beta_slow: 1, attention_factor: 1.25 },
   },
   "qwen3, yarn by mscale": {
     model_type: "qwen3",
@@ -227,5 +227,10 @@ t.test("what GGUF cannot express is refused with the reason", async t => {
     /rope type "llama3", for which only architecture "llama"/,
   )
   refuses({ rope_scaling: { rope_type: "yarn", factor: 2, truncate: false } }, /yarn scaling with truncate false/)
+  refuses(
+    { rope_scaling: { rope_type: "yarn", factor: 2, beta_fast: 16 } },
+    /yarn scaling with beta_fast 16, and llama.cpp takes 32/,
+  )
+  refuses({ rope_scaling: { rope_type: "yarn", factor: 2, beta_slow: 2 } }, /yarn scaling with beta_slow 2/)
   refuses({ model_type: "gpt2" }, /model_type is "gpt2"/)
 })

@@ -115,11 +115,8 @@ const configCases: Case[] = [
     /yarn_log_multiplier is 0.1/,
     { ...llama("rope.scaling.type", string("yarn")), ...llama("rope.scaling.yarn_log_multiplier", f32(0.1)) },
   ],
-  [
-    "ERR_FORMAT",
-    /yarn_beta_fast is 0, expected a number above 0/,
-    { ...llama("rope.scaling.type", string("yarn")), ...llama("rope.scaling.yarn_beta_fast", f32(0)) },
-  ],
+  ["ERR_UNSUPPORTED", /yarn_beta_fast is 16, expected 32/, llama("rope.scaling.yarn_beta_fast", f32(16))],
+  ["ERR_UNSUPPORTED", /yarn_beta_slow is 2, expected 1/, llama("rope.scaling.yarn_beta_slow", f32(2))],
   ["ERR_UNSUPPORTED", /"rope_factors_long.weight" is of longrope/, {}, ["rope_factors_long.weight"]],
   ["ERR_OPTION", /values of "rope_freqs.weight" were not given/, {}, ["rope_freqs.weight"]],
   [
