@@ -118,9 +118,8 @@ export function mergesOf({ model }: TokenizerJson, { ids }: Vocabulary): Merge[]
     const [left, right, more] = typeof entry === "string" ? entry.split(" ") : Array.isArray(entry) ? entry : []
     if (typeof left !== "string" || typeof right !== "string" || more !== undefined)
       throw wrong(`merge ${rank} is ${describe(entry)}, expected two tokens`)
-    for (const token of [left, right, left + right])
-      if (!ids.has(token))
-        throw wrong(`merge ${rank} is of ${describe(left)} and ${describe(right)}; ${describe(token)} is no token`)
+    if (!ids.has(left + right))
+      throw wrong(`merge ${rank} is of ${describe(left)} and ${describe(right)}; ${describe(left + right)} is no token`)
     const key = `${left} ${right}`
     if (left === "" || right === "" || key.indexOf(" ", 1) !== left.length || right.includes(" "))
       throw refuse(`merge ${rank} is of ${describe(left)} and ${describe(right)}, which a space cannot keep apart`)

@@ -102,7 +102,7 @@ function checkScores(scores: Float32Array, merges: readonly Merge[], { tokens, i
     last = made
   }
   const known = new Set(merges.map(([left, right]) => `${left} ${right}`))
-  for (const [left, right] of mergesOfScores(tokens, scores, file))
+  for (const [left, right] of mergesOfScores(tokens, scores, ids, file))
     if (!known.has(`${left} ${right}`) && !added.has(ids.get(left + right)!))
       throw refuse(
         `${describe(left)} and ${describe(right)} do not merge, and in a SentencePiece vocabulary any two tokens that make a token do`,
