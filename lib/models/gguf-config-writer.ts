@@ -17,7 +17,7 @@ export interface GgufConfigOptions {
 
 export interface GgufConfig {
   metadata: Map<string, GgufValue>
-  /** f32 [headDim / 2], for a tensor "rope_freqs.weight" in front of the others; null where the model has none. */
+  /** f32 [headDim / 2], to be stored as a tensor "rope_freqs.weight"; null where the model has none. */
   ropeFactors: Float32Array | null
 }
 

@@ -309,7 +309,8 @@ t.test("what GGUF cannot express of a tokenizer is refused with the reason", asy
     /ignore_merges is true, and a GGUF file's tokenizer.ggml.pre "qwen2" means the contrary/,
   )
   withModel({ merges: [["Ġ", "t", "h"]] }, /merge 0 is an array of 3/, "ERR_FORMAT")
-  withModel({ merges: ["Ġ nothing"] }, /merge 0 is of "Ġ" and "nothing"; "Ġnothing" is no token/, "ERR_FORMAT")
+  withModel({ merges: ["Ġ none of it"] }, /merge 0 is "Ġ none of it", expected two tokens/, "ERR_FORMAT")
+  withModel({ merges: ["Ġ qqq"] }, /merge 0 is of "Ġ" and "qqq"; "Ġqqq" is no token/, "ERR_FORMAT")
   withModel({ vocab: { ...model.vocab, more: 2048 } }, /"more" has the id 2048, expected one below.*2048/, "ERR_FORMAT")
   withModel({ vocab: { ...model.vocab, more: 5 } }, /and "more" both have the id 5/, "ERR_FORMAT")
   withModel({ vocab: { ...model.vocab, more: "5" } }, /the id "5"/, "ERR_FORMAT")
