@@ -1,9 +1,10 @@
 // A GGUF file as loading sees a model: configuration, weights, tokenizer and defaults.
 import { Gguf } from "../containers/gguf.ts"
+import { TsqError } from "../core/errors.ts"
 import { decodeBlocks } from "../formats/gguf-blocks.ts"
 import { type GenerationDefaults, plainGeneration } from "../models/generation-config.ts"
 import { configOfGguf } from "../models/gguf-config.ts"
-import { ropeFreqsName } from "../models/gguf-names.ts"
+import { hfName, ropeFreqsName } from "../models/gguf-names.ts"
 import { tokenizerOfGguf } from "../models/gguf-tokenizer.ts"
 import { Tokenizer } from "../models/tokenizer.ts"
 import { GgufSource } from "./gguf-source.ts"
@@ -28,7 +29,14 @@ export class GgufModel {
       const factors = gguf.entries.get(ropeFreqsName)
       const ropeFactors = factors ? await decodeBlocks(factors, gguf.mapped(ropeFreqsName)) : null
       const has = (name: string) => gguf.entries.has(name)
-      return new GgufModel(gguf, configOfGguf(gguf.metadata, { has, ropeFactors }, path))
+      const foreign = [...gguf.entries.keys()].filter(name => hfName(name) === null && name !== ropeFreqsName)
+      const config = configOfGguf(gguf.metadata, { has, ropeFactors }, path)
+      if (foreign.length > 0)
+        throw new TsqError(
+          "ERR_UNSUPPORTED",
+          `${path}: tensor ${JSON.stringify(foreign[0])}${foreign.length > 1 ? ` and ${foreign.length - 1} more` : ""} would not be used: the model computes something that this version does not`,
+        )
+      return new GgufModel(gguf, config)
     } catch (error) {
       gguf.dispose()
       throw error
@@ -36,8 +44,18 @@ export class GgufModel {
   }
 
   async tokenizer(): Promise<Tokenizer> {
-    const { json, config, templates } = tokenizerOfGguf(this.#gguf.metadata, this.#gguf.path)
-    return new Tokenizer(this.#gguf.path, json, config, templates)
+    const { metadata, path } = this.#gguf
+    const { json, config, templates } = tokenizerOfGguf(metadata, path)
+    // Made again where a text is encoded in a worker: a large vocabulary would be held twice for that.
+    let first: Record<string, unknown> | null = json
+    const make = () => {
+      const made = first ?? tokenizerOfGguf(metadata, path).json
+      first = null
+      return made
+    }
+    const tokenizer = new Tokenizer(path, make, config, templates)
+    tokenizer.build()
+    return tokenizer
   }
 
   /** The format has no place for them. */

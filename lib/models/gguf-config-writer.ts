@@ -17,7 +17,7 @@ export interface GgufConfigOptions {
 
 export interface GgufConfig {
   metadata: Map<string, GgufValue>
-  /** f32 [headDim / 2], for a tensor "rope_freqs.weight" in front of the others; null where the model has none. */
+  /** f32 [headDim / 2], to be stored as a tensor "rope_freqs.weight"; null where the model has none. */
   ropeFactors: Float32Array | null
 }
 
@@ -101,16 +101,16 @@ function ropeFields(scaling: Record<string, unknown>, rope: Rope, context: numbe
   if (type === "linear") return { "rope.scaling.type": string("linear"), "rope.scaling.factor": f32(number("factor")!) }
   if (type !== "yarn") return {}
   if (scaling.truncate === false) refuse("yarn scaling with truncate false, for which GGUF has no key")
+  for (const [key, only] of [["beta_fast", 32] as const, ["beta_slow", 1] as const])
+    if ((number(key) ?? only) !== only)
+      refuse(`yarn scaling with ${key} ${number(key)}, and llama.cpp takes ${only} in this architecture`)
   const original = number("original_max_position_embeddings")
   const factor = number("factor") ?? context / original!
   const attention = rope.attentionFactor / yarnMagnitude(factor, 1)
-  const [fast, slow] = [number("beta_fast") ?? 32, number("beta_slow") ?? 1]
   return {
     "rope.scaling.type": string("yarn"),
     "rope.scaling.factor": f32(factor),
     ...(original === null ? {} : { "rope.scaling.original_context_length": u32(original) }),
     ...(attention === 1 ? {} : { "rope.scaling.attn_factor": f32(attention) }),
-    ...(fast === 32 ? {} : { "rope.scaling.yarn_beta_fast": f32(fast) }),
-    ...(slow === 1 ? {} : { "rope.scaling.yarn_beta_slow": f32(slow) }),
   }
 }

@@ -33,6 +33,9 @@ const neutral: ReadonlyMap<string, number | boolean> = new Map<string, number | 
   ["rope.scaling.yarn_log_multiplier", 0],
   ["rope.scaling.yarn_ext_factor", 1],
   ["rope.scaling.yarn_attn_factor", 1],
+  // llama.cpp reads these in other architectures only.
+  ["rope.scaling.yarn_beta_fast", 32],
+  ["rope.scaling.yarn_beta_slow", 1],
 ])
 
 /** Keys that are read below, and those that say nothing about the mathematics of these architectures. */
@@ -41,7 +44,6 @@ const known: ReadonlySet<string> = new Set([
   ...["attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon", "attention.scale"],
   ...["rope.dimension_count", "rope.freq_base", "rope.scale_linear", "rope.scaling.type", "rope.scaling.factor"],
   ...["rope.scaling.original_context_length", "rope.scaling.attn_factor", "rope.scaling.finetuned"],
-  ...["rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"],
   // llama.cpp lets all layers of these architectures see everything.
   ...["attention.sliding_window", "attention.sliding_window_pattern", "rope.freq_base_swa"],
 ])
@@ -65,6 +67,8 @@ export function configOfGguf(metadata: GgufMetadata, tensors: GgufTensors, path:
   const hiddenSize = fields.integer(key("embedding_length"), { min: 1, max: 2 ** 24 })
   const heads = perLayer("attention.head_count", { min: 1, max: 65536 })
   const headDim = headDimOf(fields, architecture, hiddenSize, heads)
+  const kvHeads = perLayer("attention.head_count_kv", { min: 1, max: 65536 }, heads)
+  if (heads % kvHeads !== 0) fields.fail(key("attention.head_count_kv"), `a divisor of head_count, ${heads}`)
   const tokens = fields.has(tokensKey) ? fields.strings(tokensKey).length : null
   return {
     model_type: architecture,
@@ -73,13 +77,13 @@ export function configOfGguf(metadata: GgufMetadata, tensors: GgufTensors, path:
     intermediate_size: perLayer("feed_forward_length", { min: 1, max: 2 ** 24 }),
     num_hidden_layers: layers,
     num_attention_heads: heads,
-    num_key_value_heads: perLayer("attention.head_count_kv", { min: 1, max: 65536 }, heads),
+    num_key_value_heads: kvHeads,
     head_dim: headDim,
     hidden_act: "silu",
     max_position_embeddings: fields.integer(key("context_length"), sizes),
     rms_norm_eps: fields.number(key("attention.layer_norm_rms_epsilon"), { min: 0, max: 1 }),
     rope_theta: fields.number(key("rope.freq_base"), { min: 1 }, 10000),
-    rope_scaling: ropeScaling(fields, architecture, tensors),
+    rope_scaling: ropeScaling(fields, architecture, headDim, tensors),
     tie_word_embeddings: !tensors.has("output.weight"),
     ...biases(tensors, architecture, path),
     bos_token_id: specialTokenId(fields, "bos"),
@@ -147,8 +151,11 @@ function headDimOf(fields: GgufFields, architecture: string, hiddenSize: number,
   if (!fields.has(key) && hiddenSize % heads !== 0)
     fields.fail(key, `an integer: embedding_length ${hiddenSize} is no multiple of head_count ${heads}`)
   const headDim = fields.integer(key, range, hiddenSize / heads)
-  if (headDim % 2 !== 0 || headDim < 2)
-    throw new TsqError("ERR_FORMAT", `${fields.path}: heads have ${headDim} elements, expected an even number`)
+  if (headDim % 2 !== 0 || heads * headDim > 2 ** 24)
+    throw new TsqError(
+      "ERR_FORMAT",
+      `${fields.path}: ${heads} heads of ${headDim} elements, expected an even number of elements, and at most ${2 ** 24} of all heads`,
+    )
   const valueKey = `${architecture}.attention.value_length`
   if (fields.integer(valueKey, range, headDim) !== headDim)
     fields.fail(
@@ -166,7 +173,12 @@ function headDimOf(fields: GgufFields, architecture: string, hiddenSize: number,
   return headDim
 }
 
-function ropeScaling(fields: GgufFields, architecture: string, tensors: GgufTensors): Record<string, unknown> | null {
+function ropeScaling(
+  fields: GgufFields,
+  architecture: string,
+  headDim: number,
+  tensors: GgufTensors,
+): Record<string, unknown> | null {
   const key = (name: string) => `${architecture}.rope.scaling.${name}`
   for (const name of ["rope_factors_long.weight", "rope_factors_short.weight"])
     if (tensors.has(name))
@@ -193,13 +205,7 @@ function ropeScaling(fields: GgufFields, architecture: string, tensors: GgufTens
         `1 beside a tensor "${ropeFreqsName}"; both together are not supported`,
         "ERR_UNSUPPORTED",
       )
-    const factors = tensors.ropeFactors
-    if (!factors)
-      throw new TsqError(
-        "ERR_OPTION",
-        `${fields.path}: the values of "${ropeFreqsName}" were not given to configOfGguf`,
-      )
-    return { rope_type: "factors", factors: Array.from(factors) }
+    return { rope_type: "factors", factors: factorsOf(fields, headDim, tensors) }
   }
   if (type === "yarn") return yarn(fields, key, factor === 0 ? 1 : factor)
   const attention = fields.number(key("attn_factor"), { min: 0, aboveMin: true }, 1)
@@ -207,16 +213,30 @@ function ropeScaling(fields: GgufFields, architecture: string, tensors: GgufTens
   return scaled && factor !== 1 ? { rope_type: "linear", factor } : null
 }
 
+function factorsOf({ path }: GgufFields, headDim: number, { ropeFactors }: GgufTensors): number[] {
+  if (!ropeFactors)
+    throw new TsqError("ERR_OPTION", `${path}: the values of "${ropeFreqsName}" were not given to configOfGguf`)
+  if (ropeFactors.length !== headDim / 2)
+    throw new TsqError(
+      "ERR_SHAPE",
+      `${path}: tensor "${ropeFreqsName}" has ${ropeFactors.length} elements, expected ${headDim / 2}, half a head`,
+    )
+  const wrong = ropeFactors.findIndex(value => !(value > 0 && value < Number.POSITIVE_INFINITY))
+  if (wrong >= 0)
+    throw new TsqError(
+      "ERR_CORRUPT",
+      `${path}: tensor "${ropeFreqsName}" holds ${ropeFactors[wrong]} at ${wrong}, expected positive numbers`,
+    )
+  return Array.from(ropeFactors)
+}
+
 function yarn(fields: GgufFields, key: (name: string) => string, factor: number): Record<string, unknown> {
-  const positive = { min: 0, aboveMin: true }
-  const attention = fields.number(key("attn_factor"), positive, 1)
+  const attention = fields.number(key("attn_factor"), { min: 0, aboveMin: true }, 1)
   const plain = yarnMagnitude(factor, 1)
   const original = fields.integer(key("original_context_length"), sizes, null)
   return {
     rope_type: "yarn",
     factor,
-    beta_fast: fields.number(key("yarn_beta_fast"), positive, 32),
-    beta_slow: fields.number(key("yarn_beta_slow"), positive, 1),
     ...(original === null ? {} : { original_max_position_embeddings: original }),
     // The file holds it relative to the usual one, and in f32.
     ...(attention === 1

@@ -152,7 +152,7 @@ function byteLevelParts(fields: GgufFields, vocabulary: Vocabulary): ModelParts 
   }
 }
 
-/** "left right", by rank; of a merge that comes twice the first counts. */
+/** "left right", by rank; of a merge that comes twice the first counts. A merge of what is no token never happens. */
 function readMerges(fields: GgufFields, { ids }: Vocabulary): Merge[] {
   const key = "tokenizer.ggml.merges"
   const seen = new Set<string>()
@@ -164,16 +164,15 @@ function readMerges(fields: GgufFields, { ids }: Vocabulary): Merge[] {
     if (seen.has(text)) continue
     seen.add(text)
     const [left, right] = [text.slice(0, at), text.slice(at + 1)]
-    for (const token of [left, right, left + right])
-      if (!ids.has(token))
-        throw corrupt(fields, `${key}[${rank}] is ${describe(text)}, and ${describe(token)} is no token`)
+    if (!ids.has(left + right))
+      throw corrupt(fields, `${key}[${rank}] is ${describe(text)}, and ${describe(left + right)} is no token`)
     merges.push([left, right])
   }
   return merges
 }
 
 function sentencePieceParts(fields: GgufFields, vocabulary: Vocabulary): ModelParts {
-  const { tokens, ids } = vocabulary
+  const { tokens } = vocabulary
   const unknown = specialTokenId(fields, "unk")
   checkByteTokens(fields, vocabulary, unknown !== null)
   const scoresKey = "tokenizer.ggml.scores"
@@ -202,7 +201,7 @@ function sentencePieceParts(fields: GgufFields, vocabulary: Vocabulary): ModelPa
         ...{ unk_token: unknown === null ? null : tokens[unknown]!, fuse_unk: true },
         ...{ byte_fallback: true, ignore_merges: false },
         vocab: vocabOf(vocabulary),
-        merges: mergesOfScores(tokens, scores, ids),
+        merges: mergesOfScores(tokens, scores, vocabulary.ids, fields.path),
       },
     },
     addBos: true,

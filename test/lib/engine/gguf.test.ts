@@ -100,6 +100,13 @@ t.test("every type of blocks runs as its decoded values do", async t => {
   }
 })
 
+t.test("a long text is encoded off the event loop", async t => {
+  const text = "The fox went home. ".repeat(1200)
+  await use(await written(await contentOf(fable, "Q8_0")), async model => {
+    t.same(await model.tokenizer.encodeAsync(text), model.tokenizer.encode(text))
+  })
+})
+
 t.test("any part of a split file opens all of it", async t => {
   const content = await contentOf(fable, "Q8_0")
   const whole = await use(await written(content), logits)
@@ -123,6 +130,9 @@ t.test("what is refused", async t => {
     each.name === "blk.0.attn_norm.weight" ? { ...each, shape: [32], values: each.values.subarray(0, 32) } : each,
   )
   await refused(await written({ ...content, tensors: narrow }), "ERR_SHAPE", /attn_norm\.weight is \[32\], expected \[/)
+  const sinks = { ...content.tensors[0]!, name: "blk.0.attn_sinks.weight" }
+  const more = { ...content, tensors: [...content.tensors, sinks] }
+  await refused(await written(more), "ERR_UNSUPPORTED", /"blk\.0\.attn_sinks\.weight" would not be used/)
   const other = new Map(content.metadata).set("general.architecture", { type: "string", value: "mamba" })
   await refused(await written({ ...content, metadata: other }), "ERR_UNSUPPORTED", /mamba/)
 })

@@ -64,3 +64,17 @@ t.test("default, linear and partial", async t => {
   t.equal(partial.rotaryDim, 4)
   close(t, partial.inverseFrequencies, [1, 0.01], 1e-7)
 })
+
+t.test("factors, as GGUF files hold them", async t => {
+  const base = [1, 10000 ** (-2 / 6), 10000 ** (-4 / 6)]
+  const found = rope({ rope_scaling: { rope_type: "factors", factors: [1, 2, 8] } })
+  close(t, found.inverseFrequencies, [base[0]!, base[1]! / 2, base[2]! / 8], 1e-7)
+  close(t, found.factors!, [1, 2, 8], 1e-7)
+  t.equal(found.attentionFactor, 1)
+  const bad = (factors: unknown, message: RegExp) =>
+    t.throws(() => rope({ rope_scaling: { rope_type: "factors", factors } }), { code: "ERR_FORMAT", message })
+  bad([1, 2], /factors has 2 entries, expected 3: one for each pair of the 6 elements/)
+  bad([1, 0, 2], /factors.1 is 0; expected more than 0/)
+  bad([1, Number.NaN, 2], /factors.1 is NaN/)
+  bad(undefined, /factors is missing/)
+})
