@@ -316,10 +316,12 @@ TSQ_DEVICE void multiplyAsync(float (&d)[kColumns / 2], const uint32_t (&a)[4], 
 
 template <int kCount>
 TSQ_DEVICE void takeRegisters() {
+  static_assert(kCount % 8 == 0 && kCount >= 24 && kCount <= 256);
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
 }
 template <int kCount>
 TSQ_DEVICE void leaveRegisters() {
+  static_assert(kCount % 8 == 0 && kCount >= 24 && kCount <= 256);
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
 }
 

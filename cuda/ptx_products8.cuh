@@ -1,5 +1,4 @@
-// The products of warpgroups in 8 bits, for ptx.cuh: wgmma.m64nNk32, A from registers, B by descriptor. And registers
-// that warpgroups hand to each other for them.
+// The products of warpgroups in 8 bits, for ptx.cuh: wgmma.m64nNk32, A from registers, B by descriptor.
 #pragma once
 #include "cuda/types.cuh"
 
@@ -43,16 +42,6 @@ TSQ_DEVICE void multiplyAsync(Sum (&d)[kColumns / 2], const uint32_t (&a)[4], ui
   } else {
     TSQ_WGMMA_8_ANY("s32.s8.s8", "+r", "");
   }
-}
-template <int kCount>
-TSQ_DEVICE void takeRegisters() {
-  static_assert(kCount % 8 == 0 && kCount >= 24 && kCount <= 256);
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
-}
-template <int kCount>
-TSQ_DEVICE void giveRegisters() {
-  static_assert(kCount % 8 == 0 && kCount >= 24 && kCount <= 256);
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
 }
 template <int kCount>
 TSQ_DEVICE void settle(int32_t (&d)[kCount]) {
