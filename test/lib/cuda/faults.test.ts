@@ -70,7 +70,7 @@ t.test("a launch that is refused leaves everything as it was", { skip }, async t
   await during("TSQ_EMULATED_LAUNCH", "too many resources requested", async () => {
     t.throws(() => matmulW4A16(x, packed), {
       code: "ERR_DEVICE",
-      message: /^matmulW4A16: the result bf16 \[7, 96\]: cuda:0: starting a W4A16 kernel: too many resources requested/,
+      message: /^matmulW4A16: the result bf16 \[7, 96\]: cuda:0: starting a kernel: too many resources requested/,
     })
     await t.rejects(prepack(q, { device: "cuda" }), { code: "ERR_DEVICE", message: /too many resources requested/ })
   })
