@@ -5,7 +5,13 @@ import type { Model } from "./engine/model.ts"
 import type { EvaluateOptions, Evaluation } from "./evaluate/evaluate-model.ts"
 import type { ConversionReport, ConvertModelOptions } from "./quantize/convert-model.ts"
 import type { InspectModelOptions, ModelInspection } from "./quantize/inspect-model.ts"
-import type { PlannedQuantization, QuantizationReport, QuantizeModelOptions } from "./quantize/quantize-model.ts"
+import type {
+  GgufOptions,
+  GgufReport,
+  PlannedQuantization,
+  QuantizationReport,
+  QuantizeModelOptions,
+} from "./quantize/quantize-model.ts"
 
 /** Loads a Hugging Face directory, quantized or not, so that it runs. See engine/load-model.ts. */
 export async function loadModel(path: string, options?: LoadOptions): Promise<Model> {
@@ -17,13 +23,20 @@ export async function evaluateModel(model: string | Model, options: EvaluateOpti
   return (await import("./evaluate/evaluate-model.ts")).evaluateModel(model, options)
 }
 
-/** Quantizes the checkpoint in folder `source` into folder `out`. See quantize/quantize-model.ts. */
+/** Quantizes the checkpoint in folder `source` into folder or GGUF file `out`. See quantize/quantize-model.ts. */
+export async function quantizeModel(source: string, out: string, options: GgufOptions): Promise<GgufReport>
 export async function quantizeModel(
   source: string,
   out: string,
   options?: QuantizeModelOptions,
-): Promise<QuantizationReport> {
-  return (await import("./quantize/quantize-model.ts")).quantizeModel(source, out, options)
+): Promise<QuantizationReport>
+export async function quantizeModel(
+  source: string,
+  out: string,
+  options?: QuantizeModelOptions | GgufOptions,
+): Promise<QuantizationReport | GgufReport> {
+  const module = await import("./quantize/quantize-model.ts")
+  return module.quantizeModel(source, out, options as QuantizeModelOptions)
 }
 
 /** What quantizeModel would do, without doing it. See quantize/quantize-model.ts. */

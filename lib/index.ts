@@ -26,5 +26,11 @@ export { PackedWeight, type PrepackOptions, prepack } from "./kernels/packed-wei
 export type { ConversionReport, ConvertModelOptions } from "./quantize/convert-model.ts"
 export type { InspectModelOptions, ModelInspection } from "./quantize/inspect-model.ts"
 export { type QuantizeOptions, quantize } from "./quantize/quantize.ts"
-export type { PlannedQuantization, QuantizationReport, QuantizeModelOptions } from "./quantize/quantize-model.ts"
+export type {
+  GgufOptions,
+  GgufReport,
+  PlannedQuantization,
+  QuantizationReport,
+  QuantizeModelOptions,
+} from "./quantize/quantize-model.ts"
 export type { GroupSize, SchemeName } from "./quantize/scheme.ts"

@@ -2,6 +2,7 @@
 import { f32, flag, string, strings, u32 } from "../containers/gguf-fields.ts"
 import { type GgmlType, type GgufValue, ggmlTypeNamed } from "../containers/gguf-types.ts"
 import { type GgufTensorPlan, GgufWriter } from "../containers/gguf-writer.ts"
+import { mixedType } from "../formats/gguf-mixes.ts"
 import type { ModelShape } from "./shapes.ts"
 import { RandomBytes, randomHalves } from "./synthetic-bytes.ts"
 import { type SyntheticMatrix, syntheticContext, syntheticModel } from "./synthetic-model.ts"
@@ -15,51 +16,31 @@ interface BlockType extends GgmlType {
   halves: readonly [at: number, scale: number][]
 }
 
-const block = (name: string, ...halves: BlockType["halves"]): BlockType => ({ ...ggmlTypeNamed(name)!, halves })
-
-const f16 = block("F16", [0, 1])
-const q4_0 = block("Q4_0", [0, 1 / 4.6])
-const q5_0 = block("Q5_0", [0, 1 / 9.2])
-const q8_0 = block("Q8_0", [0, 1 / 74])
-// Six-bit scales and minima about 32; codes about 7.5.
-const q4_k = block("Q4_K", [0, 1 / 180], [2, 1 / 24])
-const q6_k = block("Q6_K", [208, 1 / 1366])
-
-/** What llama-quantize takes where a row is no multiple of a type's block. */
-const narrower = new Map<BlockType, BlockType>([
-  [q4_k, q5_0],
-  [q6_k, q8_0],
-  [q4_0, f16],
-  [q5_0, f16],
-  [q8_0, f16],
-])
-
-function fitting(type: BlockType, k: number): BlockType {
-  let found = type
-  while (k % found.blockSize !== 0) found = narrower.get(found)!
-  return found
+/** Of the types that the mixtures come to. */
+const halves: Readonly<Record<string, BlockType["halves"]>> = {
+  F16: [[0, 1]],
+  Q4_0: [[0, 1 / 4.6]],
+  Q5_0: [[0, 1 / 9.2]],
+  Q8_0: [[0, 1 / 74]],
+  // Six-bit scales and minima about 32; codes about 7.5.
+  Q4_K: [
+    [0, 1 / 180],
+    [2, 1 / 24],
+  ],
+  Q6_K: [[208, 1 / 1366]],
 }
 
 /** The type of a matrix in a mixture. */
-export function blockType(mixture: GgufType, shape: ModelShape, { gguf, k, layer }: SyntheticMatrix): BlockType {
-  const base = mixture === "q4_0" ? q4_0 : q4_k
-  const head = gguf === "output" || (gguf === "token_embd" && shape.tied)
-  if (head) return fitting(q6_k, k)
-  // Q4_K_M keeps the values' and the last projection of half of the layers finer.
-  const finer = mixture === "q4_k_m" && /\.(attn_v|ffn_down)$/.test(gguf) && layer !== null && more(layer, shape.layers)
-  return fitting(finer ? q6_k : base, k)
-}
-
-function more(layer: number, layers: number): boolean {
-  const eighth = Math.floor(layers / 8)
-  return layer < eighth || layer >= Math.floor((7 * layers) / 8) || (layer - eighth) % 3 === 2
+export function blockType(mixture: GgufType, shape: ModelShape, { gguf, k }: SyntheticMatrix): BlockType {
+  const { type } = mixedType(mixture, shape, { name: gguf, k })
+  return { ...type, halves: halves[type.name]! }
 }
 
 /** Blocks with random codes. */
 export function randomBlocks(name: string, type: BlockType, n: number, k: number): Uint8Array {
   const random = new RandomBytes(name)
   const deviation = 1 / Math.sqrt(k)
-  if (type === f16) return new Uint8Array(randomHalves(random, n * k, deviation, true).buffer)
+  if (type.name === "F16") return new Uint8Array(randomHalves(random, n * k, deviation, true).buffer)
   const blocks = (n * k) / type.blockSize
   const bytes = random.fill(new Uint8Array(blocks * type.blockBytes))
   for (const [at, scale] of type.halves) {

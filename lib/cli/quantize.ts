@@ -1,5 +1,6 @@
 import { type Command, Option } from "commander"
 import { TsqError } from "../core/errors.ts"
+import type { GgufOptions } from "../quantize/quantize-model.ts"
 import {
   addComputeFlags,
   byteSize,
@@ -43,8 +44,11 @@ export function addQuantize(program: Command): void {
       .command("quantize")
       .description("make a smaller checkpoint of a Hugging Face one")
       .argument("<source>", "Hugging Face folder")
-      .argument("<out>", "folder to create")
-      .option("--preset <name>", "rtn, gptq, awq or awq-gptq (default: gptq with --calibration, rtn without)")
+      .argument("<out>", "folder to create, or a .gguf file")
+      .option(
+        "--preset <name>",
+        "rtn, gptq, awq or awq-gptq (default: gptq with --calibration, rtn without); for a .gguf file its type: q4_k_m, q8_0, f16 …",
+      )
       .option("--scheme <name>", "w8a16, w6a16, w5a16, w4a16 (default), w3a16 or w2a16")
       .option("--group-size <n|channel|tensor>", "columns that share a scale (default 128)", groupSize)
       .option("--asymmetric", "with zero points")
@@ -75,9 +79,8 @@ export function addQuantize(program: Command): void {
       .option("--json", "one JSON object on stdout"),
   ).action(async (source: string, out: string, flags: Flags) => {
     refuseLater(flags, { cuda: true })
-    if (out.endsWith(".gguf"))
-      throw new TsqError("ERR_UNSUPPORTED", "GGUF output is not available in this version; give a folder name")
     const options = await toOptions(flags)
+    if (out.endsWith(".gguf")) return makeGguf(source, out, flags, options)
     const { planQuantization, quantizeModel } = await import("../quantize/quantize-model.ts")
     const { setThreads } = await import("../core/machine.ts")
     if (flags.threads !== undefined) setThreads(flags.threads)
@@ -121,6 +124,32 @@ export function addQuantize(program: Command): void {
       interrupt.done()
     }
   })
+}
+
+async function makeGguf(source: string, out: string, flags: Flags, options: Record<string, unknown>): Promise<void> {
+  if (flags.plan) throw new TsqError("ERR_OPTION", "--plan is for folders; a GGUF preset says itself what it does")
+  const { quantizeModel } = await import("../quantize/quantize-model.ts")
+  const { setThreads } = await import("../core/machine.ts")
+  if (flags.threads !== undefined) setThreads(flags.threads)
+  const progress = showProgress()
+  const interrupt = interruptible()
+  const started = performance.now()
+  try {
+    const report = await quantizeModel(source, out, {
+      ...(options as unknown as GgufOptions),
+      signal: interrupt.signal,
+      onProgress: progress.onProgress,
+      onWarning: text => progress.note(`warning: ${text}`),
+    })
+    progress.stop()
+    if (flags.json) return printJson({ out, elapsedMs: performance.now() - started, ...report })
+    print(
+      `${out}: ${report.tensors.length} tensors at ${report.fileBitsPerWeight.toFixed(3)} bits per weight, ${bytesText(report.sourceBytes)} to ${bytesText(report.outputBytes)}, in ${durationText(performance.now() - started)}`,
+    )
+  } finally {
+    progress.stop()
+    interrupt.done()
+  }
 }
 
 async function toOptions(flags: Flags): Promise<Record<string, unknown>> {

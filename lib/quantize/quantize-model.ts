@@ -5,6 +5,7 @@ import { throwIfAborted } from "../core/errors.ts"
 import { type ProgressStep, progressReporter } from "../core/progress.ts"
 import { packageVersion } from "../core/version.ts"
 import { CheckpointSource } from "../engine/checkpoint-source.ts"
+import { isGgufPreset } from "../formats/gguf-mixes.ts"
 import { formatByName } from "../formats/registry.ts"
 import type { Handle } from "../native.ts"
 import { quantizeBlock } from "./block-quantizer.ts"
@@ -13,6 +14,7 @@ import { CalibrationRun } from "./calibration-run.ts"
 import { quantizeEnds } from "./ends.ts"
 import { QuantizationJob, refuseBadWeights } from "./job.ts"
 import { type Plan, scaleTypeOf } from "./plan.ts"
+import { type GgufOptions, type GgufReport, quantizeToGguf } from "./quantize-gguf.ts"
 import type { QuantizeModelOptions, Recipe } from "./recipe.ts"
 import { makeReport, type QuantizationReport } from "./report.ts"
 import { RunLock } from "./run-lock.ts"
@@ -21,6 +23,7 @@ import { smokeTest, verifyModules } from "./verify.ts"
 import { writeCheckpoint } from "./write-checkpoint.ts"
 
 export type { Plan } from "./plan.ts"
+export type { GgufOptions, GgufReport } from "./quantize-gguf.ts"
 export type { QuantizeModelOptions } from "./recipe.ts"
 export type { QuantizationReport } from "./report.ts"
 
@@ -52,7 +55,8 @@ export async function planQuantization(
 }
 
 /**
- * Quantizes the checkpoint in folder `source` into folder `out`, which appears when it is complete. Weights stream block by
+ * Quantizes the checkpoint in folder `source` into folder `out`, or, with a GGUF mixture as preset, into the .gguf file `out`
+ * (quantize-gguf.ts), which appears when it is complete. Weights stream block by
  * block; with calibration each block is calibrated on the outputs of the quantized ones before it. Finished blocks are kept in
  * `<out>.tsq-resume` until the end, so that `resume: true` continues an interrupted run. Same inputs, seed and instruction set:
  * same bytes, for any number of threads.
@@ -60,10 +64,26 @@ export async function planQuantization(
  * Throws ERR_OPTION (options, too little calibration, existing output), ERR_UNSUPPORTED (architecture, format, a source that is
  * quantized already), ERR_NUMERIC (NaN or Inf in the weights or in the result), ERR_MEMORY (maxMemory), ERR_DEVICE, ERR_IO, ERR_CORRUPT, ERR_ABORTED.
  */
+export async function quantizeModel(source: string, out: string, options: GgufOptions): Promise<GgufReport>
 export async function quantizeModel(
   source: string,
   out: string,
-  options: QuantizeModelOptions = {},
+  options?: QuantizeModelOptions,
+): Promise<QuantizationReport>
+export async function quantizeModel(
+  source: string,
+  out: string,
+  options: QuantizeModelOptions | GgufOptions = {},
+): Promise<QuantizationReport | GgufReport> {
+  if (isGgufPreset(options?.preset) || (typeof out === "string" && out.endsWith(".gguf")))
+    return quantizeToGguf(source, out, options as GgufOptions)
+  return quantizeToFolder(source, out, options as QuantizeModelOptions)
+}
+
+async function quantizeToFolder(
+  source: string,
+  out: string,
+  options: QuantizeModelOptions,
 ): Promise<QuantizationReport> {
   const job = await QuantizationJob.prepare(source, options)
   const report = progressReporter(options.onProgress)

@@ -5,6 +5,7 @@ import { describe, listChoices, Options } from "../core/options.ts"
 import type { LongWork } from "../core/progress.ts"
 import type { IntegerScheme } from "../core/quantized-tensor.ts"
 import type { FormatName } from "../formats/format.ts"
+import { isGgufPreset } from "../formats/gguf-mixes.ts"
 import type { ModelProgram } from "../models/program.ts"
 import type { RoundingOptions } from "../rounding/rounding.ts"
 import { type GroupSize, type SchemeName, schemeNames } from "./scheme.ts"
@@ -78,22 +79,7 @@ const presets: Record<PresetName, Partial<Recipe>> = {
 }
 
 /** Names that belong to the surface and are not built yet: refused as unsupported rather than unknown. */
-const laterPresets = ["smoothquant", "fp8", "nf4", "llm.int8", "best"].concat([
-  "q4_0",
-  "q4_1",
-  "q5_0",
-  "q5_1",
-  "q8_0",
-  "q2_k",
-  "q3_k_s",
-  "q3_k_m",
-  "q3_k_l",
-  "q4_k_s",
-  "q4_k_m",
-  "q5_k_s",
-  "q5_k_m",
-  "q6_k",
-])
+const laterPresets = ["smoothquant", "fp8", "nf4", "llm.int8", "best"]
 const laterSchemes = ["w8a8", "fp8", "nf4", "fp4", "mxfp4", "nvfp4"]
 const laterRoundings = ["hqq", "auto-round", "qronos"]
 const laterTransforms = ["smooth", "hadamard"]
@@ -153,6 +139,11 @@ export function closeRecipe(recipe: OpenRecipe, program: ModelProgram): Recipe {
 /** Validates options and writes out every default. ERR_OPTION, or ERR_UNSUPPORTED for what is not built yet. */
 export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
   const options = new Options("quantizeModel", values, known)
+  if (isGgufPreset(options.raw("preset")))
+    throw new TsqError(
+      "ERR_OPTION",
+      `quantizeModel: preset ${describe(options.raw("preset"))} makes a GGUF file, for which there is no plan; give the name of a .gguf file as output`,
+    )
   const preset = choose(options, "preset", Object.keys(presets) as PresetName[], laterPresets) ?? defaultPreset(values)
   const defaults = presets[preset]
   const scheme = choose(options, "scheme", schemeNames, laterSchemes) ?? "w4a16"

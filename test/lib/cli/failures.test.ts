@@ -89,7 +89,7 @@ t.test("what later versions bring is ERR_UNSUPPORTED", async t => {
     ["quantize", fable, out, "--transform", "hadamard"],
     ["quantize", fable, out, "--rounding", "hqq"],
     ["quantize", fable, out, "--format", "gguf"],
-    ["quantize", fable, join(parent, "out.gguf"), "--preset", "q4_k_m"],
+    ["quantize", fable, join(parent, "out.gguf"), "--preset", "q4_k_m", "--scheme", "w4a16"],
     ["quantize", fable, out, "--kv-cache", "int8"],
     ["convert", fable, out, "--format", "gguf"],
     ["generate", fable, "--prompt", "a", "--kv-cache", "fp8"],

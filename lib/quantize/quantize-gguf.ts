@@ -1,0 +1,285 @@
+// A Hugging Face checkpoint as a GGUF file in one of llama-quantize's mixtures, tensor by tensor.
+import { basename, resolve } from "node:path"
+import { Checkpoint } from "../containers/checkpoint.ts"
+import { ggmlTypeNamed } from "../containers/gguf-types.ts"
+import { type GgufTensorPlan, GgufWriter } from "../containers/gguf-writer.ts"
+import { dtypeInfo, isFloat } from "../core/dtype.ts"
+import { TsqError, throwIfAborted } from "../core/errors.ts"
+import { describe, Options } from "../core/options.ts"
+import { type LongWork, progressReporter } from "../core/progress.ts"
+import { elementCount, sharedFloats } from "../core/tensor.ts"
+import { encodeBlocks } from "../formats/gguf-blocks.ts"
+import { type GgufPreset, ggufFileType, ggufPresets, isGgufPreset, mixedType } from "../formats/gguf-mixes.ts"
+import { readChatTemplates } from "../models/chat-template.ts"
+import { readOptionalObject } from "../models/companion-files.ts"
+import { readGenerationDefaults } from "../models/generation-config.ts"
+import { ggufOfConfig } from "../models/gguf-config-writer.ts"
+import { ggufName, hasPermutedRows, hfRow, ropeFreqsName } from "../models/gguf-names.ts"
+import { ggufOfTokenizer } from "../models/gguf-tokenizer-writer.ts"
+import type { ModelProgram } from "../models/program.ts"
+import { describeModel } from "../models/registry.ts"
+import { native } from "../native.ts"
+
+export interface GgufOptions extends LongWork {
+  /** A mixture of block types by the name that llama-quantize has for it. */
+  preset: GgufPreset
+  /** Replace an existing file. */
+  force?: boolean
+  onWarning?: (message: string) => void
+}
+
+export interface GgufReport {
+  format: "gguf"
+  preset: GgufPreset
+  architecture: string
+  /** Of the matrices of the blocks, and of all tensors. */
+  bitsPerWeight: number
+  fileBitsPerWeight: number
+  sourceBytes: number
+  outputBytes: number
+  /** `instead`: the mixture's type, where rows do not fill its blocks. */
+  tensors: { name: string; shape: readonly number[]; type: string; bytes: number; instead: string | null }[]
+  /** What a GGUF file cannot say. */
+  notes: string[]
+}
+
+/** A tensor of the checkpoint and what becomes of it. */
+interface Planned extends GgufTensorPlan {
+  /** null: the frequency factors, which are no tensor of a checkpoint. */
+  source: string | null
+  permuted: boolean
+  instead: string | null
+}
+
+/** f32 numbers that are converted at a time. */
+const chunkElements = 16 << 20
+
+/**
+ * Writes the checkpoint in folder `source` to the file `out`, which appears when it is complete: blocks as ggml's reference encoder makes
+ * them, vectors in f32. ERR_OPTION and ERR_UNSUPPORTED for options, models and tokenizers that GGUF cannot hold, with the reason;
+ * ERR_NUMERIC for weights that are no finite numbers, or too large for their type.
+ */
+export async function quantizeToGguf(source: string, out: string, values: GgufOptions): Promise<GgufReport> {
+  refuseOthers(values)
+  const options = new Options("quantizeModel", values, known)
+  const preset = options.raw("preset")
+  if (!isGgufPreset(preset)) options.fail("preset", `one of ${ggufPresets.join(", ")} for a .gguf file`)
+  if (!out.endsWith(".gguf"))
+    throw new TsqError(
+      "ERR_OPTION",
+      `quantizeModel: preset ${describe(preset)} makes a GGUF file; the output is ${describe(out)}, expected the name of a .gguf file`,
+    )
+  const force = options.boolean("force", false)
+  const signal = options.signal()
+  const report = progressReporter(options.onProgress())
+  throwIfAborted(signal)
+  const checkpoint = await Checkpoint.open(source)
+  try {
+    if (checkpoint.quantizationConfig)
+      throw new TsqError(
+        "ERR_UNSUPPORTED",
+        `${source}: this checkpoint is quantized already (${String(checkpoint.quantizationConfig.quant_method ?? "unknown method")}); make the GGUF file of the original`,
+      )
+    const program = describeModel(checkpoint.config)
+    const { metadata, ropeFactors } = ggufOfConfig(checkpoint.config, {
+      name: basename(resolve(source)),
+      fileType: ggufFileType(preset as GgufPreset),
+    })
+    const tokenizer = await describeTokenizer(source, program)
+    const architecture = metadata.get("general.architecture")?.value as string
+    const tensors = planTensors(checkpoint, program, preset as GgufPreset, architecture, ropeFactors !== null)
+    for (const note of tokenizer.notes) values.onWarning?.(note)
+    warnOfFallbacks(tensors, values.onWarning)
+    const writer = await GgufWriter.create(out, {
+      metadata: new Map([...metadata, ...tokenizer.metadata]),
+      tensors,
+      force,
+      signal,
+    })
+    try {
+      for (const [done, tensor] of tensors.entries()) {
+        await writeTensor(writer, checkpoint, tensor, program.config.headDim, ropeFactors, signal)
+        report({ stage: "quantize", done: done + 1, total: tensors.length, tensor: tensor.source ?? tensor.name })
+      }
+      const { totalBytes } = await writer.finish()
+      return makeReport(preset as GgufPreset, architecture, checkpoint, tensors, totalBytes, tokenizer.notes)
+    } finally {
+      await writer.discard()
+    }
+  } finally {
+    checkpoint.dispose()
+  }
+}
+
+const known = ["preset", "device", "force", "signal", "onProgress", "onWarning"]
+
+/** Options of quantizeModel that would do nothing here. */
+function refuseOthers(values: GgufOptions): void {
+  const others = ["scheme", "groupSize", "symmetric", "rounding", "transforms", "format", "calibration", "samples"]
+  const more = ["sequenceLength", "ignore", "overrides", "device", "maxMemory", "strict", "resume"]
+  const given = { ...(values as unknown as Record<string, unknown>) }
+  if (given.device === "cpu") delete given.device
+  for (const name of [...others, ...more])
+    if (given[name] !== undefined)
+      throw new TsqError(
+        "ERR_UNSUPPORTED",
+        `quantizeModel: option ${describe(name)} is not available for GGUF files in this version: types follow from the preset, and blocks are made as llama-quantize makes them without an importance matrix; leave it out`,
+      )
+}
+
+async function describeTokenizer(
+  source: string,
+  { config }: ModelProgram,
+): Promise<ReturnType<typeof ggufOfTokenizer>> {
+  const json = await readOptionalObject(source, "tokenizer.json")
+  if (!json)
+    throw new TsqError("ERR_FORMAT", `${source} has no tokenizer.json, and a GGUF file needs the model's tokenizer`)
+  const settings = (await readOptionalObject(source, "tokenizer_config.json")) ?? {}
+  const { eosTokenIds } = await readGenerationDefaults(source)
+  return ggufOfTokenizer(json, settings, {
+    vocabularySize: config.vocabularySize,
+    templates: await readChatTemplates(source, settings),
+    bosTokenIds: config.bosTokenIds,
+    eosTokenIds: [...new Set([...config.eosTokenIds, ...eosTokenIds])],
+  })
+}
+
+/** In the order of llama.cpp's own files: embedding, blocks, the last norm, the head. */
+function planTensors(
+  checkpoint: Checkpoint,
+  program: ModelProgram,
+  preset: GgufPreset,
+  architecture: string,
+  ropeFactors: boolean,
+): Planned[] {
+  const { config } = program
+  const model = { layers: config.layers, heads: config.heads, kvHeads: config.kvHeads, tied: config.tiedEmbeddings }
+  const f32 = ggmlTypeNamed("F32")!
+  const planned = new Map<string, Planned>()
+  if (ropeFactors)
+    planned.set(ropeFreqsName, {
+      ...{ name: ropeFreqsName, type: f32, shape: [config.headDim / 2] },
+      ...{ source: null, permuted: false, instead: null },
+    })
+  const add = (hf: string, shape: number[]) => {
+    const name = ggufName(hf)
+    if (name === null) throw new TsqError("ERR_UNSUPPORTED", `quantizeModel: GGUF files have no tensor for ${hf}`)
+    if (planned.has(name)) return
+    checkEntry(checkpoint, hf, shape)
+    const k = shape[1]
+    const mixed =
+      k === undefined
+        ? { type: f32, instead: null }
+        : mixedType(preset, model, { name: name.replace(/\.weight$/, ""), k })
+    const permuted = hasPermutedRows(architecture, name)
+    planned.set(name, { name, type: mixed.type, shape, source: hf, permuted, instead: mixed.instead?.name ?? null })
+  }
+  const last = program.sections.length - 1
+  const sections: [number, string][] = [
+    [0, ""],
+    ...program.blocks.map((section, layer): [number, string] => [section, program.blockPrefix(layer)]),
+    [last, ""],
+  ]
+  for (const [section, prefix] of sections)
+    for (const slot of program.sections[section]!.weights)
+      if (slot.kind === "linear") add(`${prefix}${slot.module}.weight`, [slot.n, slot.k])
+      else if (slot.kind === "vector") add(`${prefix}${slot.tensor}`, [slot.size])
+  return [...planned.values()]
+}
+
+function checkEntry(checkpoint: Checkpoint, name: string, shape: readonly number[]): void {
+  const entry = checkpoint.entry(name)
+  if (!isFloat(checkpoint.tensor(name).dtype))
+    throw new TsqError(
+      "ERR_DTYPE",
+      `${checkpoint.directory}: tensor ${name} is ${entry.dtype}, expected F32, F16 or BF16`,
+    )
+  if (entry.shape.length !== shape.length || entry.shape.some((size, i) => size !== shape[i]))
+    throw new TsqError(
+      "ERR_SHAPE",
+      `${name} is [${entry.shape.join(", ")}], expected [${shape.join(", ")}] from config.json; the configuration belongs to another model`,
+    )
+}
+
+function warnOfFallbacks(tensors: readonly Planned[], warn: GgufOptions["onWarning"]): void {
+  const other = tensors.filter(({ instead }) => instead !== null)
+  const first = other[0]
+  if (!first) return
+  warn?.(
+    `rows of ${first.shape[1]} columns (${first.source}${other.length > 1 ? ` and ${other.length - 1} more tensors` : ""}) do not fill blocks of ${first.instead}: as in llama-quantize they become ${first.type.name}`,
+  )
+}
+
+/** In pieces of whole rows. Rows that change places do so within a head. */
+async function writeTensor(
+  writer: GgufWriter,
+  checkpoint: Checkpoint,
+  tensor: Planned,
+  headDim: number,
+  ropeFactors: Float32Array | null,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const { name, type, shape, source, permuted } = tensor
+  const write = async (piece: readonly number[], data: Float32Array) =>
+    writer.write(name, await encodeBlocks({ name: source ?? name, type, shape: piece }, data, { signal }))
+  if (source === null) {
+    const factors = sharedFloats(shape[0]!)
+    factors.set(ropeFactors!)
+    return write(shape, factors)
+  }
+  const vector = shape.length === 1
+  const [n, k] = vector ? [permuted ? shape[0]! : 1, permuted ? 1 : shape[0]!] : [shape[0]!, shape[1]!]
+  const step = permuted ? headDim : 1
+  const rows = Math.max(step, Math.floor(chunkElements / k / step) * step)
+  for (let begin = 0; begin < n; begin += rows) {
+    throwIfAborted(signal)
+    const count = Math.min(rows, n - begin)
+    const values = await readRows(checkpoint, source, begin * k, count * k)
+    const ordered = permuted ? sharedFloats(values.length) : values
+    if (permuted)
+      for (let row = 0; row < count; row++) {
+        const from = hfRow(row, headDim) * k
+        ordered.set(values.subarray(from, from + k), row * k)
+      }
+    await write(vector ? [count * k] : [count, k], ordered)
+  }
+}
+
+/** Elements of a tensor as f32, wherever the file has them. */
+async function readRows(checkpoint: Checkpoint, name: string, begin: number, count: number): Promise<Float32Array> {
+  const { dtype } = checkpoint.tensor(name)
+  const { bytes, code } = dtypeInfo(dtype)
+  const { mapping, offset } = checkpoint.mapped(name)
+  const out = sharedFloats(count)
+  const source = { mapping, offset: offset + begin * bytes, bytes: count * bytes }
+  await native.convertAsync(source, code, out, dtypeInfo("f32").code, count)
+  return out
+}
+
+function makeReport(
+  preset: GgufPreset,
+  architecture: string,
+  checkpoint: Checkpoint,
+  planned: readonly Planned[],
+  outputBytes: number,
+  notes: string[],
+): GgufReport {
+  const tensors = planned.map(({ name, shape, type, instead }) => {
+    const bytes = (elementCount(shape, name) / type.blockSize) * type.blockBytes
+    return { name, shape, type: type.name, bytes, instead }
+  })
+  const bitsOf = (of: typeof tensors) =>
+    (8 * of.reduce((sum, { bytes }) => sum + bytes, 0)) /
+    of.reduce((sum, { shape, name }) => sum + elementCount(shape, name), 0)
+  return {
+    format: "gguf",
+    preset,
+    architecture,
+    bitsPerWeight: bitsOf(tensors.filter(({ name, shape }) => shape.length === 2 && name.startsWith("blk."))),
+    fileBitsPerWeight: bitsOf(tensors),
+    sourceBytes: checkpoint.names.reduce((sum, name) => sum + checkpoint.entry(name).bytes, 0),
+    outputBytes,
+    tensors,
+    notes,
+  }
+}
