@@ -16,8 +16,9 @@ constexpr int kIdleRounds = 100;  // with nobody but pollers running, after whic
 Machine* running = nullptr;
 
 std::map<uintptr_t, Memory*>& buffers() {
-  static std::map<uintptr_t, Memory*> all;
-  return all;
+  // Never destroyed: kernels may run in another thread while the process ends.
+  static auto* all = new std::map<uintptr_t, Memory*>;
+  return *all;
 }
 
 char* allocateShared(size_t bytes) {
