@@ -1,4 +1,4 @@
-// A small test harness: TEST(name) { CHECK(...); } in any file, one main for all.
+// A small test harness: TEST(name) { CHECK(...); } in any file, one main for all. SLOW_TEST: see Test::slow.
 #pragma once
 #include <cstdint>
 #include <cstdio>
@@ -12,6 +12,7 @@ namespace check {
 struct Test {
   const char* name;
   void (*run)();
+  bool slow;  // seconds, and minutes where it is instrumented or emulated: left out by --quick, which says so
 };
 
 inline std::vector<Test>& tests() {
@@ -38,15 +39,17 @@ inline bool report(bool ok, const char* file, int line, const std::string& text)
 }
 
 struct Register {
-  Register(const char* name, void (*run)()) { tests().push_back({name, run}); }
+  Register(const char* name, void (*run)(), bool slow) { tests().push_back({name, run, slow}); }
 };
 
 }  // namespace check
 
-#define TEST(name)                                         \
-  static void test_##name();                               \
-  static check::Register register_##name(#name, test_##name); \
+#define CHECK_TEST(name, slow)                                      \
+  static void test_##name();                                        \
+  static check::Register register_##name(#name, test_##name, slow); \
   static void test_##name()
+#define TEST(name) CHECK_TEST(name, false)
+#define SLOW_TEST(name) CHECK_TEST(name, true)
 
 #define CHECK(condition) check::report((condition), __FILE__, __LINE__, #condition)
 // CHECK with a message that shows the values: CHECK_MSG(a < b, "a=" + std::to_string(a)).

@@ -38,7 +38,7 @@ double distanceFromIdentity(const tsq::Hessian& hessian, const std::vector<int32
 
 }  // namespace
 
-TEST(calibration_factor_is_that_of_the_inverse) {
+SLOW_TEST(calibration_factor_is_that_of_the_inverse) {
   Random random(3);
   for (const auto& [k, rows] :
        {std::pair<int64_t, int64_t>{1, 3}, {7, 20}, {64, 200}, {65, 30}, {150, 400}, {193, 60}}) {

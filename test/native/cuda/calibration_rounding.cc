@@ -4,7 +4,7 @@
 using namespace calibration_test;  // NOLINT
 
 // Scales, zero points and codes are the CPU's to the bit.
-TEST(calibration_nearest_codes_are_the_cpus) {
+SLOW_TEST(calibration_nearest_codes_are_the_cpus) {
   Random random(5);
   for (int i = 0; i < 40; ++i) {
     const int64_t n = 1 + random.below(40), k = 1 + random.below(200);
@@ -105,7 +105,7 @@ std::vector<uint8_t> roundAll(Random& random, const std::vector<float>& w, int64
 
 // Against the loop as the paper has it, in float64, on the same scales and factor. Where two codes are as near as
 // float32 sums can tell, either is right, and the rest of such a row is another course.
-TEST(calibration_columns_are_rounded_as_in_float64) {
+SLOW_TEST(calibration_columns_are_rounded_as_in_float64) {
   Random random(6);
   for (int i = 0; i < 9; ++i) {
     const int64_t n = 1 + random.below(45), k = 1 + random.below(300), block = 1 + random.below(128);

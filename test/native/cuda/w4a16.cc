@@ -53,7 +53,7 @@ TEST(book_random_shapes) {
   }
 }
 
-TEST(w4a16_wide_random_shapes) {
+SLOW_TEST(w4a16_wide_random_shapes) {
   Draw draw(30);
   for (int i = 0; i < 36; ++i) {
     const Case c = randomWideCase(draw);
@@ -61,7 +61,7 @@ TEST(w4a16_wide_random_shapes) {
   }
 }
 
-TEST(w4a16_wide_every_group_size_and_variant) {
+SLOW_TEST(w4a16_wide_every_group_size_and_variant) {
   for (const Kind kind : {Kind::kInt4, Kind::kBook4, Kind::kInt8, Kind::kFloat16}) {
     const int bits = kind == Kind::kInt8 ? 8 : kind == Kind::kFloat16 ? 16 : 4;
     for (Case c : everyGroupSizeAndVariant(bits, kind == Kind::kBook4)) {
@@ -145,7 +145,7 @@ static void checkSchedules(const Case& c) {
   }
 }
 
-TEST(w4a16_results_depend_on_nothing_but_their_inputs) {
+SLOW_TEST(w4a16_results_depend_on_nothing_but_their_inputs) {
   Case c;
   c.m = 11;
   c.shape = {200, 900, 128};
@@ -171,7 +171,7 @@ TEST(w4a16_results_depend_on_nothing_but_their_inputs) {
 }
 
 // The kernels among which batch invariance chooses: a row has the same bits in every one of them.
-TEST(w4a16_rows_do_not_depend_on_their_number) {
+SLOW_TEST(w4a16_rows_do_not_depend_on_their_number) {
   for (const Kind kind : {Kind::kInt4, Kind::kBook4, Kind::kInt8, Kind::kFloat16}) {
     for (const Type type : {Type::kF16, Type::kBF16}) {
       Case c;

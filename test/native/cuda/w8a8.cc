@@ -15,7 +15,7 @@ TEST(w8a8_one_token) {
   }
 }
 
-TEST(w8a8_random_shapes) {
+SLOW_TEST(w8a8_random_shapes) {
   Draw draw(40);
   for (int i = 0; i < 80; ++i) {
     const Case c = randomCase(draw, i % 2 == 0 ? Type::kS8 : Type::kE4M3);
@@ -23,7 +23,7 @@ TEST(w8a8_random_shapes) {
   }
 }
 
-TEST(w8a8_wide_random_shapes) {
+SLOW_TEST(w8a8_wide_random_shapes) {
   Draw draw(41);
   for (int i = 0; i < 24; ++i) {
     const Case c = randomWideCase(draw, i % 2 == 0 ? Type::kS8 : Type::kE4M3);
@@ -32,7 +32,7 @@ TEST(w8a8_wide_random_shapes) {
 }
 
 // Sums of s8 are exact whichever kernel makes them, and how many blocks share them: the bits are the same.
-TEST(w8a8_integers_are_the_same_in_every_kernel) {
+SLOW_TEST(w8a8_integers_are_the_same_in_every_kernel) {
   Case c;
   c.m = 70;
   c.n = 300;
@@ -106,7 +106,7 @@ static void checkDependence(Type type, int m, int fewer) {
   CHECK(std::equal(y.begin(), y.end(), first.begin()));
 }
 
-TEST(w8a8_results_depend_on_nothing_but_their_inputs) {
+SLOW_TEST(w8a8_results_depend_on_nothing_but_their_inputs) {
   for (const Type type : {Type::kS8, Type::kE4M3}) {
     checkDependence(type, 11, 9);
     checkDependence(type, 40, 33);
