@@ -9,6 +9,7 @@
 
 #include "gguf/codes.h"
 #include "gguf/encode.h"
+#include "gguf/rows.h"
 #include "kernels/kernels.h"
 
 namespace tsq::gguf {
@@ -185,16 +186,6 @@ std::string typeText(Type type) {
   return "GGUF type " + std::to_string(static_cast<int>(type));
 }
 
-template <typename F>
-void eachRow(const Matrix& matrix, F&& fn) {
-  const int64_t perTask = std::max<int64_t>(1, kTaskElements / std::max<int64_t>(1, matrix.k));
-  auto task = [&](int64_t index, int) {
-    const int64_t end = std::min(matrix.rows, (index + 1) * perTask);
-    for (int64_t row = index * perTask; row < end; ++row) fn(row);
-  };
-  ThreadPool::instance().run((matrix.rows + perTask - 1) / perTask, task);
-}
-
 // Why a row was refused.
 Status badRow(const Matrix& matrix, const float* x, int64_t row, float largest) {
   const std::string place = "row " + std::to_string(row);
@@ -227,7 +218,8 @@ Status decode(const Matrix& matrix, const uint8_t* blocks, float* out) {
   Result<int64_t> stride = rowBytes(matrix.type, matrix.k);
   if (!stride.ok()) return stride.status();
   const Codec* codec = codecOf(matrix.type);
-  eachRow(matrix, [&](int64_t row) { codec->decode(blocks + row * stride.value(), matrix.k, out + row * matrix.k); });
+  eachRow(matrix, kTaskElements,
+          [&](int64_t row) { codec->decode(blocks + row * stride.value(), matrix.k, out + row * matrix.k); });
   return {};
 }
 
@@ -240,7 +232,7 @@ Status encode(const Matrix& matrix, const float* x, const float* importance, uin
   if (importance != nullptr && !within(importance, matrix.k, std::numeric_limits<float>::max()))
     return Status(Code::kNumeric, "the importance of a column is not a finite number");
   std::atomic<int64_t> firstBad{matrix.rows};
-  eachRow(matrix, [&](int64_t row) {
+  eachRow(matrix, kTaskElements, [&](int64_t row) {
     if (abort.raised()) return;
     if (codec->encode(x + row * matrix.k, importance, matrix.k, blocks + row * stride.value())) return;
     int64_t known = firstBad.load(std::memory_order_relaxed);

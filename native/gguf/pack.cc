@@ -1,26 +1,15 @@
 #include "gguf/pack.h"
 
-#include <algorithm>
 #include <cstring>
 #include <string>
 
+#include "gguf/rows.h"
 #include "runtime/memory.h"
-#include "runtime/thread_pool.h"
 
 namespace tsq::gguf {
 namespace {
 
 constexpr int64_t kTaskElements = 1 << 16;
-
-// fn(i) for every row, on all threads.
-template <typename F>
-void eachRow(const Matrix& matrix, F fn) {
-  const int64_t perTask = std::max<int64_t>(1, kTaskElements / matrix.k);
-  ThreadPool::instance().run((matrix.rows + perTask - 1) / perTask, [&](int64_t task, int) {
-    const int64_t end = std::min(matrix.rows, (task + 1) * perTask);
-    for (int64_t row = task * perTask; row < end; ++row) fn(row);
-  });
-}
 
 Result<PackedWeight> packFloats(const Matrix& matrix, const uint8_t* rows, int64_t stride,
                                 const std::vector<int32_t>& from) {
@@ -33,7 +22,7 @@ Result<PackedWeight> packFloats(const Matrix& matrix, const uint8_t* rows, int64
   if (from.empty() && aligned) return packDense(rows, dtype, matrix.rows, matrix.k, kind);
   Result<AlignedBuffer> ordered = AlignedBuffer::allocate(static_cast<size_t>(matrix.rows * stride));
   if (!ordered.ok()) return ordered.status();
-  eachRow(matrix, [&](int64_t row) {
+  eachRow(matrix, kTaskElements, [&](int64_t row) {
     const int64_t source = from.empty() ? row : from[static_cast<size_t>(row)];
     std::memcpy(ordered.value().as<uint8_t>() + row * stride, rows + source * stride, static_cast<size_t>(stride));
   });
@@ -68,7 +57,7 @@ Result<PackedWeight> pack(const Matrix& matrix, const uint8_t* blocks, const std
   Result<AlignedBuffer> offsets =
       AlignedBuffer::allocate(grid->hasOffsets ? static_cast<size_t>(n * groups) * sizeof(float) : 0);
   if (!offsets.ok()) return offsets.status();
-  eachRow(matrix, [&](int64_t row) {
+  eachRow(matrix, kTaskElements, [&](int64_t row) {
     const int64_t source = from.empty() ? row : from[static_cast<size_t>(row)];
     grid->row(blocks + source * stride.value(), k, codes.value().as<uint8_t>() + row * k,
               scales.value().as<float>() + row * groups,
