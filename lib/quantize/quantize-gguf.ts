@@ -127,7 +127,7 @@ function refuseOthers(values: GgufOptions): void {
       )
 }
 
-async function describeTokenizer(
+export async function describeTokenizer(
   source: string,
   { config }: ModelProgram,
 ): Promise<ReturnType<typeof ggufOfTokenizer>> {
