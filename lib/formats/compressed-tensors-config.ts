@@ -1,7 +1,7 @@
 // The quantization_config of compressed-tensors: config groups, their targets, and the ignore list; written and read.
 import { describe, isObject } from "../containers/json.ts"
 import { TsqError } from "../core/errors.ts"
-import type { IntegerScheme } from "../core/quantized-tensor.ts"
+import type { IntegerScheme } from "../core/scheme.ts"
 import { booleanField, integerField, startPattern, stringField, stringsField } from "./config-fields.ts"
 import type { FormatSummary, WriteOptions } from "./format.ts"
 import { modulePatterns } from "./module-patterns.ts"
@@ -18,10 +18,8 @@ export const strategyOf = ({ granularity, symmetric }: IntegerScheme): Strategy 
 
 // ---------------------------------------------------------------------------------------------------------------- writing
 
-type ModuleScheme = FormatSummary["modules"] extends ReadonlyMap<string, infer Scheme> ? Scheme : never
-
 /** Every key that releases since 0.6 know and no other: the library refuses keys that it does not know. */
-const weightArguments = (scheme: ModuleScheme) => ({
+const weightArguments = (scheme: IntegerScheme & { hasGroupIndex: boolean }) => ({
   num_bits: scheme.bits,
   type: "int",
   symmetric: scheme.symmetric,
@@ -40,7 +38,7 @@ export function compressedTensorsConfiguration(
 ): { quantizationConfig: Record<string, unknown>; files: Record<string, unknown> } {
   const byScheme = new Map<string, string[]>()
   for (const [module, scheme] of summary.modules) {
-    const key = JSON.stringify(weightArguments(scheme))
+    const key = JSON.stringify(weightArguments(scheme as IntegerScheme & typeof scheme))
     byScheme.set(key, [...(byScheme.get(key) ?? []), module])
   }
   if (byScheme.size === 0)
