@@ -3,9 +3,11 @@
 import type { OnnxGraph } from "../containers/onnx-bytes.ts"
 import type { OnnxTensor } from "../containers/onnx-types.ts"
 import { TsqError } from "../core/errors.ts"
-import type { IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
-import { sharedArray } from "../core/shared-array.ts"
-import { bytesOf, encodeScales, pack, pinned, resizedRows, rowWords, type ScaleType } from "./arrays.ts"
+import type { QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { FloatScaleType, Scheme } from "../core/scheme.ts"
+import { sharedArray, sharedFloats } from "../core/shared-array.ts"
+import { bytesOf, encodeScales, pack, pinned, resizedRows, rowWords } from "./arrays.ts"
+import { type TensorTraits, traitsOf } from "./format.ts"
 
 export const operator = { operator: "MatMulNBits", domain: "com.microsoft" } as const
 
@@ -21,14 +23,16 @@ export interface OnnxLinearPlan {
   name: string
   /** [n, k]. */
   shape: readonly [number, number]
-  scheme: IntegerScheme
+  scheme: Scheme
   groupIndex: boolean
+  /** Zero points that are floats. */
+  offsets: boolean
   bias: boolean
 }
 
 export interface OnnxOperatorOptions {
   /** Type of the activations, which the operator wants for scales, bias and result as well. */
-  type: ScaleType
+  type: FloatScaleType
   /** 0: the engine's choice, which is exact. 4: activations may be rounded to 8 bits. */
   accuracyLevel: number
 }
@@ -50,13 +54,19 @@ export function blockOf(k: number, groupSize: number): number | null {
 /** Why the operator cannot hold such a weight, for people; null when it can. */
 export function refusesOnnx(
   shape: readonly [number, number],
-  scheme: IntegerScheme,
-  extra: { inputScale?: boolean } = {},
+  scheme: Scheme,
+  traits: TensorTraits = {},
 ): string | null {
+  if (scheme.codebook !== undefined)
+    return `MatMulNBits stores whole numbers, not codes of the code book ${scheme.codebook}`
   if (![2, 4, 8].includes(scheme.bits)) return `MatMulNBits has codes of 2, 4 or 8 bits, not ${scheme.bits}`
   if (blockOf(shape[1], scheme.groupSize) === null)
     return `MatMulNBits has blocks of a power of two from ${smallestBlock} columns, and none divides groups of ${scheme.groupSize}`
-  if (extra.inputScale) return "MatMulNBits cannot store a scale per input; fold it into the layer before"
+  if (traits.inputScale) return "MatMulNBits cannot store a scale per input; fold it into the layer before"
+  // Of onnxruntime 1.30's CPU kernels: with g_idx those of 8 bits fail, and of 2 bits or with zero points give wrong results.
+  if (traits.groupIndex && (scheme.bits !== 4 || !scheme.symmetric))
+    return "onnxruntime multiplies reordered columns (g_idx) only with symmetric codes of 4 bits"
+  if (traits.offsets && scheme.bits === 8) return "onnxruntime has no zero points that are floats for codes of 8 bits"
   return null
 }
 
@@ -71,8 +81,8 @@ interface Sizes {
   repeat: number
 }
 
-function sizesOf({ name, shape, scheme }: OnnxLinearPlan): Sizes {
-  const reason = refusesOnnx(shape, scheme)
+function sizesOf({ name, shape, scheme, groupIndex, offsets }: OnnxLinearPlan): Sizes {
+  const reason = refusesOnnx(shape, scheme, { groupIndex, offsets })
   if (reason) throw new TsqError("ERR_UNSUPPORTED", `${name}: ${reason}`)
   const [n, k] = shape
   const block = blockOf(k, scheme.groupSize) as number
@@ -87,14 +97,17 @@ function sizesOf({ name, shape, scheme }: OnnxLinearPlan): Sizes {
 const zeroBytes = ({ blocks, bits }: Sizes): number => Math.ceil((blocks * bits) / 8)
 
 /** The initializers of a layer, in the order in which initializerData gives their bytes. */
-function initializersOf(plan: OnnxLinearPlan, type: ScaleType): Record<string, OnnxTensor> {
-  const { name, scheme, groupIndex, bias } = plan
+function initializersOf(plan: OnnxLinearPlan, type: FloatScaleType): Record<string, OnnxTensor> {
+  const { name, scheme, groupIndex, offsets, bias } = plan
   const sizes = sizesOf(plan)
   const { n, k, bits, block, blocks } = sizes
   return {
     codes: { name: `${name}.qweight`, type: "u8", shape: [n, blocks, (block * bits) / 8] },
     scales: { name: `${name}.scales`, type, shape: [n, blocks] },
-    ...(scheme.symmetric ? {} : { zeros: { name: `${name}.qzeros`, type: "u8", shape: [n, zeroBytes(sizes)] } }),
+    ...(offsets ? { zeros: { name: `${name}.zeros`, type, shape: [n, blocks] } } : {}),
+    ...(scheme.symmetric || offsets
+      ? {}
+      : { zeros: { name: `${name}.qzeros`, type: "u8", shape: [n, zeroBytes(sizes)] } }),
     ...(groupIndex ? { groupIndex: { name: `${name}.g_idx`, type: "i32", shape: [k] } } : {}),
     ...(bias ? { bias: { name: `${name}.bias`, type, shape: [n] } } : {}),
   }
@@ -133,7 +146,7 @@ export function linearsGraph(
 export async function* initializerData(
   plan: OnnxLinearPlan,
   { weight, bias = null }: OnnxLinear,
-  type: ScaleType,
+  type: FloatScaleType,
 ): AsyncGenerator<{ name: string; data: Uint8Array }> {
   checkPlanned(plan, weight, bias)
   const own = initializersOf(plan, type)
@@ -149,6 +162,10 @@ export async function* initializerData(
       data: await resizedRows(bytesOf(words), n, rowWords(blocks, bits) * 4, zeroBytes(sizes)),
     }
   }
+  if (weight.offsets) {
+    const points = await repeated(zeroPoints(plan.name, weight.scales, weight.offsets), sizes)
+    yield { name: own.zeros!.name, data: await exactFloats(plan.name, "zero points", points, type) }
+  }
   if (weight.groupIndex)
     yield { name: own.groupIndex!.name, data: bytesOf(pinned(weight.groupIndex.map(group => group * repeat))) }
   if (bias) yield { name: own.bias!.name, data: await exactFloats(plan.name, "bias", bias, type) }
@@ -157,7 +174,7 @@ export async function* initializerData(
 /** A plan was made of a description; the weight itself must be as that said. */
 function checkPlanned(plan: OnnxLinearPlan, weight: QuantizedTensor, bias: Float32Array | null): void {
   const { name, shape, scheme } = plan
-  const reason = refusesOnnx(weight.shape, weight.scheme, { inputScale: weight.inputScale !== null })
+  const reason = refusesOnnx(weight.shape, weight.scheme, traitsOf(weight))
   if (reason) throw new TsqError("ERR_UNSUPPORTED", `${name}: ${reason}`)
   const same =
     weight.shape.every((size, axis) => size === shape[axis]) &&
@@ -165,6 +182,7 @@ function checkPlanned(plan: OnnxLinearPlan, weight: QuantizedTensor, bias: Float
     weight.scheme.groupSize === scheme.groupSize &&
     weight.scheme.symmetric === scheme.symmetric &&
     (weight.groupIndex !== null) === plan.groupIndex &&
+    (weight.offsets !== null) === plan.offsets &&
     (bias !== null) === plan.bias
   if (!same) throw new TsqError("ERR_SHAPE", `${name}: the weight is not as it was declared; plan it again`)
   if (bias && bias.length !== shape[0])
@@ -193,7 +211,27 @@ async function repeated<T extends Float32Array | Uint8Array>(
   return out
 }
 
-async function exactFloats(name: string, what: string, values: Float32Array, type: ScaleType): Promise<Uint8Array> {
+/** scale · code + offset as scale · (code − zero point): a division, rounded to f32. */
+function zeroPoints(name: string, scales: Float32Array, offsets: Float32Array): Float32Array {
+  const points = sharedFloats(offsets.length)
+  for (const [i, offset] of offsets.entries()) {
+    const scale = scales[i] as number
+    points[i] = offset === 0 ? 0 : -offset / scale
+    if (!Number.isFinite(points[i]))
+      throw new TsqError(
+        "ERR_UNSUPPORTED",
+        `${name}: group ${i} adds ${offset} to codes whose scale is ${scale}, which MatMulNBits has no zero point for`,
+      )
+  }
+  return points
+}
+
+async function exactFloats(
+  name: string,
+  what: string,
+  values: Float32Array,
+  type: FloatScaleType,
+): Promise<Uint8Array> {
   const encoded = await encodeScales(values, [type])
   if (!encoded)
     throw new TsqError(

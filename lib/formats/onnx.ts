@@ -5,11 +5,12 @@ import { OnnxWriter, type OnnxWriterOptions } from "../containers/onnx-writer.ts
 import { dtypeInfo } from "../core/dtype.ts"
 import { TsqError } from "../core/errors.ts"
 import { describe, Options } from "../core/options.ts"
-import { type IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
+import { QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { FloatScaleType, Scheme } from "../core/scheme.ts"
 import { sharedFloats } from "../core/shared-array.ts"
 import { StoredTensor } from "../core/stored-tensor.ts"
 import { native } from "../native.ts"
-import { resizedRows, rowWords, type ScaleType, unpack } from "./arrays.ts"
+import { resizedRows, rowWords, unpack } from "./arrays.ts"
 import { readGroupIndex } from "./group-index.ts"
 import {
   initializerData,
@@ -25,7 +26,7 @@ export interface WriteOnnxOptions extends OnnxWriterOptions {
    * Type of the activations, and so of scales, bias and result. Default "f32", which holds any scales; ERR_UNSUPPORTED where scales would be rounded. onnxruntime's CPU
    * kernels take f32 and f16.
    */
-  type?: ScaleType
+  type?: FloatScaleType
   /** 0, the default: exact products. 4 allows the engine to round activations to 8 bits; 1 to 3 name the types between. */
   accuracyLevel?: number
 }
@@ -47,8 +48,8 @@ export async function writeOnnx(
     )
   const layers = new Map(Object.entries(linears).map(([name, value]) => [name, linearOf(name, value)]))
   const plans = [...layers].map(([name, { weight, bias }]): OnnxLinearPlan => {
-    const { shape, scheme, groupIndex } = weight
-    return { name, shape, scheme, groupIndex: groupIndex !== null, bias: (bias ?? null) !== null }
+    const { shape, scheme, groupIndex, offsets } = weight
+    return { name, shape, scheme, groupIndex: groupIndex !== null, offsets: offsets !== null, bias: !!bias }
   })
   return writeOnnxLinears(path, plans, async name => layers.get(name)!, options)
 }
@@ -172,7 +173,7 @@ export class OnnxReader {
   async stored(name: string): Promise<StoredTensor> {
     const layer = this.#layer(name)
     const { n, k, bits, block, blocks } = layer
-    const scheme: IntegerScheme = {
+    const scheme: Scheme = {
       ...{ bits, symmetric: layer.zeros === "", granularity: "group", groupSize: Math.min(block, k) },
       scaleType: this.#scaleType(layer.scales, name),
     }
@@ -182,10 +183,10 @@ export class OnnxReader {
       row === rowWords(k, bits) * 4
         ? this.#file.mapped(layer.codes)
         : await resizedRows(await this.#file.read(layer.codes), n, row, rowWords(k, bits) * 4)
+    const scales = await this.#floats(layer.scales, n * blocks, name)
     return new StoredTensor({
-      ...{ scheme, shape: [n, k], codes, layout: "rows" },
-      scales: await this.#floats(layer.scales, n * blocks, name),
-      zeros: layer.zeros === "" ? null : await this.#zeros(layer, name),
+      ...{ scheme, shape: [n, k], codes, layout: "rows", scales },
+      ...(await this.#zeros(layer, scales, name)),
       groupIndex: layer.groupIndex === "" ? null : await this.#groupIndex(layer, name),
     })
   }
@@ -241,7 +242,7 @@ export class OnnxReader {
       throw new TsqError("ERR_SHAPE", `${what} is [${shape.join(", ")}], expected ${count} elements`)
   }
 
-  #scaleType(initializer: string, name: string): ScaleType {
+  #scaleType(initializer: string, name: string): FloatScaleType {
     const { type } = this.#file.initializer(initializer)
     if (type === "f32" || type === "f16" || type === "bf16") return type
     throw new TsqError(
@@ -259,16 +260,23 @@ export class OnnxReader {
     return out
   }
 
-  async #zeros({ zeros, n, blocks, bits }: Layer, name: string): Promise<Uint8Array> {
-    if (this.#file.initializer(zeros).type !== "u8")
-      throw new TsqError(
-        "ERR_UNSUPPORTED",
-        `${this.#file.path}: ${name}: zero points that are no whole numbers (initializer ${zeros}) are not read in this version`,
-      )
+  /** Zero points in codes, or those that are floats as the offsets that they make. */
+  async #zeros(
+    { zeros, n, blocks, bits }: Layer,
+    scales: Float32Array,
+    name: string,
+  ): Promise<{ zeros: Uint8Array | null; offsets: Float32Array | null }> {
+    if (zeros === "") return { zeros: null, offsets: null }
+    if (this.#file.initializer(zeros).type !== "u8") {
+      const offsets = await this.#floats(zeros, n * blocks, name)
+      for (const [i, zero] of offsets.entries()) offsets[i] = -(scales[i] as number) * zero
+      return { zeros: null, offsets }
+    }
     const bytes = Math.ceil((blocks * bits) / 8)
     this.#expect(zeros, "u8", n * bytes, name)
     const rows = await resizedRows(await this.#file.read(zeros), n, bytes, rowWords(blocks, bits) * 4)
-    return unpack(new Int32Array(rows.buffer, rows.byteOffset, rows.byteLength / 4), n, blocks, bits)
+    const words = new Int32Array(rows.buffer, rows.byteOffset, rows.byteLength / 4)
+    return { zeros: await unpack(words, n, blocks, bits), offsets: null }
   }
 
   async #groupIndex({ groupIndex, k, block, blocks }: Layer, name: string): Promise<Int32Array | null> {
