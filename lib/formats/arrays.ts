@@ -1,4 +1,5 @@
 // What all formats are made of: bit streams, transposed matrices and scales, computed by the addon off the event loop.
+import { setImmediate as turn } from "node:timers/promises"
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import type { TensorEntry } from "../containers/safetensors.ts"
 import { dtypeInfo } from "../core/dtype.ts"
@@ -64,6 +65,18 @@ export async function transposed<T extends Uint8Array | Float32Array | Int32Arra
   const bytes = input.BYTES_PER_ELEMENT as 1 | 4
   const out = sharedArray(input instanceof Float32Array ? "f32" : bytes === 4 ? "i32" : "u8", rows * cols) as T
   await native.transpose(input, rows, cols, bytes, out)
+  return out
+}
+
+/** Rows of `from` elements as rows of `to`: cut, or filled up with zeros. */
+export async function resizedRows(source: Uint8Array, rows: number, from: number, to: number): Promise<Uint8Array> {
+  if (from === to) return source
+  const out = sharedBytes(rows * to)
+  const kept = Math.min(from, to)
+  for (let row = 0; row < rows; row++) {
+    out.set(source.subarray(row * from, row * from + kept), row * to)
+    if (row % 4096 === 4095) await turn()
+  }
   return out
 }
 
