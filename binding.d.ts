@@ -364,6 +364,17 @@ export interface Binding {
     columnScale: Float32Array | null,
     out: Float32Array,
   ): Promise<void>
+  /** out [n, k] = w + scale * (b a), with a [rank, k] and b [n, rank]. out may be w. */
+  addLowRank(
+    w: Float32Array,
+    n: number,
+    k: number,
+    a: Float32Array,
+    b: Float32Array,
+    rank: number,
+    scale: number,
+    out: Float32Array,
+  ): Promise<void>
   /** out[k] = mean over rows of |w| / (largest |w| of its row's group): AWQ's weight magnitude. */
   columnMagnitude(w: Float32Array, n: number, k: number, groupSize: number, out: Float32Array): Promise<void>
   /** Sum of (a - b)^2 over the first count elements, in double; the same for any number of threads. */
@@ -401,6 +412,14 @@ export interface Binding {
     elementBytes: 1 | 2 | 4,
     out: ArrayBufferView,
   ): Promise<void>
+  /** Bit planes (native/layout/planes.h): words [rows, cols * bits / 32] of codes [rows, cols], cols a multiple of 32. */
+  packPlanes(codes: Uint8Array, rows: number, cols: number, bits: number, out: Int32Array): Promise<void>
+  unpackPlanes(words: Int32Array, rows: number, cols: number, bits: number, out: Uint8Array): Promise<void>
+  /** 4-bit codes [n, k] in tiles (native/layout/tiles.h), n * k / 2 bytes. order 0: Marlin, 64 by 16; 1: AWQ's GEMV_FAST, 4 by 64. */
+  packTiles(codes: Uint8Array, order: 0 | 1, n: number, k: number, out: Uint8Array): Promise<void>
+  unpackTiles(tiles: Source, order: 0 | 1, n: number, k: number, out: Uint8Array): Promise<void>
+  /** Scales [groups, n] in the order of Marlin's files (pack), or out of it. */
+  orderMarlinScales(scales: Float32Array, groups: number, n: number, pack: boolean, out: Float32Array): Promise<void>
 
   // Files of packed weights: native/kernels/pack_format.h
   /** ERR_FORMAT for a file of another version or kind, ERR_CORRUPT for a damaged one, ERR_IO where it cannot be opened. */

@@ -1,8 +1,10 @@
-// Bit streams of on-disk formats, transposition: native/layout/bits.h.
+// Codes as on-disk formats pack them: bit streams, planes and tiles of native/layout; transposition.
 #include "layout/bits.h"
 
 #include "bindings/exports.h"
 #include "bindings/work.h"
+#include "layout/planes.h"
+#include "layout/tiles.h"
 
 namespace tsq {
 namespace {
@@ -55,11 +57,88 @@ Napi::Value transpose(Arguments& a) {
   return promise(a, [=]() -> Status { return layout::transpose(source, rows, cols, elementBytes, out); });
 }
 
+struct Planes {
+  int64_t rows, cols, count, words;
+  int bits;
+};
+
+// Arguments 1 … 3 of packPlanes and unpackPlanes.
+Planes planes(Arguments& a) {
+  Planes p{a.integer(a[1], "rows"), a.integer(a[2], "cols"), 0, 0, static_cast<int>(a.integer(a[3], "bits", 2, 8))};
+  if (p.cols % 32 != 0)
+    refuse(Code::kOption,
+           std::string(a.target().name) + ": cols is " + std::to_string(p.cols) + ", expected a multiple of 32");
+  p.count = product({p.rows, p.cols}, "codes");
+  p.words = product({p.rows, p.cols / 32, p.bits}, "words");
+  return p;
+}
+
+Napi::Value packPlanes(Arguments& a) {
+  const Planes p = planes(a);
+  const auto codes = a.view<uint8_t>(a[0], "codes", p.count);
+  const auto out = a.view<int32_t>(a[4], "out", p.words);
+  return promise(a, [=]() -> Status { return layout::packPlanes(codes.data, p.rows, p.cols, p.bits, out.data); });
+}
+
+Napi::Value unpackPlanes(Arguments& a) {
+  const Planes p = planes(a);
+  const auto words = a.view<int32_t>(a[0], "words", p.words);
+  const auto out = a.view<uint8_t>(a[4], "out", p.count);
+  return promise(a, [=]() -> Status {
+    layout::unpackPlanes(words.data, p.rows, p.cols, p.bits, out.data);
+    return {};
+  });
+}
+
+// Arguments 1 … 3 of packTiles and unpackTiles: order, n, k.
+layout::TiledCodes tiledCodes(Arguments& a) {
+  const auto order = static_cast<layout::TileOrder>(a.integer(a[1], "order", 0, 1));
+  const layout::TiledCodes tiled{order, a.integer(a[2], "n"), a.integer(a[3], "k")};
+  check(layout::checkTiles(tiled));
+  return tiled;
+}
+
+Napi::Value packTiles(Arguments& a) {
+  const layout::TiledCodes tiled = tiledCodes(a);
+  const int64_t count = product({tiled.n, tiled.k}, "codes");
+  const uint8_t* codes = a.view<uint8_t>(a[0], "codes", count).data;
+  uint8_t* out = a.view<uint8_t>(a[4], "out", count / 2).data;
+  return promise(a, [=]() -> Status {
+    layout::packTiles(codes, tiled, out);
+    return {};
+  });
+}
+
+Napi::Value unpackTiles(Arguments& a) {
+  const layout::TiledCodes tiled = tiledCodes(a);
+  const int64_t count = product({tiled.n, tiled.k}, "codes");
+  const uint8_t* tiles = a.source(a[0], "tiles", Dtype::kU8, count / 2).data;
+  uint8_t* out = a.view<uint8_t>(a[4], "out", count).data;
+  return promise(a, [=]() -> Status {
+    layout::unpackTiles(tiles, tiled, out);
+    return {};
+  });
+}
+
+Napi::Value orderMarlinScales(Arguments& a) {
+  const int64_t groups = a.integer(a[1], "groups", 1), n = a.integer(a[2], "n"), count = product({groups, n}, "scales");
+  const int run = groups > 1 ? 64 : 32;
+  if (n % run != 0)
+    refuse(Code::kOption,
+           "orderMarlinScales: n is " + std::to_string(n) + ", expected a multiple of " + std::to_string(run));
+  const bool pack = a.boolean(a[3], "pack");
+  const float* scales = a.view<float>(a[0], "scales", count).data;
+  float* out = a.view<float>(a[4], "out", count).data;
+  return promise(a, [=]() -> Status {
+    layout::orderMarlinScales(scales, groups, n, pack, out);
+    return {};
+  });
+}
+
 constexpr Export kExports[] = {
-    {"packBits", packBits, true},
-    {"unpackBits", unpackBits, true},
-    {"unpackCodes", unpackCodes, true},
-    {"transpose", transpose, true},
+    {"packBits", packBits, true},   {"unpackBits", unpackBits, true},   {"unpackCodes", unpackCodes, true},
+    {"transpose", transpose, true}, {"packPlanes", packPlanes, true},   {"unpackPlanes", unpackPlanes, true},
+    {"packTiles", packTiles, true}, {"unpackTiles", unpackTiles, true}, {"orderMarlinScales", orderMarlinScales, true},
 };
 
 }  // namespace

@@ -353,11 +353,17 @@ const valid = {
   convertAsync: () => ((a, b) => [pick([dtypeArray(a, 64), mapped()]), a, dtypeArray(b, 64), b, 64])(dtype(), dtype()),
   scan: () => (a => [pick([dtypeArray(a, 64), mapped()]), a, 64])(dtype()),
   scaleMatrix: () => [w(), n, k, maybe(filled(Float32Array, n)), maybe(filled(Float32Array, k)), w()],
+  addLowRank: () => [w(), n, k, filled(Float32Array, 3 * k), filled(Float32Array, n * 3), 3, 0.5, w()],
   columnMagnitude: () => [w(), n, k, group, filled(Float32Array, k)],
   squaredDifference: () => [w(), w(), n * k],
   packBits: () => [codes(), n, k, pick([2, 3, 4, 5, 8]), false, below(8), shared(Int32Array, n * 4)],
   unpackBits: () => [filled(Int32Array, n * 4), n, k, pick([2, 3, 4, 5, 8]), false, below(8), codes()],
   transpose: () => [w(), n, k, 4, w()],
+  packPlanes: () => [filled(Uint8Array, n * 64), n, 64, pick([2, 3, 5, 7, 8]), shared(Int32Array, n * 16)],
+  unpackPlanes: () => [filled(Int32Array, n * 16), n, 64, pick([2, 3, 5, 7, 8]), shared(Uint8Array, n * 64)],
+  packTiles: () => [filled(Uint8Array, 4096), pick([0, 1]), 64, 64, shared(Uint8Array, 2048)],
+  unpackTiles: () => [pick([filled(Uint8Array, 2048), mapped()]), pick([0, 1]), 64, 64, shared(Uint8Array, 4096)],
+  orderMarlinScales: () => [filled(Float32Array, 256), pick([1, 4]), 64, pick([false, true]), shared(Float32Array, 256)],
   decodeBlocks: () =>
     (type => [pick([filled(Uint8Array, 4096), mapped()]), type, n, pick([32, 256]), shared(Float32Array, n * 256)])(
       pick([0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20, 23, 30, 34, 35, 39]),
