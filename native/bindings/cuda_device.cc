@@ -84,6 +84,7 @@ Result<std::shared_ptr<CudaDevice>> CudaDevice::open(const std::string& modulePa
     return Status(Code::kDevice, std::string(found.name) + " has compute capability " + std::to_string(found.major) +
                                      "." + std::to_string(found.minor) + ", and the kernels need 8.0 or later");
   device->multiprocessors_ = found.multiprocessors;
+  device->memoryBytes_ = found.memoryBytes;
   TSQ_RETURN_IF_ERROR(device->ask([&](TsqCudaText text) { return table->prepare(index, text); }));
   TSQ_RETURN_IF_ERROR(device->ask([&](TsqCudaText text) { return table->openStream(&device->stream_, text); }));
   return device;
