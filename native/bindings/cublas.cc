@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <climits>
 #include <filesystem>
+#include <iterator>
+#include <utility>
 #include <vector>
 
 #include "runtime/shared_library.h"
@@ -35,7 +37,7 @@ Result<std::shared_ptr<CuBlas>> CuBlas::open(const std::string& name) {
     if (opened.ok()) return opened;
     reasons += (reasons.empty() ? "" : "; ") + opened.status().message();
   }
-  return Status(Code::kUnsupported, "cuBLAS is not there: " + reasons);
+  return Status(Code::kUnsupported, "cuBLAS is not available: " + reasons);
 }
 
 Result<std::shared_ptr<CuBlas>> CuBlas::attempt(const std::string& name) {

@@ -76,9 +76,11 @@ Napi::Value cudaDecode(Arguments& a) {
   const auto dense = a.object<const CudaWeight>(a[1], "dense");
   CudaDevice& device = *codes->device;
   if (dense->device != codes->device || dense->shape.bits != 16 || dense->shape.n != codes->shape.n ||
-      dense->shape.k != codes->shape.k || codes->order != nullptr)
+      dense->shape.k != codes->shape.k || codes->order != nullptr || codes->inputScale != nullptr)
     refuse(Code::kOption,
-           "cudaDecode: expected codes in their order and a weight of 16 bits of the same shape on one device");
+           "cudaDecode: expected codes in their order, without an input scale, and a weight of 16 bits of the same "
+           "shape on "
+           "one device");
   const TsqCudaDecode decode{codes->shape,
                              codes->codes->data,
                              codes->scales == nullptr ? nullptr : codes->scales->data,

@@ -302,6 +302,8 @@ Result<std::shared_ptr<CudaMemory>> CudaDevice::multiply(const CudaProduct& prod
     const TsqCudaColumns columns{
         x, static_cast<const float*>(weight.inputScale->data), scaled_->data, m, shape.k, product.isBF16};
     TSQ_RETURN_IF_ERROR(ask([&](TsqCudaText reason) { return table_->scaleColumns(&columns, stream(), reason); }));
+    // Already here: it stays in the graph where the product itself is refused and the caller goes on.
+    keepRecorded({product.weight, product.x, scaled_});
     x = scaled_->data;
   }
   const auto dataOf = [](const auto& memory) -> void* { return memory == nullptr ? nullptr : memory->data; };

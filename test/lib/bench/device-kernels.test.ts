@@ -129,14 +129,14 @@ t.test("without cuBLAS the run says what is wrong with it, and goes on", { skip 
   const absent = [
     [
       "/nowhere/libcublas.so.12",
-      /^cuBLAS is not there: \/nowhere\/libcublas\.so\.12 does not load: there is no such file$/,
+      /^cuBLAS is not available: \/nowhere\/libcublas\.so\.12 does not load: there is no such file$/,
     ],
-    ["libtsq_none.so", /^cuBLAS is not there: libtsq_none\.so: cannot open shared object file: No such file/],
+    ["libtsq_none.so", /^cuBLAS is not available: libtsq_none\.so: cannot open shared object file: No such file/],
     [
       builtModule("no_table"),
       /no_table\.so is no cuBLAS of version 11 or later: it lacks cublasCreate_v2, .*cublasGemmEx$/,
     ],
-    ["package.json", /^cuBLAS is not there: package\.json: /],
+    ["package.json", /^cuBLAS is not available: package\.json: /],
   ] as const
   for (const [library, reason] of absent) {
     const report = await run(library)
@@ -147,7 +147,7 @@ t.test("without cuBLAS the run says what is wrong with it, and goes on", { skip 
       [["tsq-w16a16", null]],
     )
     t.match(deviceText(report), /\ntsq-w16a16 bf16 .* – +– /)
-    t.match(deviceText(report), /\ncublas was not measured: cuBLAS is not there: /)
+    t.match(deviceText(report), /\ncublas was not measured: cuBLAS is not available: /)
     t.match(JSON.parse(JSON.stringify(report)), { cublas: null, options: { backends: ["cublas", "tsq-w16a16"] } })
   }
   process.env.TSQ_EMULATED_CUBLAS_CREATE = "1"

@@ -4,8 +4,8 @@
 //   TSQ_EMULATED_DEVICES  how many there are (2): by turns of compute capability 9.0 and 8.0
 //   TSQ_EMULATED_MEMORY   bytes of each (64 MiB)
 //   TSQ_EMULATED_FAILURE  what a kernel that runs while it is set fails with
-//   TSQ_EMULATED_LAUNCH   what a launch while it is set is refused with
-//   TSQ_EMULATED_SLEEP    milliseconds that a kernel takes at least (0)
+//   TSQ_EMULATED_LAUNCH   what a launch while it is set is refused with, if it has at least so many bytes of shared
+//   memory TSQ_EMULATED_LAUNCH_BYTES  (0) TSQ_EMULATED_SLEEP    milliseconds that a kernel takes at least (0)
 //   TSQ_EMULATED_DRIVER   the version of the driver (12040, which is that of the runtime)
 #pragma once
 #include <cstddef>
