@@ -108,6 +108,16 @@ export interface RoundedArrays {
   zeros: Uint8Array | null
 }
 
+/** native/rounding/codebook.h: the codes of a code book by ascending value, and the limits between them, compared in IEEE 754's total order. */
+export interface CodebookSteps {
+  /** 1 to 256. */
+  codes: Uint8Array
+  /** One less. */
+  limits: Float32Array
+  /** Numbers are w * (1 / scale) rather than w / scale. */
+  reciprocal: boolean
+}
+
 export interface GptqOptions {
   grid: Grid
   search: ScaleSearch | null
@@ -516,6 +526,19 @@ export interface Binding {
     search: ScaleSearch | null,
     clip: Float32Array | null,
     out: RoundedArrays,
+    abort: AbortFlag,
+  ): Promise<void>
+  /**
+   * Codes [n, k] of w / scales[n, ceil(k / groupSize)]: steps.codes[how many of steps.limits the quotient is above] (native/rounding/codebook.h).
+   */
+  roundCodebook(
+    w: Float32Array,
+    n: number,
+    k: number,
+    groupSize: number,
+    scales: Float32Array,
+    steps: CodebookSteps,
+    codes: Uint8Array,
     abort: AbortFlag,
   ): Promise<void>
   /** out [n, k] f32 = scale * (code - zero) * inputScale. */

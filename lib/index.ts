@@ -1,11 +1,18 @@
 // The public face of the library: exports only.
 
+export type { CodebookName } from "./core/codebooks.ts"
 export type { CudaDevice, CudaStatus, Device } from "./core/cuda.ts"
 export type { Dtype, TensorData } from "./core/dtype.ts"
 export { type ErrorCode, TsqError } from "./core/errors.ts"
 export { type CpuDevice, type DeviceReport, devices, setThreads } from "./core/machine.ts"
 export type { LongWork, Progress } from "./core/progress.ts"
-export { type IntegerScheme, QuantizedTensor, type QuantizedTensorInit } from "./core/quantized-tensor.ts"
+export {
+  type ActivationParameters,
+  QuantizedTensor,
+  type QuantizedTensorInit,
+  type ScaleLevels,
+} from "./core/quantized-tensor.ts"
+export type { ActivationScheme, FloatScaleType, IntegerScheme, Scheme } from "./core/scheme.ts"
 export { Tensor } from "./core/tensor.ts"
 export {
   convertModel,

@@ -3,14 +3,12 @@ import type { Checkpoint } from "../containers/checkpoint.ts"
 import type { TensorEntry } from "../containers/safetensors.ts"
 import { dtypeInfo } from "../core/dtype.ts"
 import { TsqError } from "../core/errors.ts"
-import type { IntegerScheme } from "../core/quantized-tensor.ts"
+import type { FloatScaleType } from "../core/scheme.ts"
 import { sharedArray, sharedBytes, sharedFloats, sharedInts } from "../core/tensor.ts"
 import { native } from "../native.ts"
 
-export type ScaleType = IntegerScheme["scaleType"]
-
 /** Safetensors names of the types that scales are stored in. */
-export const scaleNames: Readonly<Record<ScaleType, string>> = { f32: "F32", f16: "F16", bf16: "BF16" }
+export const scaleNames: Readonly<Record<FloatScaleType, string>> = { f32: "F32", f16: "F16", bf16: "BF16" }
 
 interface BitStreamOptions {
   /** AWQ's order of each 8 columns; 4 bits. */
@@ -76,7 +74,7 @@ export const bytesOf = (array: ArrayBufferView): Uint8Array =>
 /** Scales in the first of `types` that holds them all exactly; null when none does. */
 export async function encodeScales(
   scales: Float32Array,
-  types: readonly ScaleType[],
+  types: readonly FloatScaleType[],
 ): Promise<{ dtype: string; data: Uint8Array } | null> {
   const source = pinned(scales)
   for (const type of types) {
@@ -132,9 +130,11 @@ export async function readInts(checkpoint: Checkpoint, name: string): Promise<In
 export async function readScales(
   checkpoint: Checkpoint,
   name: string,
-): Promise<{ values: Float32Array; scaleType: ScaleType }> {
+): Promise<{ values: Float32Array; scaleType: FloatScaleType }> {
   const { dtype } = expectEntry(checkpoint, name, Object.values(scaleNames))
-  const scaleType = (Object.keys(scaleNames) as ScaleType[]).find(type => scaleNames[type] === dtype) as ScaleType
+  const scaleType = (Object.keys(scaleNames) as FloatScaleType[]).find(
+    type => scaleNames[type] === dtype,
+  ) as FloatScaleType
   return { values: await checkpoint.floats(name), scaleType }
 }
 

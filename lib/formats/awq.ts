@@ -18,7 +18,14 @@ import {
   unpack,
 } from "./arrays.ts"
 import { booleanField, groupSizeField, integerField, stringField } from "./config-fields.ts"
-import type { CheckpointFormat, FormatReader, FormatSummary, NamedTensor } from "./format.ts"
+import {
+  type CheckpointFormat,
+  type FormatReader,
+  type FormatSummary,
+  type NamedTensor,
+  refusesOthers,
+  traitsOf,
+} from "./format.ts"
 import { fusedNames } from "./module-patterns.ts"
 
 const bits = 4
@@ -35,6 +42,8 @@ export const awq: CheckpointFormat = {
   },
 
   refuses(module, [n, k], scheme, extra = {}) {
+    const other = refusesOthers("awq", scheme, extra)
+    if (other) return other
     if (scheme.bits !== bits) return `awq stores 4 bits, not ${scheme.bits}; use gptq or compressed-tensors`
     if (module.endsWith("embed_tokens"))
       return "awq has no quantized embeddings; leave it unquantized or use compressed-tensors"
@@ -42,16 +51,12 @@ export const awq: CheckpointFormat = {
     if (scheme.granularity === "group" && k % scheme.groupSize !== 0)
       return `k = ${k} is not a multiple of the group size ${scheme.groupSize}, as awq needs`
     if (extra.groupIndex) return "awq cannot store reordered columns (g_idx); use gptq or compressed-tensors"
-    if (extra.inputScale) return "awq cannot store a scale per input; fold it into the layer before"
     return null
   },
 
   async write(module, tensor) {
     const { shape, scheme, groups } = tensor
-    const reason = awq.refuses(module, shape, scheme, {
-      groupIndex: tensor.groupIndex !== null,
-      inputScale: tensor.inputScale !== null,
-    })
+    const reason = awq.refuses(module, shape, scheme, traitsOf(tensor))
     if (reason) throw new TsqError("ERR_UNSUPPORTED", `${module}: ${reason}`)
     const [n, k] = shape
     const qweight = await pack(await transposed(tensor.codes, n, k), k, n, bits, { interleave: true })

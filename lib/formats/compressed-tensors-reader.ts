@@ -2,7 +2,8 @@
 import { setImmediate as nextTurn } from "node:timers/promises"
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import { TsqError } from "../core/errors.ts"
-import type { IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { Scheme } from "../core/scheme.ts"
 import { StoredTensor } from "../core/stored-tensor.ts"
 import { sharedBytes, sharedFloats } from "../core/tensor.ts"
 import { expectEntry, matrixShape, modulesWith, readInts, readScales, rowWords, transposed, unpack } from "./arrays.ts"
@@ -47,7 +48,7 @@ export class CompressedTensorsReader implements FormatReader {
     const groupSize = strategy === "group" ? Math.min(settings.groupSize, k) : k
     const groups = Math.ceil(k / groupSize)
     const { values, scaleType } = await this.#scales(module, strategy, n, groups)
-    const scheme: IntegerScheme = { bits, symmetric, granularity: strategy, groupSize, scaleType }
+    const scheme: Scheme = { bits, symmetric, granularity: strategy, groupSize, scaleType }
     return new StoredTensor({
       scheme,
       shape: [n, k],
@@ -104,7 +105,7 @@ export class CompressedTensorsReader implements FormatReader {
   }
 
   /** [n, groups]; a single scale is repeated. */
-  async #scales(module: string, strategy: IntegerScheme["granularity"], n: number, groups: number) {
+  async #scales(module: string, strategy: Scheme["granularity"], n: number, groups: number) {
     const name = `${module}.weight_scale`
     const { values, scaleType } = await readScales(this.#checkpoint, name)
     const expected = strategy === "tensor" ? 1 : n * groups

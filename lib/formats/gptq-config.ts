@@ -1,9 +1,10 @@
 // GPTQ's quantization_config: written so that vLLM, SGLang, transformers, AutoGPTQ and GPTQModel find what each needs, and read.
 import { describe, isObject } from "../containers/json.ts"
 import { TsqError } from "../core/errors.ts"
-import { booleanField, groupSizeField, integerField, startPattern, stringField } from "./config-fields.ts"
+import { booleanField, groupSizeField, integerField, stringField } from "./config-fields.ts"
 import type { FormatSummary, WriteOptions } from "./format.ts"
 import { modulePatterns } from "./module-patterns.ts"
+import { NamePattern } from "./name-pattern.ts"
 
 /** The settings of one module. groupSize −1: one group a row. */
 export interface GptqSettings {
@@ -126,7 +127,7 @@ export function gptqConfiguration(
 // ---------------------------------------------------------------------------------------------------------------- reading
 
 interface Rule {
-  pattern: RegExp
+  pattern: NamePattern
   overrides: Record<string, unknown>
 }
 
@@ -190,6 +191,6 @@ function parseDynamic(dynamic: unknown): (Rule & { excludes: boolean })[] {
         "ERR_FORMAT",
         `quantization_config.dynamic[${JSON.stringify(key)}] is ${describe(overrides)}, expected an object`,
       )
-    return { pattern: startPattern(pattern, "dynamic"), excludes, overrides: isObject(overrides) ? overrides : {} }
+    return { pattern: new NamePattern(pattern, "dynamic"), excludes, overrides: isObject(overrides) ? overrides : {} }
   })
 }

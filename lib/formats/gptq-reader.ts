@@ -1,7 +1,8 @@
 // Reads the modules of a GPTQ checkpoint.
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import { TsqError } from "../core/errors.ts"
-import type { IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { Scheme } from "../core/scheme.ts"
 import { StoredTensor } from "../core/stored-tensor.ts"
 import { bytesOf, expectEntry, matrixShape, modulesWith, readInts, readScales, transposed, unpack } from "./arrays.ts"
 import type { FormatReader } from "./format.ts"
@@ -58,8 +59,8 @@ export class GptqReader implements FormatReader {
     expectEntry(checkpoint, `${module}.scales`, ["F16", "BF16", "F32"], [groups, n])
     const zeros = await this.#zeroPoints(module, settings, groups, n)
     const { values, scaleType } = await readScales(checkpoint, `${module}.scales`)
-    const scheme: IntegerScheme = {
-      bits: bits as IntegerScheme["bits"],
+    const scheme: Scheme = {
+      bits: bits as Scheme["bits"],
       symmetric: zeros === null,
       granularity: settings.groupSize === -1 ? "channel" : "group",
       groupSize,

@@ -3,7 +3,7 @@ import { TsqError } from "../core/errors.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
 import { sharedBytes } from "../core/tensor.ts"
 import { bytesOf, encodeScales, pack, pinned, transposed } from "./arrays.ts"
-import type { CheckpointFormat, NamedTensor, WriteOptions } from "./format.ts"
+import { type CheckpointFormat, type NamedTensor, refusesOthers, traitsOf, type WriteOptions } from "./format.ts"
 import { gptqConfiguration, isGptq } from "./gptq-config.ts"
 import { GptqReader } from "./gptq-reader.ts"
 import { consecutiveGroups } from "./group-index.ts"
@@ -17,6 +17,8 @@ export const gptq: CheckpointFormat = {
 
   /** With `zeros`, a zero point of 0 is refused too unless gptqVersion is "v2". */
   refuses(module, [n, k], scheme, extra = {}) {
+    const other = refusesOthers("gptq", scheme, extra)
+    if (other) return other
     const { bits, granularity, groupSize } = scheme
     if (!widths.includes(bits))
       return `gptq stores 2, 3, 4 or 8 bits, not ${bits} (5 to 7 bits need GPTQModel's planar layout, which is not written); use compressed-tensors`
@@ -26,21 +28,15 @@ export const gptq: CheckpointFormat = {
     if (n % 32 !== 0) return `n = ${n} is not a multiple of 32, as gptq's packed zero points need`
     if (granularity === "group" && k % groupSize !== 0)
       return `k = ${k} is not a multiple of the group size ${groupSize}, as gptq needs`
-    if (extra.inputScale) return "gptq cannot store a scale per input; fold it into the layer before"
     if (extra.zeros?.includes(0) && extra.gptqVersion !== "v2")
       return "a zero point is 0, which gptq v1 cannot store (its field holds the zero point minus 1); write gptq v2 or keep zero points at 1 or above"
     return null
   },
 
   async write(module, tensor, options) {
-    const { shape, scheme, zeros, groupIndex, inputScale } = tensor
+    const { shape, scheme } = tensor
     const version = options.gptqVersion ?? "v1"
-    const reason = gptq.refuses(module, shape, scheme, {
-      groupIndex: groupIndex !== null,
-      inputScale: inputScale !== null,
-      zeros,
-      gptqVersion: version,
-    })
+    const reason = gptq.refuses(module, shape, scheme, traitsOf(tensor, version))
     if (reason) throw new TsqError("ERR_UNSUPPORTED", `${module}: ${reason}`)
     return layerTensors(module, tensor, options, version)
   },

@@ -8,7 +8,7 @@ import { type LongWork, progressReporter } from "../core/progress.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
 import { sharedArray, sharedFloats } from "../core/tensor.ts"
 import { packageVersion } from "../core/version.ts"
-import type { FormatName, FormatSummary } from "../formats/format.ts"
+import { type FormatName, type FormatSummary, traitsOf } from "../formats/format.ts"
 import { detectFormat, formatByName } from "../formats/registry.ts"
 import { describeModel } from "../models/registry.ts"
 import { native } from "../native.ts"
@@ -130,11 +130,8 @@ async function refuseWhatDoesNotFit(
   for (const [index, module] of modules.entries()) {
     const tensor = await read(module)
     const reason =
-      format.refuses(module, tensor.shape, tensor.scheme, {
-        groupIndex: tensor.groupIndex !== null,
-        inputScale: tensor.inputScale !== null,
-        zeros: gptqVersion === "v1" ? tensor.zeros : null,
-      }) ?? (await scalesDoNotFit(tensor, format.name))
+      format.refuses(module, tensor.shape, tensor.scheme, traitsOf(tensor, gptqVersion)) ??
+      (await scalesDoNotFit(tensor, format.name))
     if (reason) refused.push(`${module}: ${reason}`)
     schemes.set(module, { ...tensor.scheme, hasGroupIndex: tensor.groupIndex !== null })
     onModule(index + 1)

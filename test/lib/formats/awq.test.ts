@@ -1,5 +1,5 @@
 import t from "tap"
-import type { IntegerScheme } from "../../../lib/core/quantized-tensor.ts"
+import type { IntegerScheme } from "../../../lib/core/scheme.ts"
 import { pack, unpack } from "../../../lib/formats/arrays.ts"
 import { awq } from "../../../lib/formats/awq.ts"
 import type { NamedTensor } from "../../../lib/formats/format.ts"

@@ -1,6 +1,7 @@
 // Any format into any other and back: bit for bit, wherever the target can hold the scheme.
 import t from "tap"
-import type { IntegerScheme, QuantizedTensor } from "../../../lib/core/quantized-tensor.ts"
+import type { QuantizedTensor } from "../../../lib/core/quantized-tensor.ts"
+import type { IntegerScheme } from "../../../lib/core/scheme.ts"
 import type { CheckpointFormat, NamedTensor, WriteOptions } from "../../../lib/formats/format.ts"
 import { detectFormat, formatByName, formats } from "../../../lib/formats/registry.ts"
 import { random, tsqError } from "../containers/support.ts"

@@ -1,5 +1,6 @@
 import t from "tap"
-import type { IntegerScheme, QuantizedTensor } from "../../../lib/core/quantized-tensor.ts"
+import type { QuantizedTensor } from "../../../lib/core/quantized-tensor.ts"
+import type { IntegerScheme } from "../../../lib/core/scheme.ts"
 import { pack, unpack } from "../../../lib/formats/arrays.ts"
 import { gptq } from "../../../lib/formats/gptq.ts"
 import { random, tsqError, vector, vectorsOf } from "../containers/support.ts"

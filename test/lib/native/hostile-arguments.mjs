@@ -410,6 +410,16 @@ const valid = {
     ])(dtype(), dtype()),
   matmulAsync: () => valid.matmul(),
   roundNearest: () => [w(), n, k, grid(), maybe(search()), clip(), outputs(), flag()],
+  roundCodebook: () => [
+    w(),
+    n,
+    k,
+    group,
+    filled(Float32Array, n * groups),
+    { codes: filled(Uint8Array, 4), limits: shared(Float32Array, 3), reciprocal: pick([true, false]) },
+    codes(),
+    flag(),
+  ],
   dequantize: () => [
     codes(),
     filled(Float32Array, n * groups),
