@@ -286,6 +286,25 @@ export interface Binding {
   cudaReadAll(memory: Handle, sink: Handle): void
   /** Overwrites a weight of 16 bits with the values of codes of the same shape: what a product without fused kernels does first. */
   cudaDecode(codes: Handle, dense: Handle): void
+  /**
+   * cuBLAS on a device, by the name or path of its library; null: whichever of libcublas.so.13 to .11 opens. ERR_UNSUPPORTED, with
+   * what is wrong with each, where none does.
+   */
+  cudaBlasOpen(device: Handle, name: string | null): Promise<{ handle: Handle; library: string; version: number }>
+  /**
+   * Enqueues y[m, n] = x[m, k] w[n, k]^T, all f16 (1) or bf16 (2) in memory of the device. Recorded like products. ERR_UNSUPPORTED
+   * with the status that cuBLAS gives where it fails.
+   */
+  cudaBlasMultiply(
+    blas: Handle,
+    w: Handle,
+    x: Handle,
+    dtype: 1 | 2,
+    m: number,
+    n: number,
+    k: number,
+    y: Handle,
+  ): void
 
   // Calibration on a CUDA device. Memory of it that does not suffice is ERR_DEVICE, with sizes. What has a counterpart without "cuda"
   // takes the device and then the same arguments.

@@ -210,6 +210,7 @@ const fixtures = {
 }
 // On the emulated CUDA runtime; on systems without it, handles of another kind, which are refused.
 const emulated = fileURLToPath(new URL("../../../build-native/libtsq_cuda_emulated.so", import.meta.url))
+const cublas = fileURLToPath(new URL("../../../build-native/libtsq_cublas_emulated.so", import.meta.url))
 if (existsSync(emulated)) {
   fixtures.device = await native.cudaOpen(emulated, 0)
   fixtures.deviceX = await native.cudaUpload(fixtures.device, shared(Uint16Array, 4 * k), 1, 4 * k)
@@ -229,7 +230,8 @@ if (existsSync(emulated)) {
   )
   const dense = await native.cudaUpload(fixtures.device, shared(Uint16Array, n * k), 1, n * k)
   fixtures.deviceDense = await native.cudaPackFloats(dense, 1, n, k)
-  native.release(dense)
+  fixtures.deviceDenseRows = dense
+  fixtures.deviceBlas = (await native.cudaBlasOpen(fixtures.device, cublas)).handle
   fixtures.deviceGraph = native.cudaRecord(fixtures.device)
   native.release(native.cudaMatmul(fixtures.deviceCodes, fixtures.deviceX, 1, 1, null, false))
   native.cudaEndRecord(fixtures.deviceGraph)
@@ -515,6 +517,17 @@ const valid = {
   cudaTime: () => [fixtures.deviceGraph ?? 1, shared(Float64Array, 1)],
   cudaReadAll: () => [fixtures.deviceX ?? 1, fixtures.deviceY ?? 1],
   cudaDecode: () => [fixtures.deviceCodes ?? 1, pick([fixtures.deviceDense ?? 1, fixtures.deviceCodes ?? 1])],
+  cudaBlasOpen: () => [device(), pick([cublas, emulated, "libtsq_none.so", null])],
+  cudaBlasMultiply: () => [
+    fixtures.deviceBlas ?? 1,
+    fixtures.deviceDenseRows ?? 1,
+    fixtures.deviceX ?? 1,
+    1 + below(2),
+    below(5),
+    pick([n, 1, 2 ** 31]),
+    pick([k, 1, 2 ** 40]),
+    pick([fixtures.deviceY ?? 1, fixtures.deviceX ?? 1]),
+  ],
   cudaHessian: () => [device(), 1 + below(40)],
   cudaAccumulate: () => {
     const type = dtype()
@@ -606,7 +619,7 @@ function note(name, result) {
   )
     made.push(result)
   if (name === "openPackFile") made.push(result.file)
-  if (name === "packBlocks") made.push(result.handle)
+  if (name === "packBlocks" || name === "cudaBlasOpen") made.push(result.handle)
   if (name === "readPackWeights") made.push(...result)
 }
 function noteError(name, error) {
