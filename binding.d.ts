@@ -22,9 +22,11 @@ export type Source = ArrayBufferView | Mapped
 
 /**
  * How the codes of a weight [n, k] lie. 0: [n, k], a byte a code. 1: [n, ceil(k · bits / 32)] words, every row a bit stream.
- * 2: the same words transposed. 3: [k, n / 8] words in AWQ's order, 4 bits.
+ * 2: the same words transposed. 3: [k, n / 8] words in AWQ's order, 4 bits. 4: [n, k], a two's complement byte a code, which is
+ * the code less 2^(bits-1). 5: [ceil(n k / 2)], two codes of 4 bits a byte along the whole matrix, the even element in the lower
+ * half; 6: in the upper half.
  */
-export type CodeLayout = 0 | 1 | 2 | 3
+export type CodeLayout = 0 | 1 | 2 | 3 | 4 | 5 | 6
 
 /** Storage of a packed weight: f32 0, f16 1, bf16 2, 4-bit codes 3, 8-bit codes 4. */
 export type WeightKind = 0 | 1 | 2 | 3 | 4
@@ -423,7 +425,27 @@ export interface Binding {
     add: number,
     out: Uint8Array,
   ): Promise<void>
-  /** out [n, k], a byte a code. Bytes of any alignment. */
+  /** codes [count] < 16 as two a byte, the even element in the lower half, or the upper: out [ceil(count / 2)]. */
+  packNibbles(codes: Uint8Array, count: number, highFirst: boolean, out: Uint8Array): Promise<void>
+  /** out [count] = codes < 2^bits less 2^(bits-1), in two's complement. */
+  signCodes(codes: Uint8Array, count: number, bits: number, out: Uint8Array): Promise<void>
+  /**
+   * Values that several rows or groups share: out [n, groups] of values stored once. runLength > 0: for each run of so many elements
+   * of the row-major matrix, a multiple of groupSize, as k is; otherwise for each block of blockRows rows and a group.
+   */
+  expandShared(
+    values: Uint8Array | Float32Array,
+    n: number,
+    k: number,
+    groupSize: number,
+    blockRows: number,
+    runLength: number,
+    elementBytes: 1 | 4,
+    out: Uint8Array | Float32Array,
+  ): Promise<void>
+  /** The inverse. False where some that share differ, bit for bit. */
+  collapseShared(...args: Parameters<Binding["expandShared"]>): Promise<boolean>
+  /** out [n, k], a byte a code. Bytes of any alignment. ERR_FORMAT for a signed byte that stands for no code. */
   unpackCodes(codes: Source, layout: CodeLayout, n: number, k: number, bits: number, out: Uint8Array): Promise<void>
   /** out [cols, rows] of elements of 1, 2 or 4 bytes. */
   transpose(
@@ -489,7 +511,10 @@ export interface Binding {
   // Packed weights and products
   packDense(source: Source, dtype: DtypeCode, n: number, k: number, kind: WeightKind): Promise<Handle>
   packDenseSync(source: Source, dtype: DtypeCode, n: number, k: number, kind: WeightKind): Handle
-  /** codes < 2^bits, bytes of any alignment, scales [n, G], zeros [n, G] or null (2^(bits-1)), groupIndex [k] or null, inputScale [k] or null. */
+  /**
+   * codes < 2^bits, bytes of any alignment, scales [n, G], groupIndex [k] or null, inputScale [k] or null. At most one of zeros [n, G],
+   * offsets [n, G] and codebook [2^bits]; none: zeros of 2^(bits-1). What the codes stand for: see dequantize.
+   */
   packCodes(
     codes: Source,
     layout: CodeLayout,
@@ -499,6 +524,8 @@ export interface Binding {
     groupSize: number,
     scales: Float32Array,
     zeros: Uint8Array | null,
+    offsets: Float32Array | null,
+    codebook: Float32Array | null,
     groupIndex: Int32Array | null,
     inputScale: Float32Array | null,
   ): Promise<Handle>
@@ -511,9 +538,13 @@ export interface Binding {
     groupSize: number,
     scales: Float32Array,
     zeros: Uint8Array | null,
+    offsets: Float32Array | null,
+    codebook: Float32Array | null,
     groupIndex: Int32Array | null,
     inputScale: Float32Array | null,
   ): Handle
+  /** False: codes that no kernel takes, held as the floats that they stand for. */
+  weightIsFused(weight: Handle): boolean
   /** A small f32 vector (norm weight, bias, inverse frequencies), copied. */
   vector(values: Float32Array): Handle
   /** y[m, n] = x[m, k] W^T (+ bias). x and y f32, f16 or bf16. activations: exact 0, rounded to 8 bits 1. */
@@ -562,11 +593,16 @@ export interface Binding {
     codes: Uint8Array,
     abort: AbortFlag,
   ): Promise<void>
-  /** out [n, k] f32 = scale * (code - zero) * inputScale. */
+  /**
+   * out [n, k] f32 = scale * (code - zero) * inputScale; (scale * code + offset) * inputScale with offsets;
+   * scale * codebook[code] * inputScale with a code book, where codes have to be < 2^bits. Each operation is rounded for itself.
+   */
   dequantize(
     codes: Uint8Array,
     scales: Float32Array,
     zeros: Uint8Array | null,
+    offsets: Float32Array | null,
+    codebook: Float32Array | null,
     n: number,
     k: number,
     bits: number,
@@ -579,6 +615,8 @@ export interface Binding {
     codes: Uint8Array,
     scales: Float32Array,
     zeros: Uint8Array | null,
+    offsets: Float32Array | null,
+    codebook: Float32Array | null,
     n: number,
     k: number,
     bits: number,

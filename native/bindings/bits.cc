@@ -3,7 +3,9 @@
 
 #include "bindings/exports.h"
 #include "bindings/work.h"
+#include "layout/byte_codes.h"
 #include "layout/planes.h"
+#include "layout/shared_values.h"
 #include "layout/tiles.h"
 
 namespace tsq {
@@ -42,6 +44,71 @@ Napi::Value unpackCodes(Arguments& a) {
   const layout::StoredCodes stored = a.storedCodes();
   const auto out = a.view<uint8_t>(a[5], "out", product({stored.n, stored.k}, "out"));
   return promise(a, [=]() -> Status { return layout::unpackCodes(stored, out.data); });
+}
+
+Napi::Value packNibbles(Arguments& a) {
+  const int64_t count = a.integer(a[1], "count");
+  const bool highFirst = a.boolean(a[2], "highFirst");
+  const auto codes = a.view<uint8_t>(a[0], "codes", count);
+  const auto out = a.view<uint8_t>(a[3], "out", (count + 1) / 2);
+  return promise(a, [=]() -> Status { return layout::packNibbles(codes.data, count, highFirst, out.data); });
+}
+
+Napi::Value signCodes(Arguments& a) {
+  const int64_t count = a.integer(a[1], "count");
+  const int bits = static_cast<int>(a.integer(a[2], "bits", 2, 8));
+  const auto codes = a.view<uint8_t>(a[0], "codes", count);
+  const auto out = a.view<uint8_t>(a[3], "out", count);
+  return promise(a, [=]() -> Status { return layout::toSigned(codes.data, count, bits, out.data); });
+}
+
+// Arguments 1 … 6 of expandShared and collapseShared: n, k, groupSize, blockRows, runLength, elementBytes.
+struct Shared {
+  layout::Sharing sharing;
+  int64_t bytes;  // of an element
+  uint8_t* from;
+  uint8_t* to;
+};
+
+Shared sharedValues(Arguments& a, bool expands) {
+  Shared s{};
+  s.sharing = {a.integer(a[1], "n", 1), a.integer(a[2], "k", 1), a.integer(a[3], "groupSize", 1),
+               a.integer(a[4], "blockRows", 1), a.integer(a[5], "runLength")};
+  s.bytes = a.integer(a[6], "elementBytes", 1, 4);
+  if (s.bytes != 1 && s.bytes != 4)
+    refuse(Code::kOption,
+           std::string(a.target().name) + ": elementBytes is " + std::to_string(s.bytes) + ", expected 1 or 4");
+  (void)product({s.sharing.n, s.sharing.k, s.bytes}, "weight");
+  check(layout::checkSharing(s.sharing));
+  const int64_t whole = s.sharing.n * layout::groupsOf(s.sharing), stored = layout::storedCount(s.sharing);
+  s.from = static_cast<uint8_t*>(a.bytes(a[0], "values", (expands ? stored : whole) * s.bytes));
+  s.to = static_cast<uint8_t*>(a.bytes(a[7], "out", (expands ? whole : stored) * s.bytes));
+  for (const uint8_t* pointer : {s.from, s.to})
+    if (reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(s.bytes) != 0)
+      refuse(Code::kOption, std::string(a.target().name) + ": an array does not start at a multiple of elementBytes");
+  return s;
+}
+
+Napi::Value expandShared(Arguments& a) {
+  return promise(a, [s = sharedValues(a, true)]() -> Status {
+    if (s.bytes == 1) {
+      layout::expandShared(s.from, s.sharing, s.to);
+    } else {
+      layout::expandShared(reinterpret_cast<const uint32_t*>(s.from), s.sharing, reinterpret_cast<uint32_t*>(s.to));
+    }
+    return {};
+  });
+}
+
+Napi::Value collapseShared(Arguments& a) {
+  return promise(
+      a,
+      [s = sharedValues(a, false)]() -> Result<bool> {
+        if (s.bytes == 1) return layout::collapseShared(s.from, s.sharing, s.to);
+        return layout::collapseShared(reinterpret_cast<const uint32_t*>(s.from), s.sharing,
+                                      reinterpret_cast<uint32_t*>(s.to));
+      },
+      [](Napi::Env env, bool same) -> Napi::Value { return Napi::Boolean::New(env, same); });
 }
 
 Napi::Value transpose(Arguments& a) {
@@ -136,9 +203,19 @@ Napi::Value orderMarlinScales(Arguments& a) {
 }
 
 constexpr Export kExports[] = {
-    {"packBits", packBits, true},   {"unpackBits", unpackBits, true},   {"unpackCodes", unpackCodes, true},
-    {"transpose", transpose, true}, {"packPlanes", packPlanes, true},   {"unpackPlanes", unpackPlanes, true},
-    {"packTiles", packTiles, true}, {"unpackTiles", unpackTiles, true}, {"orderMarlinScales", orderMarlinScales, true},
+    {"packBits", packBits, true},
+    {"unpackBits", unpackBits, true},
+    {"unpackCodes", unpackCodes, true},
+    {"packNibbles", packNibbles, true},
+    {"signCodes", signCodes, true},
+    {"expandShared", expandShared, true},
+    {"collapseShared", collapseShared, true},
+    {"transpose", transpose, true},
+    {"packPlanes", packPlanes, true},
+    {"unpackPlanes", unpackPlanes, true},
+    {"packTiles", packTiles, true},
+    {"unpackTiles", unpackTiles, true},
+    {"orderMarlinScales", orderMarlinScales, true},
 };
 
 }  // namespace

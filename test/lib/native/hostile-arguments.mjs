@@ -202,7 +202,20 @@ const fixtures = {
   reservoir: native.createAccumulator(6, k, 4, 1),
   program: native.createProgram(Float64Array.of(k, k, k, k), Int32Array.of(4), ops(), 8),
   cache: native.createCache(1, 2, 8, 4),
-  codes: native.packCodesSync(new Uint8Array(k * k), 0, k, k, 4, group, new Float32Array(k * groups), null, null, null),
+  codes: native.packCodesSync(
+    new Uint8Array(k * k),
+    0,
+    k,
+    k,
+    4,
+    group,
+    new Float32Array(k * groups),
+    null,
+    null,
+    null,
+    null,
+    null,
+  ),
   decoded: native.packDenseSync(filled(Float32Array, k * k), 0, k, k, 0),
   probe: await native.createReadProbe(4096),
   packFile: await writtenPackFile(),
@@ -272,6 +285,16 @@ const dtype = () => below(3)
 const dtypeArray = (type, count) => filled(type === 0 ? Float32Array : Uint16Array, count)
 const groupIndex = () => pick([null, Int32Array.from({ length: k }, (_, j) => (k - 1 - j) >> 3), filled(Int32Array, k)])
 const codes = () => filled(Uint8Array, n * k)
+// zeros, offsets, code book
+const values = () =>
+  pick([
+    [null, null, null],
+    [filled(Uint8Array, n * groups), null, null],
+    [null, filled(Float32Array, n * groups), null],
+    [null, null, filled(Float32Array, 16)],
+    [filled(Uint8Array, n * groups), filled(Float32Array, n * groups), filled(Float32Array, 256)],
+  ])
+const sharing = () => [w(), n, k, group, pick([1, 2, 3]), pick([0, 0, 8, 24, n * k]), pick([1, 4]), w()]
 const observers = () => {
   const list = [
     { run: 0, op: 1, slot: 1, reduction: 0, accumulator: fixtures.hessian },
@@ -389,20 +412,25 @@ const valid = {
   ],
   packDense: () => (a => [pick([dtypeArray(a, n * k), mapped()]), a, n, k, below(4)])(dtype()),
   packDenseSync: () => (a => [pick([dtypeArray(a, n * k), mapped()]), a, n, k, below(4)])(dtype()),
-  unpackCodes: () => [pick([codes(), mapped()]), below(4), n, k, 4, codes()],
+  packNibbles: () => [codes(), pick([0, 7, n * k]), random() < 0.5, codes()],
+  signCodes: () => [codes(), n * k, pick([2, 4, 8]), codes()],
+  expandShared: () => sharing(),
+  collapseShared: () => sharing(),
+  unpackCodes: () => [pick([codes(), mapped()]), below(7), n, k, 4, codes()],
   packCodes: () => [
     pick([codes(), mapped()]),
-    below(4),
+    below(7),
     n,
     k,
     4,
     group,
     filled(Float32Array, n * groups),
-    maybe(filled(Uint8Array, n * groups)),
+    ...values(),
     groupIndex(),
     maybe(filled(Float32Array, k)),
   ],
   packCodesSync: () => valid.packCodes(),
+  weightIsFused: () => [pick([fixtures.weight, fixtures.codes])],
   vector: () => [new Float32Array(8)],
   matmul: () =>
     ((a, b) => [
@@ -430,7 +458,7 @@ const valid = {
   dequantize: () => [
     codes(),
     filled(Float32Array, n * groups),
-    maybe(filled(Uint8Array, n * groups)),
+    ...values(),
     n,
     k,
     4,
