@@ -398,6 +398,8 @@ export interface Binding {
   ): Promise<void>
   /** out[k] = mean over rows of |w| / (largest |w| of its row's group): AWQ's weight magnitude. */
   columnMagnitude(w: Float32Array, n: number, k: number, groupSize: number, out: Float32Array): Promise<void>
+  /** out [n, ceil(k / groupSize)]: the largest |w| of each group. */
+  groupMagnitude(w: Float32Array, n: number, k: number, groupSize: number, out: Float32Array): Promise<void>
   /** Sum of (a - b)^2 over the first count elements, in double; the same for any number of threads. */
   squaredDifference(a: Float32Array, b: Float32Array, count: number): Promise<number>
 

@@ -380,6 +380,7 @@ const valid = {
   scaleMatrix: () => [w(), n, k, maybe(filled(Float32Array, n)), maybe(filled(Float32Array, k)), w()],
   addLowRank: () => [w(), n, k, filled(Float32Array, 3 * k), filled(Float32Array, n * 3), 3, 0.5, w()],
   columnMagnitude: () => [w(), n, k, group, filled(Float32Array, k)],
+  groupMagnitude: () => [w(), n, k, group, filled(Float32Array, n * k)],
   squaredDifference: () => [w(), w(), n * k],
   packBits: () => [codes(), n, k, pick([2, 3, 4, 5, 8]), false, below(8), shared(Int32Array, n * 4)],
   unpackBits: () => [filled(Int32Array, n * 4), n, k, pick([2, 3, 4, 5, 8]), false, below(8), codes()],
