@@ -21,10 +21,14 @@ export {
   loadModel,
   planQuantization,
   quantizeModel,
+  readOnnx,
+  writeOnnx,
 } from "./deferred.ts"
 export type { LoadOptions } from "./engine/load-model.ts"
 export type { Model } from "./engine/model.ts"
 export type { EvaluateOptions, Evaluation } from "./evaluate/evaluate-model.ts"
+export type { WriteOnnxOptions } from "./formats/onnx.ts"
+export type { OnnxLinear } from "./formats/onnx-linear.ts"
 export { dequantize } from "./kernels/dequantize.ts"
 export { CudaGraph, captureGraph } from "./kernels/graph.ts"
 export { type MatmulOptions, matmul, type Weight } from "./kernels/matmul.ts"

@@ -24,7 +24,7 @@ export function addConvert(program: Command): void {
     .argument("<model>", "Hugging Face folder or .gguf file")
     .argument("<out>", "folder to create, or .gguf file")
     .option("--format <name>", "gptq, awq, compressed-tensors or dense; a .gguf output needs none")
-    .option("--gptq-version <version>", "v1 (widest reach) or v2")
+    .option("--gptq-version <version>", "v1 (widest reach), v2 or planar (GPTQModel's, 5 to 7 bits too)")
     .option("--allow-requantize", "round again what the target does not hold, and say what that costs")
     .option("--scheme <name>", "of what is rounded again for a folder: w4a16, w8a16 …")
     .option("--group-size <n>", "columns of a group, channel or tensor", groupSize)

@@ -1,12 +1,21 @@
 // Reads the modules of a compressed-tensors checkpoint of the format pack-quantized.
-import { setImmediate as nextTurn } from "node:timers/promises"
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import { TsqError } from "../core/errors.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
 import type { Scheme } from "../core/scheme.ts"
 import { StoredTensor } from "../core/stored-tensor.ts"
-import { sharedBytes, sharedFloats } from "../core/tensor.ts"
-import { expectEntry, matrixShape, modulesWith, readInts, readScales, rowWords, transposed, unpack } from "./arrays.ts"
+import { sharedFloats } from "../core/tensor.ts"
+import {
+  expectEntry,
+  matrixShape,
+  modulesWith,
+  readInts,
+  readScales,
+  resizedRows,
+  rowWords,
+  transposed,
+  unpack,
+} from "./arrays.ts"
 import { CompressedTensorsConfig, type WeightSettings } from "./compressed-tensors-config.ts"
 import type { FormatReader } from "./format.ts"
 import { readGroupIndex } from "./group-index.ts"
@@ -155,11 +164,5 @@ async function unpackWords(
   const fields = Math.floor(32 / bits)
   const padded = wholeWords(cols, bits) * fields
   const codes = await unpack(words, words.length, fields, bits)
-  if (padded === cols) return codes
-  const out = sharedBytes(rows * cols)
-  for (let row = 0; row < rows; row++) {
-    out.set(codes.subarray(row * padded, row * padded + cols), row * cols)
-    if (row % 4096 === 4095) await nextTurn()
-  }
-  return out
+  return resizedRows(codes, rows, padded, cols)
 }

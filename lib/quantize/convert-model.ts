@@ -2,7 +2,7 @@
 import { TsqError, throwIfAborted } from "../core/errors.ts"
 import { describe, Options } from "../core/options.ts"
 import { type LongWork, progressReporter } from "../core/progress.ts"
-import type { FormatName } from "../formats/format.ts"
+import { type FormatName, type GptqVersion, gptqVersions } from "../formats/format.ts"
 import { type GgufPreset, ggufPresets, isGgufPreset } from "../formats/gguf-mixes.ts"
 import { formatByName } from "../formats/registry.ts"
 import { ConversionRefused, type ConversionReport } from "./conversion-report.ts"
@@ -21,7 +21,7 @@ export { ConversionRefused } from "./conversion-report.ts"
 export interface ConvertModelOptions extends LongWork {
   /** Of a folder: a checkpoint format, or "dense" for floats. An output called .gguf is a GGUF file, with no format or "gguf". */
   format?: FormatName | "dense" | "gguf"
-  gptqVersion?: "v1" | "v2"
+  gptqVersion?: GptqVersion
   /** Round what the target does not hold to nearest codes of `scheme` or `preset`. Default false: such tensors are refused. */
   allowRequantize?: boolean
   /** Scheme of what is rounded again for a folder. Default "w4a16" in groups of 128, 64 or 32 columns, symmetric. */
@@ -129,7 +129,7 @@ function readTarget(options: Options, toGguf: boolean) {
   return {
     format,
     template: allowRequantize && !gguf && format !== "dense" ? parseScheme(scheme) : null,
-    gptqVersion: options.oneOf("gptqVersion", ["v1", "v2"], "v1"),
+    gptqVersion: options.oneOf("gptqVersion", gptqVersions, "v1"),
     dtype: options.oneOf("dtype", ["f32", "f16", "bf16"], null),
     force: options.boolean("force", false),
     signal: options.signal(),

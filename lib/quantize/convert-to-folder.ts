@@ -10,7 +10,7 @@ import type { QuantizedTensor } from "../core/quantized-tensor.ts"
 import { sharedArray, sharedFloats } from "../core/tensor.ts"
 import { packageVersion } from "../core/version.ts"
 import { bytesOf, encodeScales, scaleNames } from "../formats/arrays.ts"
-import { type CheckpointFormat, type NamedTensor, traitsOf } from "../formats/format.ts"
+import { type CheckpointFormat, type GptqVersion, type NamedTensor, traitsOf } from "../formats/format.ts"
 import { dequantizeAsync } from "../kernels/dequantize.ts"
 import { folderOfGguf } from "../models/gguf-folder.ts"
 import { native } from "../native.ts"
@@ -30,7 +30,7 @@ export interface FolderTarget {
   format: CheckpointFormat | null
   /** Of what becomes dense. */
   dtype: FloatType | null
-  gptqVersion: "v1" | "v2"
+  gptqVersion: GptqVersion
   /** How to round what the format does not hold; null: refuse it. */
   requantization: Requantization | null
   force: boolean

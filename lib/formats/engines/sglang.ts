@@ -38,10 +38,13 @@ export const sglang: Engine = {
     },
     "compressed-tensors": {
       module: module => {
-        const { granularity, groupSize, codebook } = module.scheme
+        const { bits, granularity, groupSize, codebook } = module.scheme
         if (module.name.endsWith("embed_tokens")) return [refused("a quantized embedding: only linears are")]
         if (granularity === "group" && module.shape[1] % groupSize !== 0)
           return [refused(`k = ${module.shape[1]} is not a multiple of the group size ${groupSize}`)]
+        // WNA16_SUPPORTED_BITS of compressed_tensors_wNa16.py.
+        if (codebook === undefined && bits !== 4 && bits !== 8)
+          return [refused(`packed codes of ${bits} bits: 4 and 8 are loaded`)]
         return [codebook === undefined ? notMarlin(module) : null]
       },
       model: unequalParts,
