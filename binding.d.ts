@@ -297,16 +297,7 @@ export interface Binding {
    * Enqueues y[m, n] = x[m, k] w[n, k]^T, all f16 (1) or bf16 (2) in memory of the device. Recorded like products. ERR_UNSUPPORTED
    * with the status that cuBLAS gives where it fails.
    */
-  cudaBlasMultiply(
-    blas: Handle,
-    w: Handle,
-    x: Handle,
-    dtype: 1 | 2,
-    m: number,
-    n: number,
-    k: number,
-    y: Handle,
-  ): void
+  cudaBlasMultiply(blas: Handle, w: Handle, x: Handle, dtype: 1 | 2, m: number, n: number, k: number, y: Handle): void
 
   // Calibration on a CUDA device. Memory of it that does not suffice is ERR_DEVICE, with sizes. What has a counterpart without "cuda"
   // takes the device and then the same arguments.

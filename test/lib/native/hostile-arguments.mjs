@@ -389,7 +389,13 @@ const valid = {
   unpackPlanes: () => [filled(Int32Array, n * 16), n, 64, pick([2, 3, 5, 7, 8]), shared(Uint8Array, n * 64)],
   packTiles: () => [filled(Uint8Array, 4096), pick([0, 1]), 64, 64, shared(Uint8Array, 2048)],
   unpackTiles: () => [pick([filled(Uint8Array, 2048), mapped()]), pick([0, 1]), 64, 64, shared(Uint8Array, 4096)],
-  orderMarlinScales: () => [filled(Float32Array, 256), pick([1, 4]), 64, pick([false, true]), shared(Float32Array, 256)],
+  orderMarlinScales: () => [
+    filled(Float32Array, 256),
+    pick([1, 4]),
+    64,
+    pick([false, true]),
+    shared(Float32Array, 256),
+  ],
   decodeBlocks: () =>
     (type => [pick([filled(Uint8Array, 4096), mapped()]), type, n, pick([32, 256]), shared(Float32Array, n * 256)])(
       pick([0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20, 23, 30, 34, 35, 39]),
