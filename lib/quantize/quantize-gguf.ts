@@ -118,7 +118,7 @@ export async function quantizeToGguf(source: string, out: string, values: GgufOp
   }
 }
 
-async function describeTokenizer(
+export async function describeTokenizer(
   source: string,
   { config }: ModelProgram,
 ): Promise<ReturnType<typeof ggufOfTokenizer>> {
