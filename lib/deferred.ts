@@ -1,8 +1,12 @@
 // Functions of the public face that load what they need with their first call: checkpoints, schemas and tokenizers take longer
 // to load than all the rest, and a program that only multiplies has no use for them.
+
+import type { QuantizedTensor } from "./core/quantized-tensor.ts"
 import type { LoadOptions } from "./engine/load-model.ts"
 import type { Model } from "./engine/model.ts"
 import type { EvaluateOptions, Evaluation } from "./evaluate/evaluate-model.ts"
+import type { WriteOnnxOptions } from "./formats/onnx.ts"
+import type { OnnxLinear } from "./formats/onnx-linear.ts"
 import type { ConversionReport, ConvertModelOptions } from "./quantize/convert-model.ts"
 import type { InspectModelOptions, ModelInspection } from "./quantize/inspect-model.ts"
 import type {
@@ -56,4 +60,18 @@ export async function convertModel(
 /** Inspects a checkpoint folder, or a .safetensors file by itself. See quantize/inspect-model.ts. */
 export async function inspectModel(path: string, options?: InspectModelOptions): Promise<ModelInspection> {
   return (await import("./quantize/inspect-model.ts")).inspectModel(path, options)
+}
+
+/** Writes quantized layers as an ONNX model that onnxruntime runs. See formats/onnx.ts. */
+export async function writeOnnx(
+  path: string,
+  linears: Readonly<Record<string, QuantizedTensor | OnnxLinear>>,
+  options?: WriteOnnxOptions,
+): Promise<{ files: string[]; totalBytes: number }> {
+  return (await import("./formats/onnx.ts")).writeOnnx(path, linears, options)
+}
+
+/** The quantized layers of an ONNX model, by the names of their nodes. See formats/onnx.ts. */
+export async function readOnnx(path: string): Promise<Record<string, OnnxLinear>> {
+  return (await import("./formats/onnx.ts")).readOnnx(path)
 }

@@ -1,11 +1,18 @@
 // The public face of the library: exports only.
 
+export type { CodebookName } from "./core/codebooks.ts"
 export type { CudaDevice, CudaStatus, Device } from "./core/cuda.ts"
 export type { Dtype, TensorData } from "./core/dtype.ts"
 export { type ErrorCode, TsqError } from "./core/errors.ts"
 export { type CpuDevice, type DeviceReport, devices, setThreads } from "./core/machine.ts"
 export type { LongWork, Progress } from "./core/progress.ts"
-export { type IntegerScheme, QuantizedTensor, type QuantizedTensorInit } from "./core/quantized-tensor.ts"
+export {
+  type ActivationParameters,
+  QuantizedTensor,
+  type QuantizedTensorInit,
+  type ScaleLevels,
+} from "./core/quantized-tensor.ts"
+export type { ActivationScheme, FloatScaleType, IntegerScheme, Scheme } from "./core/scheme.ts"
 export { Tensor } from "./core/tensor.ts"
 export {
   convertModel,
@@ -14,10 +21,14 @@ export {
   loadModel,
   planQuantization,
   quantizeModel,
+  readOnnx,
+  writeOnnx,
 } from "./deferred.ts"
 export type { LoadOptions } from "./engine/load-model.ts"
 export type { Model } from "./engine/model.ts"
 export type { EvaluateOptions, Evaluation } from "./evaluate/evaluate-model.ts"
+export type { WriteOnnxOptions } from "./formats/onnx.ts"
+export type { OnnxLinear } from "./formats/onnx-linear.ts"
 export { dequantize } from "./kernels/dequantize.ts"
 export { CudaGraph, captureGraph } from "./kernels/graph.ts"
 export { type MatmulOptions, matmul, type Weight } from "./kernels/matmul.ts"

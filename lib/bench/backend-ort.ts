@@ -1,8 +1,8 @@
 // onnxruntime-node's MatMulNBits. One session holds a node for each copy of the weights and a run passes all of them, so that
 // the cost of a call from JavaScript is shared by the copies: what remains is the kernel, as a C++ caller would see it.
 import { TsqError } from "../core/errors.ts"
-import { shareable, sharedBytes, sharedFloats } from "../core/shared-array.ts"
-import { native } from "../native.ts"
+import { sharedFloats } from "../core/shared-array.ts"
+import { blockCodes } from "../formats/onnx-linear.ts"
 import {
   type BenchMatrix,
   type Bound,
@@ -48,15 +48,7 @@ export async function nBitsWeight(
   { block, accuracyLevel }: OrtVariant,
 ): Promise<NBitsWeight> {
   const blocks = Math.ceil(k / block)
-  const words = new Int32Array(new SharedArrayBuffer(n * Math.ceil((k * bits) / 32) * 4))
-  await native.packBits(await shareable(quantized.codes), n, k, bits, false, 0, words)
-  const stream = new Uint8Array(words.buffer)
-  const [from, to] = [stream.byteLength / n, (blocks * block * bits) / 8]
-  let codes: Uint8Array = stream
-  if (from !== to) {
-    codes = sharedBytes(n * to)
-    for (let i = 0; i < n; i++) codes.set(stream.subarray(i * from, (i + 1) * from), i * to)
-  }
+  const codes = await blockCodes(quantized.codes, { n, k, bits, block, blocks })
   const scales = sharedFloats(n * blocks)
   for (let i = 0; i < scales.length; i++) scales[i] = quantized.scales[i % quantized.scales.length]!
   return { n, k, bits, block, accuracyLevel, codes, scales }

@@ -1,5 +1,6 @@
 // What the kernel benchmark asks of whoever multiplies: weights laid out in several copies, and products of m rows with them.
-import type { IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { IntegerScheme } from "../core/scheme.ts"
 import type { Unit } from "./roofs.ts"
 import type { Contender } from "./rounds.ts"
 import type { Activations, FloatDtype, WeightRow } from "./samples.ts"

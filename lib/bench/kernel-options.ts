@@ -2,7 +2,7 @@
 import { TsqError } from "../core/errors.ts"
 import { closest, describe, listChoices, Options } from "../core/options.ts"
 import type { LongWork } from "../core/progress.ts"
-import type { IntegerScheme } from "../core/quantized-tensor.ts"
+import type { IntegerScheme } from "../core/scheme.ts"
 import { native } from "../native.ts"
 import type { OrtVariant } from "./backend-ort.ts"
 import type { FloatDtype } from "./samples.ts"

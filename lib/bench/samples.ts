@@ -1,6 +1,7 @@
 // What is multiplied, and how right a result is: random codes and activations, and the float64 product of a sample of outputs.
 import { type Dtype, dtypeInfo, type TensorData } from "../core/dtype.ts"
-import { type IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
+import { QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { IntegerScheme } from "../core/scheme.ts"
 import { sharedBytes, sharedFloats } from "../core/shared-array.ts"
 import { Tensor } from "../core/tensor.ts"
 import { native } from "../native.ts"

@@ -2,7 +2,7 @@
 // Source: ggml-org/ggml, docs/gguf.md and src/gguf.cpp.
 import { setImmediate as turn } from "node:timers/promises"
 import { TsqError } from "../core/errors.ts"
-import type { Cursor } from "./gguf-cursor.ts"
+import type { Cursor } from "./cursor.ts"
 import {
   alignmentKey,
   defaultAlignment,

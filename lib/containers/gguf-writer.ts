@@ -3,15 +3,15 @@
 // The header stands before the data and says where every tensor lies, so the tensors are declared first and their bytes come
 // after, in that order and in pieces of any size: nothing but the header and the caller's piece is in memory.
 import type { FileHandle } from "node:fs/promises"
-import { mkdir, open, rename, rm } from "node:fs/promises"
-import { dirname, resolve } from "node:path"
+import { open } from "node:fs/promises"
+import { resolve } from "node:path"
 import { TsqError, throwIfAborted } from "../core/errors.ts"
 import { type Mapped, native } from "../native.ts"
 import { writeError, writeFully } from "./disk.ts"
 import { type GgufTensorPlan, ggufHeader, planAlignment, planBytes } from "./gguf-bytes.ts"
 import { maxParts, partName, splitKeys } from "./gguf-split.ts"
 import { type GgufMetadata, type GgufValue, padded } from "./gguf-types.ts"
-import { exists, partialName, removeAbandoned, syncDirectory } from "./output.ts"
+import { OutputFiles } from "./output-files.ts"
 
 export type { GgufTensorPlan } from "./gguf-bytes.ts"
 
@@ -29,9 +29,8 @@ export interface GgufWriterOptions {
 const copyBytes = 8 << 20
 
 interface Part {
-  /** Final name, and the name until then. */
+  /** Final name. */
   target: string
-  path: string
   header: Uint8Array
   tensors: readonly { name: string; bytes: number }[]
 }
@@ -39,8 +38,8 @@ interface Part {
 /** `write` every tensor's bytes in the declared order, then `finish`. After a failure only `discard` is left. */
 export class GgufWriter {
   readonly #parts: readonly Part[]
+  readonly #files: OutputFiles
   readonly #alignment: number
-  readonly #force: boolean
   readonly #signal: AbortSignal | undefined
   /** The part and the tensor that are due, and how much of the tensor has come. */
   #part = 0
@@ -50,10 +49,10 @@ export class GgufWriter {
   #queue: Promise<unknown> = Promise.resolve()
   #state: "open" | "failed" | "finished" = "open"
 
-  private constructor(parts: readonly Part[], { metadata, force, signal }: GgufWriterOptions) {
+  private constructor(parts: readonly Part[], files: OutputFiles, { metadata, signal }: GgufWriterOptions) {
     this.#parts = parts
+    this.#files = files
     this.#alignment = planAlignment(metadata)
-    this.#force = force ?? false
     this.#signal = signal
   }
 
@@ -66,15 +65,11 @@ export class GgufWriter {
       throw new TsqError("ERR_OPTION", `the output is ${JSON.stringify(path)}, expected the name of a .gguf file`)
     const target = resolve(path)
     const parts = planParts(target, options)
-    const writer = new GgufWriter(parts, options)
-    await writer.#checkFree()
-    try {
-      await mkdir(dirname(target), { recursive: true })
-      for (const part of parts) await removeAbandoned(part.target)
-    } catch (cause) {
-      throw writeError("write to the folder of", target, cause)
-    }
-    return writer
+    const files = await OutputFiles.create(
+      parts.map(part => part.target),
+      options.force,
+    )
+    return new GgufWriter(parts, files, options)
   }
 
   /** The next bytes of a tensor. Calls may overlap; they are carried out in turn, so `data` must stay as it is until then. */
@@ -83,11 +78,10 @@ export class GgufWriter {
       throwIfAborted(this.#signal)
       const bytes = data instanceof Uint8Array ? data.byteLength : data.bytes
       await this.#moveTo(name, bytes)
-      const { path } = this.#parts[this.#part]!
       try {
         await this.#store(data)
       } catch (cause) {
-        throw writeError(`write ${bytes} bytes of tensor ${JSON.stringify(name)} to`, path, cause)
+        throw writeError(`write ${bytes} bytes of tensor ${JSON.stringify(name)} to`, this.#path, cause)
       }
       this.#done += bytes
     })
@@ -98,17 +92,10 @@ export class GgufWriter {
     return this.#inTurn(async () => {
       throwIfAborted(this.#signal)
       await this.#moveTo(null, 0)
-      await this.#checkFree()
-      try {
-        // The first part last: it is the one that loaders open.
-        for (const { path, target } of [...this.#parts].reverse()) await rename(path, target)
-        await syncDirectory(dirname(this.#parts[0]!.target))
-      } catch (cause) {
-        throw writeError("complete", this.#parts[0]!.target, cause)
-      }
+      await this.#files.commit()
       this.#state = "finished"
       const totalBytes = this.#parts.flatMap(part => part.tensors).reduce((sum, { bytes }) => sum + bytes, 0)
-      return { files: this.#parts.map(part => part.target), totalBytes }
+      return { files: [...this.#files.targets], totalBytes }
     })
   }
 
@@ -119,7 +106,7 @@ export class GgufWriter {
     this.#state = "failed"
     await this.#file?.close()
     this.#file = null
-    for (const { path } of this.#parts) await rm(path, { force: true })
+    await this.#files.discard()
   }
 
   async #inTurn<T>(work: () => Promise<T>): Promise<T> {
@@ -159,7 +146,13 @@ export class GgufWriter {
     }
   }
 
-  async #openPart({ path, header }: Part): Promise<void> {
+  /** Where the open part is written. */
+  get #path(): string {
+    return this.#files.paths[this.#part]!
+  }
+
+  async #openPart({ header }: Part): Promise<void> {
+    const path = this.#path
     try {
       this.#file = await open(path, "wx")
       await writeFully(this.#file, header)
@@ -196,7 +189,7 @@ export class GgufWriter {
     try {
       await work(this.#file!)
     } catch (cause) {
-      throw writeError("write", this.#parts[this.#part]!.path, cause)
+      throw writeError("write", this.#path, cause)
     }
   }
 
@@ -211,16 +204,6 @@ export class GgufWriter {
       await native.readMappingAsync(mapping, offset + done, piece)
       await writeFully(file, piece)
     }
-  }
-
-  async #checkFree(): Promise<void> {
-    if (this.#force) return
-    for (const { target } of this.#parts)
-      if (await exists(target))
-        throw new TsqError(
-          "ERR_OPTION",
-          `the output ${target} exists already; choose another name, remove it, or replace it with --force`,
-        )
   }
 }
 
@@ -238,7 +221,6 @@ function planParts(target: string, { metadata, tensors, maxPartBytes }: GgufWrit
     const name = count === 1 ? target : partName(target.slice(0, -".gguf".length), index, count)
     return {
       target: name,
-      path: partialName(name),
       header: ggufHeader(count === 1 ? model : partMetadata(model, index, count, tensors.length), group),
       tensors: group.map(tensor => ({ name: tensor.name, bytes: planBytes(tensor) })),
     }

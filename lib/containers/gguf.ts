@@ -2,7 +2,7 @@
 import { basename } from "node:path"
 import { TsqError } from "../core/errors.ts"
 import { type Mapped, NativeHandle, native } from "../native.ts"
-import { Cursor } from "./gguf-cursor.ts"
+import { Cursor } from "./cursor.ts"
 import { GgufFields } from "./gguf-fields.ts"
 import { type GgufHeader, readGgufHeader } from "./gguf-header.ts"
 import { partName, splitKeys, splitName } from "./gguf-split.ts"

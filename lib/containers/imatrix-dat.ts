@@ -6,8 +6,8 @@ import { rename, rm } from "node:fs/promises"
 import { resolve } from "node:path"
 import { setImmediate as turn } from "node:timers/promises"
 import { TsqError, throwIfAborted } from "../core/errors.ts"
+import type { Cursor } from "./cursor.ts"
 import { writeError, writeNewFile } from "./disk.ts"
-import type { Cursor } from "./gguf-cursor.ts"
 import {
   checkedEntry,
   type ImportanceEntry,

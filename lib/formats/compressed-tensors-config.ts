@@ -1,10 +1,11 @@
 // The quantization_config of compressed-tensors: config groups, their targets, and the ignore list; written and read.
 import { describe, isObject } from "../containers/json.ts"
 import { TsqError } from "../core/errors.ts"
-import type { IntegerScheme } from "../core/quantized-tensor.ts"
-import { booleanField, integerField, startPattern, stringField, stringsField } from "./config-fields.ts"
+import type { IntegerScheme } from "../core/scheme.ts"
+import { booleanField, integerField, stringField, stringsField } from "./config-fields.ts"
 import type { FormatSummary, WriteOptions } from "./format.ts"
 import { modulePatterns } from "./module-patterns.ts"
+import { NamePattern } from "./name-pattern.ts"
 
 export type Strategy = "tensor" | "channel" | "group"
 
@@ -18,10 +19,8 @@ export const strategyOf = ({ granularity, symmetric }: IntegerScheme): Strategy 
 
 // ---------------------------------------------------------------------------------------------------------------- writing
 
-type ModuleScheme = FormatSummary["modules"] extends ReadonlyMap<string, infer Scheme> ? Scheme : never
-
 /** Every key that releases since 0.6 know and no other: the library refuses keys that it does not know. */
-const weightArguments = (scheme: ModuleScheme) => ({
+const weightArguments = (scheme: IntegerScheme & { hasGroupIndex: boolean }) => ({
   num_bits: scheme.bits,
   type: "int",
   symmetric: scheme.symmetric,
@@ -40,7 +39,7 @@ export function compressedTensorsConfiguration(
 ): { quantizationConfig: Record<string, unknown>; files: Record<string, unknown> } {
   const byScheme = new Map<string, string[]>()
   for (const [module, scheme] of summary.modules) {
-    const key = JSON.stringify(weightArguments(scheme))
+    const key = JSON.stringify(weightArguments(scheme as IntegerScheme & typeof scheme))
     byScheme.set(key, [...(byScheme.get(key) ?? []), module])
   }
   if (byScheme.size === 0)
@@ -103,7 +102,7 @@ interface ConfigGroup {
 /** A module path, a class, or re:<pattern>. */
 interface Target {
   text: string
-  pattern: RegExp | null
+  pattern: NamePattern | null
 }
 
 export class CompressedTensorsConfig {
@@ -164,7 +163,7 @@ function matches(target: Target, module: string): "name" | "class" | null {
 
 const parseTarget = (text: string, key: string): Target => ({
   text,
-  pattern: text.startsWith("re:") ? startPattern(text.slice(3), key) : null,
+  pattern: text.startsWith("re:") ? new NamePattern(text.slice(3), key) : null,
 })
 
 function parseGroups(value: unknown, format: string, warn: (message: string) => void): ConfigGroup[] {

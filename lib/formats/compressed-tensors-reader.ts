@@ -1,11 +1,21 @@
 // Reads the modules of a compressed-tensors checkpoint of the format pack-quantized.
-import { setImmediate as nextTurn } from "node:timers/promises"
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import { TsqError } from "../core/errors.ts"
-import type { IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { Scheme } from "../core/scheme.ts"
 import { StoredTensor } from "../core/stored-tensor.ts"
-import { sharedBytes, sharedFloats } from "../core/tensor.ts"
-import { expectEntry, matrixShape, modulesWith, readInts, readScales, rowWords, transposed, unpack } from "./arrays.ts"
+import { sharedFloats } from "../core/tensor.ts"
+import {
+  expectEntry,
+  matrixShape,
+  modulesWith,
+  readInts,
+  readScales,
+  resizedRows,
+  rowWords,
+  transposed,
+  unpack,
+} from "./arrays.ts"
 import { CompressedTensorsConfig, type WeightSettings } from "./compressed-tensors-config.ts"
 import type { FormatReader } from "./format.ts"
 import { readGroupIndex } from "./group-index.ts"
@@ -47,7 +57,7 @@ export class CompressedTensorsReader implements FormatReader {
     const groupSize = strategy === "group" ? Math.min(settings.groupSize, k) : k
     const groups = Math.ceil(k / groupSize)
     const { values, scaleType } = await this.#scales(module, strategy, n, groups)
-    const scheme: IntegerScheme = { bits, symmetric, granularity: strategy, groupSize, scaleType }
+    const scheme: Scheme = { bits, symmetric, granularity: strategy, groupSize, scaleType }
     return new StoredTensor({
       scheme,
       shape: [n, k],
@@ -104,7 +114,7 @@ export class CompressedTensorsReader implements FormatReader {
   }
 
   /** [n, groups]; a single scale is repeated. */
-  async #scales(module: string, strategy: IntegerScheme["granularity"], n: number, groups: number) {
+  async #scales(module: string, strategy: Scheme["granularity"], n: number, groups: number) {
     const name = `${module}.weight_scale`
     const { values, scaleType } = await readScales(this.#checkpoint, name)
     const expected = strategy === "tensor" ? 1 : n * groups
@@ -154,11 +164,5 @@ async function unpackWords(
   const fields = Math.floor(32 / bits)
   const padded = wholeWords(cols, bits) * fields
   const codes = await unpack(words, words.length, fields, bits)
-  if (padded === cols) return codes
-  const out = sharedBytes(rows * cols)
-  for (let row = 0; row < rows; row++) {
-    out.set(codes.subarray(row * padded, row * padded + cols), row * cols)
-    if (row % 4096 === 4095) await nextTurn()
-  }
-  return out
+  return resizedRows(codes, rows, padded, cols)
 }

@@ -7,10 +7,11 @@
 
 import { TsqError } from "../core/errors.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
-import { bytesOf, encodeScales, pack, pinned, rowWords, type ScaleType, transposed } from "./arrays.ts"
+import type { IntegerScheme } from "../core/scheme.ts"
+import { bytesOf, encodeScales, pack, pinned, rowWords, transposed } from "./arrays.ts"
 import { compressedTensorsConfiguration, strategyOf } from "./compressed-tensors-config.ts"
 import { CompressedTensorsReader } from "./compressed-tensors-reader.ts"
-import type { CheckpointFormat, NamedTensor, WriteOptions } from "./format.ts"
+import { type CheckpointFormat, type NamedTensor, refusesOthers, traitsOf, type WriteOptions } from "./format.ts"
 
 export const compressedTensors: CheckpointFormat = {
   name: "compressed-tensors",
@@ -18,18 +19,16 @@ export const compressedTensors: CheckpointFormat = {
   detect: config => config.quant_method === "compressed-tensors" || config.quant_method === "compressed_tensors",
 
   refuses(_module, _shape, scheme, extra = {}) {
+    const other = refusesOthers("compressed-tensors", scheme, extra)
+    if (other) return other
     if (extra.groupIndex && scheme.granularity !== "group")
       return "compressed-tensors stores reordered columns only with groups"
-    if (extra.inputScale) return "compressed-tensors cannot store a scale per input; fold it into the layer before"
     return null
   },
 
   async write(module, tensor, options) {
-    const { shape, scheme, groupIndex, inputScale } = tensor
-    const reason = compressedTensors.refuses(module, shape, scheme, {
-      groupIndex: groupIndex !== null,
-      inputScale: inputScale !== null,
-    })
+    const { shape, scheme, groupIndex } = tensor
+    const reason = compressedTensors.refuses(module, shape, scheme, traitsOf(tensor))
     if (reason) throw new TsqError("ERR_UNSUPPORTED", `${module}: ${reason}`)
     const [n, k] = shape
     const { bits } = scheme
@@ -72,9 +71,10 @@ export const compressedTensors: CheckpointFormat = {
 
 /** In the model's dtype where that is exact, otherwise in the scales' own. */
 async function scaleTensor(module: string, tensor: QuantizedTensor, options: WriteOptions): Promise<NamedTensor> {
-  const { scheme, shape, groups } = tensor
+  const { shape, groups } = tensor
+  const scheme = tensor.scheme as IntegerScheme
   const whole = strategyOf(scheme) === "tensor"
-  const types: ScaleType[] = [options.scaleType, scheme.scaleType, "f32"]
+  const types = [options.scaleType, scheme.scaleType, "f32"] as const
   const scales = (await encodeScales(whole ? tensor.scales.slice(0, 1) : tensor.scales, types)) as {
     dtype: string
     data: Uint8Array

@@ -3,16 +3,21 @@
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import type { NamedTensor } from "../containers/safetensors-writer.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
+import { isFloatScale, isIntegerScheme, type Scheme } from "../core/scheme.ts"
 import type { StoredTensor } from "../core/stored-tensor.ts"
 
 export type { NamedTensor }
 
-export type FormatName = "gptq" | "awq" | "compressed-tensors"
+export type FormatName = "gptq" | "awq" | "compressed-tensors" | "bitsandbytes" | "marlin"
+
+/** Layouts of GPTQ files; "planar" is GPTQModel's gptq_p. */
+export const gptqVersions = ["v1", "v2", "planar"] as const
+export type GptqVersion = (typeof gptqVersions)[number]
 
 /** What is needed to write the configuration of a whole checkpoint. */
 export interface FormatSummary {
   /** Every quantized module (full name, "model.layers.0.self_attn.q_proj") with its tensor's scheme. */
-  modules: ReadonlyMap<string, QuantizedTensor["scheme"] & { hasGroupIndex: boolean }>
+  modules: ReadonlyMap<string, Scheme & { hasGroupIndex: boolean }>
   /** Linear modules left unquantized (full names). */
   unquantized: readonly string[]
   /** damp used, for formats that record it; null where GPTQ was not used. */
@@ -20,17 +25,43 @@ export interface FormatSummary {
   version: string
 }
 
+/** What a tensor has besides its scheme. */
+export interface TensorTraits {
+  groupIndex?: boolean
+  inputScale?: boolean
+  offsets?: boolean
+  /** The zero points themselves, where they are known. */
+  zeros?: Uint8Array | null
+  gptqVersion?: GptqVersion
+}
+
+export const traitsOf = (tensor: QuantizedTensor, gptqVersion?: GptqVersion): TensorTraits => ({
+  groupIndex: tensor.groupIndex !== null,
+  inputScale: tensor.inputScale !== null,
+  offsets: tensor.offsets !== null,
+  zeros: tensor.zeros,
+  ...(gptqVersion && { gptqVersion }),
+})
+
+/** For formats of whole numbers with zero points and float scales along rows: why the tensor is something else; null when it is not. */
+export function refusesOthers(format: string, scheme: Scheme, traits: TensorTraits): string | null {
+  const { codebook, granularity, scaleType } = scheme
+  if (codebook !== undefined) return `${format} stores whole numbers, not codes of the code book ${codebook}`
+  if (traits.offsets) return `${format} stores integer zero points, and this tensor adds a float to each group`
+  if (!isIntegerScheme(scheme))
+    return isFloatScale(scaleType)
+      ? `${format} has no scales of ${granularity === "block" ? "blocks of several rows" : "runs across rows"}`
+      : `${format} has no ${scaleType === "e8m0" ? "e8m0 scales" : "scales in two levels"}`
+  if (traits.inputScale) return `${format} cannot store a scale per input; fold it into the layer before`
+  return null
+}
+
 export interface CheckpointFormat {
   name: FormatName
   /** Whether a parsed quantization_config is this format. */
   detect(quantizationConfig: Record<string, unknown>): boolean
-  /** Why this format cannot hold such a tensor, for people ("k = 172 is not a multiple of 32"); null when it can. Options: see each format. */
-  refuses(
-    module: string,
-    shape: readonly [number, number],
-    scheme: QuantizedTensor["scheme"],
-    extra?: { groupIndex?: boolean; inputScale?: boolean; zeros?: Uint8Array | null; gptqVersion?: "v1" | "v2" },
-  ): string | null
+  /** Why this format cannot hold such a tensor, for people ("k = 172 is not a multiple of 32"); null when it can. */
+  refuses(module: string, shape: readonly [number, number], scheme: Scheme, traits?: TensorTraits): string | null
   /** The tensors of a module. Throws TsqError ERR_UNSUPPORTED with refuses()'s text. */
   write(module: string, tensor: QuantizedTensor, options: WriteOptions): Promise<NamedTensor[]>
   /** quantization_config for config.json, and extra files (name -> JSON value) that the format has besides. */
@@ -49,8 +80,10 @@ export interface CheckpointFormat {
 export interface WriteOptions {
   /** dtype of scales where the format leaves it open: the model's. */
   scaleType: "f16" | "bf16" | "f32"
-  /** gptq: "v1" (default; widest reach) or "v2". */
-  gptqVersion?: "v1" | "v2"
+  /** gptq: "v1" (default; widest reach), "v2" or "planar". */
+  gptqVersion?: GptqVersion
+  /** bitsandbytes: quantize the scales of 4-bit weights again, where they are floats. Changes them. Default false, as in bitsandbytes. */
+  doubleQuantization?: boolean
 }
 
 export interface FormatReader {

@@ -15,7 +15,8 @@ import { writeError, writeFully } from "../containers/disk.ts"
 import { SafetensorsFile } from "../containers/safetensors.ts"
 import { compareNames, serializeHeader } from "../containers/safetensors-header.ts"
 import { ioError, TsqError, throwIfAborted } from "../core/errors.ts"
-import { type IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
+import { QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { IntegerScheme } from "../core/scheme.ts"
 import { sharedBytes, sharedFloats, sharedInts } from "../core/tensor.ts"
 import { native } from "../native.ts"
 import type { RoundingReport } from "../rounding/rounding.ts"
@@ -122,7 +123,7 @@ export class BlockStore {
       const words = Math.ceil((k * tensor.scheme.bits) / 32)
       const packed = sharedInts(n * words)
       await native.packBits(tensor.codes, n, k, tensor.scheme.bits, false, 0, packed)
-      metadata.schemes[module] = { scheme: tensor.scheme, shape: [n, k] }
+      metadata.schemes[module] = { scheme: tensor.scheme as IntegerScheme, shape: [n, k] }
       parts.push({ name: `${module}.codes`, dtype: "I32", shape: [n, words], data: packed })
       parts.push({ name: `${module}.scales`, dtype: "F32", shape: [n, tensor.groups], data: tensor.scales })
       if (tensor.zeros)

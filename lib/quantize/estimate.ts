@@ -1,6 +1,6 @@
 // What a recipe takes on a model: sizes, the peak of memory and a rough time.
 import type { Checkpoint } from "../containers/checkpoint.ts"
-import type { IntegerScheme } from "../core/quantized-tensor.ts"
+import { bitsPerWeight, type IntegerScheme } from "../core/scheme.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { native } from "../native.ts"
 import { linearsOf } from "./linears.ts"
@@ -25,7 +25,7 @@ export function sizeUp(checkpoint: Checkpoint, modules: readonly PlannedModule[]
     const weights = shape[0] * shape[1]
     const name = `${module}.weight`
     const before = checkpoint.has(name) ? checkpoint.entry(name).bytes : 0
-    const bits = scheme ? bitsPerWeight(scheme, shape) * weights : before * 8
+    const bits = scheme ? bitsPerWeight(scheme, shape, { zeros: !scheme.symmetric }) * weights : before * 8
     if (scheme) {
       quantizedBits += bits
       quantizedWeights += weights
@@ -44,14 +44,6 @@ export function sizeUp(checkpoint: Checkpoint, modules: readonly PlannedModule[]
     linearBits,
     linearWeights,
   }
-}
-
-/** As QuantizedTensor.bitsPerWeight, before there is a tensor. */
-export function bitsPerWeight(scheme: IntegerScheme, [n, k]: readonly [number, number]): number {
-  const scales = scheme.granularity === "tensor" ? 1 : n * Math.ceil(k / scheme.groupSize)
-  return (
-    scheme.bits + (scales * ((scheme.scaleType === "f32" ? 32 : 16) + (scheme.symmetric ? 0 : scheme.bits))) / (n * k)
-  )
 }
 
 /** Rows that a transform tries its candidates on. */

@@ -2,10 +2,9 @@
 import { Checkpoint } from "../containers/checkpoint.ts"
 import { SafetensorsFile } from "../containers/safetensors.ts"
 import { Options } from "../core/options.ts"
-import type { IntegerScheme } from "../core/quantized-tensor.ts"
+import type { Scheme } from "../core/scheme.ts"
 import { detectFormat } from "../formats/registry.ts"
 import { describeModel } from "../models/registry.ts"
-import { bitsPerWeight } from "./estimate.ts"
 import { inspectGguf, type MetadataField } from "./inspect-gguf.ts"
 
 export interface InspectModelOptions {
@@ -37,8 +36,18 @@ export interface ModelInspection {
   metadata?: MetadataField[]
 }
 
-export const schemeText = ({ bits, symmetric, granularity, groupSize }: IntegerScheme): string =>
-  `w${bits}a16 ${granularity === "group" ? `g${groupSize}` : granularity} ${symmetric ? "symmetric" : "asymmetric"}`
+/** "w4a16 g128 asymmetric", "nf4 g64", "e4m3 block 128x128, activations e4m3 dynamic per token". */
+export function schemeText({ bits, symmetric, granularity, groupSize, blockRows, runLength, ...rest }: Scheme): string {
+  const { codebook, activations } = rest
+  const numbers = codebook ?? `w${bits}a${activations?.type === "int8" ? 8 : 16}`
+  const places = { group: `g${groupSize}`, block: `block ${blockRows}x${groupSize}`, flat: `runs of ${runLength}` }
+  const place = places[granularity as keyof typeof places] ?? granularity
+  const zeros = codebook ? "" : symmetric ? " symmetric" : " asymmetric"
+  const inputs = activations
+    ? `, activations ${activations.type} ${activations.dynamic ? "dynamic" : "static"} per ${activations.granularity}`
+    : ""
+  return `${numbers} ${place}${zeros}${inputs}`
+}
 
 /**
  * Inspects a checkpoint folder, or a .safetensors or .gguf file by itself, of which only the contents are known. A quantized module is one entry (dtype null) with
@@ -76,7 +85,7 @@ export async function inspectModel(path: string, options: InspectModelOptions = 
       tensors.push({ name: module, shape: [...tensor.shape], dtype: null, scheme: schemeText(tensor.scheme), bytes })
       parameters += size
       weightBytes += bytes
-      bits += bitsPerWeight(tensor.scheme, tensor.shape) * size
+      bits += tensor.bitsPerWeight * size
       weights += size
     }
     for (const name of checkpoint.names) {

@@ -1,7 +1,7 @@
 // The plan: every tensor with its scheme or the reason why it is left alone, sizes, memory and time, before any work is done.
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import { TsqError } from "../core/errors.ts"
-import type { IntegerScheme } from "../core/quantized-tensor.ts"
+import type { IntegerScheme } from "../core/scheme.ts"
 import type { FormatName } from "../formats/format.ts"
 import { formatByName } from "../formats/registry.ts"
 import type { ModelProgram } from "../models/program.ts"

@@ -1,5 +1,5 @@
 // quantization-report.json: what was done to every tensor. Holds no times, so that the same run writes the same bytes.
-import type { IntegerScheme } from "../core/quantized-tensor.ts"
+import type { IntegerScheme } from "../core/scheme.ts"
 import { packageVersion } from "../core/version.ts"
 import type { RoundingReport } from "../rounding/rounding.ts"
 import type { TransformReport } from "../transforms/transform.ts"

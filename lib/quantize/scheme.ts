@@ -1,7 +1,7 @@
 // Schemes by name: "w4a16" with a group size and symmetry, and what they become on a weight of a given k.
 import { TsqError } from "../core/errors.ts"
 import { closest, describe, listChoices, type Options } from "../core/options.ts"
-import type { IntegerScheme } from "../core/quantized-tensor.ts"
+import type { IntegerScheme } from "../core/scheme.ts"
 
 export const schemeNames = ["w8a16", "w6a16", "w5a16", "w4a16", "w3a16", "w2a16"] as const
 export type SchemeName = (typeof schemeNames)[number]

@@ -48,7 +48,7 @@ export async function verifyModules(
       throwIfAborted(signal)
       const found = await reader.read(module)
       const wanted = await expected(module)
-      for (const part of ["codes", "scales", "zeros", "groupIndex"] as const)
+      for (const part of ["codes", "scales", "zeros", "offsets", "groupIndex"] as const)
         if (!(await sameBytes(found[part], wanted[part])))
           throw new TsqError(
             "ERR_CORRUPT",

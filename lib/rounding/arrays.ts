@@ -1,6 +1,7 @@
 // What every rounding does around the native call: the grid, arrays for the codes, and how far the result is from the weight.
 import { throwIfAborted } from "../core/errors.ts"
-import { type IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
+import { QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { IntegerScheme } from "../core/scheme.ts"
 import { sharedBytes, sharedFloats } from "../core/shared-array.ts"
 import { dequantizeAsync } from "../kernels/dequantize.ts"
 import { type Grid, native, type RoundedArrays } from "../native.ts"

@@ -1,6 +1,7 @@
 // The interface of roundings: how codes are chosen for a weight on a given scheme.
 import type { LongWork } from "../core/progress.ts"
-import type { IntegerScheme, QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { IntegerScheme } from "../core/scheme.ts"
 import type { Handle, NativeHandle } from "../native.ts"
 
 /** What calibration knows about the inputs of a linear. */

@@ -21,7 +21,9 @@ t.test("the public surface, no more and no less", async t => {
     "prepack",
     "quantize",
     "quantizeModel",
+    "readOnnx",
     "setThreads",
+    "writeOnnx",
   ])
 })
 

@@ -84,7 +84,7 @@ t.test("a machine that does something else is noticed", async t => {
 })
 
 // Multiplies like MatMulNBits would, from the bytes of the model: a stand-in for onnxruntime-node.
-const protobuf = fileURLToPath(new URL("protobuf.ts", import.meta.url))
+const protobuf = fileURLToPath(new URL("../containers/protobuf-fields.ts", import.meta.url))
 const fakeOrt = `
 import { fields, message, messages, numbers, texts } from ${JSON.stringify(protobuf)}
 export class Tensor { constructor(type, data, dims) { Object.assign(this, { type, data, dims }) } }

@@ -1,5 +1,6 @@
 import t from "tap"
-import { type IntegerScheme, QuantizedTensor } from "../../../lib/core/quantized-tensor.ts"
+import { QuantizedTensor } from "../../../lib/core/quantized-tensor.ts"
+import type { IntegerScheme } from "../../../lib/core/scheme.ts"
 import { pack, unpack } from "../../../lib/formats/arrays.ts"
 import { compressedTensors } from "../../../lib/formats/compressed-tensors.ts"
 import type { NamedTensor } from "../../../lib/formats/format.ts"

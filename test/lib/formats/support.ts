@@ -1,7 +1,8 @@
 // What the tests of formats share: vectors as quantized tensors, and checkpoints of a few modules.
 
 import { Checkpoint } from "../../../lib/containers/checkpoint.ts"
-import { type IntegerScheme, QuantizedTensor } from "../../../lib/core/quantized-tensor.ts"
+import { QuantizedTensor } from "../../../lib/core/quantized-tensor.ts"
+import type { IntegerScheme } from "../../../lib/core/scheme.ts"
 import type {
   CheckpointFormat,
   FormatReader,

@@ -1,6 +1,7 @@
 // What the tests of roundings share: weights with outlier columns, correlated inputs, and the objectives in float64.
 import type { Test } from "tap"
-import type { IntegerScheme, QuantizedTensor } from "../../../lib/core/quantized-tensor.ts"
+import type { QuantizedTensor } from "../../../lib/core/quantized-tensor.ts"
+import type { IntegerScheme } from "../../../lib/core/scheme.ts"
 import { sharedFloats } from "../../../lib/core/shared-array.ts"
 import { Accumulator } from "../../../lib/models/accumulator.ts"
 import type { RoundingInput } from "../../../lib/rounding/rounding.ts"

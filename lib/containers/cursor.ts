@@ -70,6 +70,11 @@ export class Cursor {
         "ERR_UNSUPPORTED",
         `${this.path}: ${what} is a text of ${bytes} bytes, at most ${maxStringBytes} are read`,
       )
+    return this.text(bytes, what)
+  }
+
+  /** A text of `bytes` bytes. */
+  text(bytes: number, what: string): string {
     const at = this.#take(bytes, what)
     try {
       return decoder.decode(this.#window.subarray(at, at + bytes))
@@ -85,6 +90,13 @@ export class Cursor {
     native.readMapping(this.#mapping, this.position, out)
     this.#moveTo(this.position + count)
     return out
+  }
+
+  /** Leaves out the next `count` bytes. */
+  skip(count: number, what: string): void {
+    this.#checkLeft(count, what)
+    if (this.#at + count <= this.#window.length) this.#at += count
+    else this.#moveTo(this.position + count)
   }
 
   /** Where the next `count` bytes lie in the window, which may be another afterwards. */
