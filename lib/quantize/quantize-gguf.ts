@@ -93,19 +93,23 @@ export async function quantizeToGguf(source: string, out: string, values: GgufOp
       signal,
     })
     let gptq: GgufGptq | null = null
+    let done = 0
+    const progress = (tensor: string, detail?: string) =>
+      report({ stage: "quantize", done, total: tensors.length, tensor, ...(detail !== undefined && { detail }) })
     try {
       const warn = onWarning ?? (() => {})
       const importance = await weighing.importance(checkpoint, tensors, { signal, report, warn })
       if (recipe.rounding === "gptq") {
         const input = { checkpoint, program, tensors, importance, set: weighing.set!, options: recipe.gptq }
-        gptq = await GgufGptq.start({ ...input, signal, report, warn })
+        gptq = await GgufGptq.start({ ...input, signal, warn, onTensor: progress })
       }
       const context = { writer, checkpoint, headDim: program.config.headDim, ropeFactors, importance, signal }
-      for (const [done, tensor] of tensors.entries()) {
+      for (const tensor of tensors) {
         const rounded = (await gptq?.take(tensor)) ?? null
         if (rounded) await writer.write(tensor.name, rounded)
         else await writeTensor(context, tensor)
-        report({ stage: "quantize", done: done + 1, total: tensors.length, tensor: tensor.source ?? tensor.name })
+        done++
+        progress(tensor.source ?? tensor.name)
       }
       const { totalBytes } = await writer.finish()
       return makeReport(recipe, architecture, checkpoint, tensors, gptq, totalBytes, tokenizer.notes)
