@@ -22,9 +22,11 @@ export type Source = ArrayBufferView | Mapped
 
 /**
  * How the codes of a weight [n, k] lie. 0: [n, k], a byte a code. 1: [n, ceil(k · bits / 32)] words, every row a bit stream.
- * 2: the same words transposed. 3: [k, n / 8] words in AWQ's order, 4 bits.
+ * 2: the same words transposed. 3: [k, n / 8] words in AWQ's order, 4 bits. 4: [n, k], a two's complement byte a code, which is
+ * the code less 2^(bits-1). 5: [ceil(n k / 2)], two codes of 4 bits a byte along the whole matrix, the even element in the lower
+ * half; 6: in the upper half.
  */
-export type CodeLayout = 0 | 1 | 2 | 3
+export type CodeLayout = 0 | 1 | 2 | 3 | 4 | 5 | 6
 
 /** Storage of a packed weight: f32 0, f16 1, bf16 2, 4-bit codes 3, 8-bit codes 4. */
 export type WeightKind = 0 | 1 | 2 | 3 | 4
@@ -108,6 +110,16 @@ export interface RoundedArrays {
   zeros: Uint8Array | null
 }
 
+/** native/rounding/codebook.h: the codes of a code book by ascending value, and the limits between them, compared in IEEE 754's total order. */
+export interface CodebookSteps {
+  /** 1 to 256. */
+  codes: Uint8Array
+  /** One less. */
+  limits: Float32Array
+  /** Numbers are w * (1 / scale) rather than w / scale. */
+  reciprocal: boolean
+}
+
 export interface GptqOptions {
   grid: Grid
   search: ScaleSearch | null
@@ -118,6 +130,13 @@ export interface GptqOptions {
   block: number
   /** none 0, static 1, group-aware 2, dynamic 3. */
   order: 0 | 1 | 2 | 3
+}
+
+export interface BlockGptqOptions extends Pick<GptqOptions, "damp" | "dampStep" | "block"> {
+  /** [k] weight of a column's error in the search for scales, or null. */
+  importance: Float32Array | null
+  /** none 0, static 1, group-aware 2: native/gguf/gptq.h. */
+  order: 0 | 1 | 2
 }
 
 export interface GptqReport {
@@ -276,6 +295,16 @@ export interface Binding {
   cudaReadAll(memory: Handle, sink: Handle): void
   /** Overwrites a weight of 16 bits with the values of codes of the same shape: what a product without fused kernels does first. */
   cudaDecode(codes: Handle, dense: Handle): void
+  /**
+   * cuBLAS on a device, by the name or path of its library; null: whichever of libcublas.so.13 to .11 opens. ERR_UNSUPPORTED, with
+   * what is wrong with each, where none does.
+   */
+  cudaBlasOpen(device: Handle, name: string | null): Promise<{ handle: Handle; library: string; version: number }>
+  /**
+   * Enqueues y[m, n] = x[m, k] w[n, k]^T, all f16 (1) or bf16 (2) in memory of the device. Recorded like products. ERR_UNSUPPORTED
+   * with the status that cuBLAS gives where it fails.
+   */
+  cudaBlasMultiply(blas: Handle, w: Handle, x: Handle, dtype: 1 | 2, m: number, n: number, k: number, y: Handle): void
 
   // Calibration on a CUDA device. Memory of it that does not suffice is ERR_DEVICE, with sizes. What has a counterpart without "cuda"
   // takes the device and then the same arguments.
@@ -354,8 +383,21 @@ export interface Binding {
     columnScale: Float32Array | null,
     out: Float32Array,
   ): Promise<void>
+  /** out [n, k] = w + scale * (b a), with a [rank, k] and b [n, rank]. out may be w. */
+  addLowRank(
+    w: Float32Array,
+    n: number,
+    k: number,
+    a: Float32Array,
+    b: Float32Array,
+    rank: number,
+    scale: number,
+    out: Float32Array,
+  ): Promise<void>
   /** out[k] = mean over rows of |w| / (largest |w| of its row's group): AWQ's weight magnitude. */
   columnMagnitude(w: Float32Array, n: number, k: number, groupSize: number, out: Float32Array): Promise<void>
+  /** out [n, ceil(k / groupSize)]: the largest |w| of each group. */
+  groupMagnitude(w: Float32Array, n: number, k: number, groupSize: number, out: Float32Array): Promise<void>
   /** Sum of (a - b)^2 over the first count elements, in double; the same for any number of threads. */
   squaredDifference(a: Float32Array, b: Float32Array, count: number): Promise<number>
 
@@ -381,7 +423,27 @@ export interface Binding {
     add: number,
     out: Uint8Array,
   ): Promise<void>
-  /** out [n, k], a byte a code. Bytes of any alignment. */
+  /** codes [count] < 16 as two a byte, the even element in the lower half, or the upper: out [ceil(count / 2)]. */
+  packNibbles(codes: Uint8Array, count: number, highFirst: boolean, out: Uint8Array): Promise<void>
+  /** out [count] = codes < 2^bits less 2^(bits-1), in two's complement. */
+  signCodes(codes: Uint8Array, count: number, bits: number, out: Uint8Array): Promise<void>
+  /**
+   * Values that several rows or groups share: out [n, groups] of values stored once. runLength > 0: for each run of so many elements
+   * of the row-major matrix, a multiple of groupSize, as k is; otherwise for each block of blockRows rows and a group.
+   */
+  expandShared(
+    values: Uint8Array | Float32Array,
+    n: number,
+    k: number,
+    groupSize: number,
+    blockRows: number,
+    runLength: number,
+    elementBytes: 1 | 4,
+    out: Uint8Array | Float32Array,
+  ): Promise<void>
+  /** The inverse. False where some that share differ, bit for bit. */
+  collapseShared(...args: Parameters<Binding["expandShared"]>): Promise<boolean>
+  /** out [n, k], a byte a code. Bytes of any alignment. ERR_FORMAT for a signed byte that stands for no code. */
   unpackCodes(codes: Source, layout: CodeLayout, n: number, k: number, bits: number, out: Uint8Array): Promise<void>
   /** out [cols, rows] of elements of 1, 2 or 4 bytes. */
   transpose(
@@ -391,6 +453,14 @@ export interface Binding {
     elementBytes: 1 | 2 | 4,
     out: ArrayBufferView,
   ): Promise<void>
+  /** Bit planes (native/layout/planes.h): words [rows, cols * bits / 32] of codes [rows, cols], cols a multiple of 32. */
+  packPlanes(codes: Uint8Array, rows: number, cols: number, bits: number, out: Int32Array): Promise<void>
+  unpackPlanes(words: Int32Array, rows: number, cols: number, bits: number, out: Uint8Array): Promise<void>
+  /** 4-bit codes [n, k] in tiles (native/layout/tiles.h), n * k / 2 bytes. order 0: Marlin, 64 by 16; 1: AWQ's GEMV_FAST, 4 by 64. */
+  packTiles(codes: Uint8Array, order: 0 | 1, n: number, k: number, out: Uint8Array): Promise<void>
+  unpackTiles(tiles: Source, order: 0 | 1, n: number, k: number, out: Uint8Array): Promise<void>
+  /** Scales [groups, n] in the order of Marlin's files (pack), or out of it. */
+  orderMarlinScales(scales: Float32Array, groups: number, n: number, pack: boolean, out: Float32Array): Promise<void>
 
   // Files of packed weights: native/kernels/pack_format.h
   /** ERR_FORMAT for a file of another version or kind, ERR_CORRUPT for a damaged one, ERR_IO where it cannot be opened. */
@@ -435,11 +505,28 @@ export interface Binding {
     out: Uint8Array,
     abort: AbortFlag,
   ): Promise<void>
+  /**
+   * The same blocks with codes that make up for each other's errors by the second moments of the inputs, or those of encodeBlocks where
+   * that is no better. nearestError is theirs. ERR_UNSUPPORTED for types of floats and those that are only decoded.
+   */
+  gptqBlocks(
+    w: Float32Array,
+    type: number,
+    rows: number,
+    k: number,
+    hessian: Handle,
+    options: BlockGptqOptions,
+    out: Uint8Array,
+    abort: AbortFlag,
+  ): Promise<GptqReport>
 
   // Packed weights and products
   packDense(source: Source, dtype: DtypeCode, n: number, k: number, kind: WeightKind): Promise<Handle>
   packDenseSync(source: Source, dtype: DtypeCode, n: number, k: number, kind: WeightKind): Handle
-  /** codes < 2^bits, bytes of any alignment, scales [n, G], zeros [n, G] or null (2^(bits-1)), groupIndex [k] or null, inputScale [k] or null. */
+  /**
+   * codes < 2^bits, bytes of any alignment, scales [n, G], groupIndex [k] or null, inputScale [k] or null. At most one of zeros [n, G],
+   * offsets [n, G] and codebook [2^bits]; none: zeros of 2^(bits-1). What the codes stand for: see dequantize.
+   */
   packCodes(
     codes: Source,
     layout: CodeLayout,
@@ -449,6 +536,8 @@ export interface Binding {
     groupSize: number,
     scales: Float32Array,
     zeros: Uint8Array | null,
+    offsets: Float32Array | null,
+    codebook: Float32Array | null,
     groupIndex: Int32Array | null,
     inputScale: Float32Array | null,
   ): Promise<Handle>
@@ -461,9 +550,13 @@ export interface Binding {
     groupSize: number,
     scales: Float32Array,
     zeros: Uint8Array | null,
+    offsets: Float32Array | null,
+    codebook: Float32Array | null,
     groupIndex: Int32Array | null,
     inputScale: Float32Array | null,
   ): Handle
+  /** False: codes that no kernel takes, held as the floats that they stand for. */
+  weightIsFused(weight: Handle): boolean
   /** A small f32 vector (norm weight, bias, inverse frequencies), copied. */
   vector(values: Float32Array): Handle
   /** y[m, n] = x[m, k] W^T (+ bias). x and y f32, f16 or bf16. activations: exact 0, rounded to 8 bits 1. */
@@ -499,11 +592,29 @@ export interface Binding {
     out: RoundedArrays,
     abort: AbortFlag,
   ): Promise<void>
-  /** out [n, k] f32 = scale * (code - zero) * inputScale. */
+  /**
+   * Codes [n, k] of w / scales[n, ceil(k / groupSize)]: steps.codes[how many of steps.limits the quotient is above] (native/rounding/codebook.h).
+   */
+  roundCodebook(
+    w: Float32Array,
+    n: number,
+    k: number,
+    groupSize: number,
+    scales: Float32Array,
+    steps: CodebookSteps,
+    codes: Uint8Array,
+    abort: AbortFlag,
+  ): Promise<void>
+  /**
+   * out [n, k] f32 = scale * (code - zero) * inputScale; (scale * code + offset) * inputScale with offsets;
+   * scale * codebook[code] * inputScale with a code book, where codes have to be < 2^bits. Each operation is rounded for itself.
+   */
   dequantize(
     codes: Uint8Array,
     scales: Float32Array,
     zeros: Uint8Array | null,
+    offsets: Float32Array | null,
+    codebook: Float32Array | null,
     n: number,
     k: number,
     bits: number,
@@ -516,6 +627,8 @@ export interface Binding {
     codes: Uint8Array,
     scales: Float32Array,
     zeros: Uint8Array | null,
+    offsets: Float32Array | null,
+    codebook: Float32Array | null,
     n: number,
     k: number,
     bits: number,

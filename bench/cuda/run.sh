@@ -63,7 +63,13 @@ find_blas() {
   [ -n "${TSQ_CUBLAS:-}" ] && return
   command -v python3 >/dev/null || return 0
   TSQ_CUBLAS=$(python3 - <<'PY' || true
-import glob, sys
+import ctypes, glob, sys
+for name in ["libcublas.so.13", "libcublas.so.12", "libcublas.so.11", "libcublas.so"]:
+    try:
+        ctypes.CDLL(name)
+        sys.exit()  # the sweep finds it too
+    except OSError:
+        pass
 found = [f for p in sys.path if p for f in glob.glob(p + "/nvidia/**/libcublas.so.*", recursive=True)]
 print(found[0] if found else "")
 PY

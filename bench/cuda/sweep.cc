@@ -7,15 +7,16 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "bench/cuda/ceilings.h"
-#include "bench/cuda/cublas.h"
 #include "bench/cuda/eight.h"
 #include "bench/cuda/kernels.h"
 #include "bench/cuda/options.h"
 #include "bench/cuda/report.h"
 #include "bench/cuda/timing.h"
+#include "bindings/cublas.h"
 #include "runtime/scalar.h"
 
 namespace bench {
@@ -34,9 +35,17 @@ double difference(const std::vector<uint16_t>& a, const std::vector<uint16_t>& b
 
 class Sweep {
  public:
-  explicit Sweep(const Options& options)
-      : options_(options), module_(TSQ_CUDA_MODULE), blas_(CuBlas::open(stream_, &noBlas_)) {
+  explicit Sweep(const Options& options) : options_(options), module_(TSQ_CUDA_MODULE) {
     check(cudaDeviceGetAttribute(&cacheBytes_, cudaDevAttrL2CacheSize, 0), "asking for the size of the cache");
+    const char* name = std::getenv("TSQ_CUBLAS");
+    const auto opened = tsq::CuBlas::open(name == nullptr ? "" : name);
+    if (!opened.ok()) {
+      noBlas_ = opened.status().message();
+      return;
+    }
+    blas_ = opened.value();
+    workspace_ = DeviceBuffer<uint8_t>(tsq::CuBlas::kWorkspaceBytes);
+    blas_->useWorkspace(workspace_.data(), tsq::CuBlas::kWorkspaceBytes);
   }
 
   void run() {
@@ -62,6 +71,13 @@ class Sweep {
     return spent.count() > options_.seconds;
   }
 
+  static void demand(const tsq::Status& status) {
+    if (!status.ok()) throw std::runtime_error(status.message());
+  }
+  void multiply(const void* w, const void* x, void* y, int64_t m, int64_t n, int64_t k, bool bf16) {
+    demand(blas_->multiply(bf16 ? tsq::BlasType::kBF16 : tsq::BlasType::kF16, w, x, y, m, n, k, stream_));
+  }
+
   Ceilings ceilings() {
     Ceilings c = measureCeilings(module_.device(), options_.samples, stream_);
     if (blas_ == nullptr) {
@@ -75,7 +91,7 @@ class Sweep {
       fillFloats(a.data(), kSide * kSide, 1, bf16, 1, stream_);
       fillFloats(b.data(), kSide * kSide, 1, bf16, 2, stream_);
       const Timing t = measure(stream_, 1, options_.samples,
-                               [&](int) { blas_->multiply(a.data(), b.data(), y.data(), kSide, kSide, kSide, bf16); });
+                               [&](int) { multiply(a.data(), b.data(), y.data(), kSide, kSide, kSide, bf16); });
       (bf16 ? c.flopsBF16 : c.flopsF16) = 2.0 * kSide * kSide * kSide / t.median * 1e6;
     }
     return c;
@@ -175,13 +191,12 @@ class Sweep {
                     static_cast<int64_t>(weightBytes) + activations, copies, timing, apart, rate});
       };
       if (blas_ != nullptr) {
-        cell("cublas", wideCopies, w16[0].bytes(), [&](int copy) {
-          blas_->multiply(w16[static_cast<size_t>(copy)].data(), x.data(), y.data(), m, n, k, bf16);
-        });
+        cell("cublas", wideCopies, w16[0].bytes(),
+             [&](int copy) { multiply(w16[static_cast<size_t>(copy)].data(), x.data(), y.data(), m, n, k, bf16); });
         cell("unfused", rowCopies, rowBytes, [&](int copy) {
           dequantize(nibbles[static_cast<size_t>(copy)].data(), scales.data(), scratch.data(), n, k, options_.group,
                      bf16, stream_);
-          blas_->multiply(scratch.data(), x.data(), y.data(), m, n, k, bf16);
+          multiply(scratch.data(), x.data(), y.data(), m, n, k, bf16);
         });
       }
       for (const Ours& one : ours) {
@@ -214,13 +229,14 @@ class Sweep {
       // Of whatever bytes there are: only its time is of interest, and it gives sums without scales.
       DeviceBuffer<int32_t> sums(static_cast<size_t>(m * n));
       const auto integers = [&](int copy) {
-        return blas_->multiplyS8(w16[static_cast<size_t>(copy)].data(), x.data(), sums.data(), m, n, k);
+        return blas_->multiply(tsq::BlasType::kS8, w16[static_cast<size_t>(copy)].data(), x.data(), sums.data(), m, n,
+                               k, stream_);
       };
-      if (integers(0)) {
-        const Timing timing = measure(stream_, wideCopies, options_.samples, [&](int copy) { integers(copy); });
+      if (const tsq::Status trial = integers(0); trial.ok()) {
+        const Timing timing = measure(stream_, wideCopies, options_.samples, [&](int copy) { demand(integers(copy)); });
         report.add({"cublas-s8", "bf16", n, k, options_.group, m, n * k + m * (k + 4 * n), wideCopies, timing, -1, 2});
       } else {
-        report.skip(std::to_string(k) + "x" + std::to_string(n) + " m=" + count + ": cuBLAS has no product of s8");
+        report.skip(std::to_string(k) + "x" + std::to_string(n) + " m=" + count + ": s8: " + trial.message());
       }
     }
   }
@@ -229,7 +245,8 @@ class Sweep {
   Module module_;
   Stream stream_;
   std::string noBlas_;
-  std::unique_ptr<CuBlas> blas_;
+  DeviceBuffer<uint8_t> workspace_;
+  std::shared_ptr<tsq::CuBlas> blas_;
   int cacheBytes_ = 0;
   const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
 };

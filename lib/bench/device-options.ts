@@ -6,8 +6,8 @@ import type { LongWork } from "../core/progress.ts"
 import { counts, distinct } from "./kernel-options.ts"
 import { chooseShapes, type ShapeChoice } from "./shapes.ts"
 
-/** Everything that can be measured on a device. cuBLAS is beside them in bench/cuda. */
-export const deviceBackends = ["tsq-w4a16", "tsq-w8a16", "tsq-w16a16", "tsq-unfused"] as const
+/** Everything that can be measured on a device. */
+export const deviceBackends = ["tsq-w4a16", "tsq-w8a16", "tsq-w16a16", "tsq-unfused", "cublas"] as const
 export type DeviceBackend = (typeof deviceBackends)[number]
 export type DeviceFloat = "f16" | "bf16"
 
@@ -29,6 +29,8 @@ export interface DeviceBenchOptions extends LongWork {
   copiesBytes?: number
   /** Bytes of a read that tells the bandwidth. */
   readBytes?: number
+  /** Rows and columns of the square matrices whose product by cuBLAS is the peak. Default: 8192, or what an eighth of the memory holds. */
+  peakSide?: number
   /** Told what a reader should know. */
   onNote?: (text: string) => void
 }
@@ -43,12 +45,13 @@ export interface DevicePlan extends LongWork {
   rounds: number
   copiesBytes: number
   readBytes: number
+  peakSide: number
   note: (text: string) => void
 }
 
 const known = [
-  ...["device", "shapes", "m", "groupSize", "backends", "dtypes", "rounds", "copiesBytes", "readBytes", "onNote"],
-  ...["signal", "onProgress"],
+  ...["device", "shapes", "m", "groupSize", "backends", "dtypes", "rounds", "copiesBytes", "readBytes"],
+  ...["peakSide", "onNote", "signal", "onProgress"],
 ]
 
 /** ERR_DEVICE with what `devices()` says where there is no such device. */
@@ -74,11 +77,15 @@ export function readDeviceOptions(values: DeviceBenchOptions): DevicePlan {
     rounds: options.integer("rounds", { min: 1, max: 10000 }, 51),
     copiesBytes: options.integer("copiesBytes", { min: 1 }, 4 * device.cacheBytes),
     readBytes: options.integer("readBytes", { min: 16 }, Math.floor(Math.min(2 ** 30, device.memoryBytes / 4))),
+    peakSide: options.integer("peakSide", { min: 1, max: 65536 }, sideOf(device.memoryBytes / 8)),
     note: (note as ((text: string) => void) | undefined) ?? (() => {}),
     signal: options.signal(),
     onProgress: options.onProgress(),
   }
 }
+
+/** Of three square matrices of 16 bits in so many bytes: a multiple of 128, as products like them. */
+const sideOf = (bytes: number): number => Math.min(8192, Math.max(128, Math.floor(Math.sqrt(bytes / 6) / 128) * 128))
 
 function findDevice(name: unknown): CudaDevice {
   const id = readDevice("benchDevice", name)

@@ -31,10 +31,19 @@ export interface DeviceKernelResult {
   /** 100 × gbps / the bandwidth of reading in the same run. */
   percentOfRoof: number
   gflops: number
+  /** 100 × gflops / the peak of cuBLAS in this type in the same run; null where there is none. */
+  percentOfPeak: number | null
   /** Of a sample of the result, against the float64 product with the weights that the backend stores. */
   relL2: number
   /** Rows a second through this matrix. */
   tokensPerSecond: number
+}
+
+export interface BlasPeak {
+  dtype: DeviceFloat
+  /** Rows and columns of the matrices. */
+  side: number
+  gflops: Summary
 }
 
 export interface DeviceKernelReport {
@@ -42,6 +51,8 @@ export interface DeviceKernelReport {
   device: CudaDevice
   /** 1e9 bytes a second of a kernel that only reads, at the beginning and at the end. */
   readGBps: { before: Summary; after: Summary }
+  /** What cuBLAS is, and 1e9 operations a second of its product of two square matrices; null where it does not open, and `unavailable` says why. */
+  cublas: { library: string; version: number; peak: BlasPeak[] } | null
   results: DeviceKernelResult[]
   /** What was not measured, by backend, type and shape. */
   unavailable: Unavailable[]

@@ -26,6 +26,8 @@ interface Flags extends SharedFlags {
   format?: string
   gptqVersion?: string
   calibration?: string
+  imatrix?: string
+  saveImatrix?: string
   samples?: number
   sequenceLength?: number
   ignore?: string[]
@@ -55,8 +57,10 @@ export function addQuantize(program: Command): void {
       .option("--rounding <name>", "nearest, mse or gptq")
       .option("--transform <name>", "awq; may be given several times", collect)
       .option("--format <name>", "gptq, awq or compressed-tensors")
-      .option("--gptq-version <version>", "v1 (default, widest reach) or v2")
+      .option("--gptq-version <version>", "v1 (default, widest reach), v2 or planar (GPTQModel's, 5 to 7 bits too)")
       .option("--calibration <file>", "UTF-8 text of the kind the model will see")
+      .option("--imatrix <file>", "importance matrix of llama-imatrix that weighs errors in a .gguf file")
+      .option("--save-imatrix <file>", "write the importance matrix of --calibration: .gguf, or .dat for older tools")
       .option("--samples <n>", "windows of calibration (default: up to 128)", positive)
       .option("--sequence-length <n>", "tokens of a window (default 512)", positive)
       .option(
@@ -168,6 +172,8 @@ async function toOptions(flags: Flags): Promise<Record<string, unknown>> {
     format: flags.format,
     gptqVersion: flags.gptqVersion,
     calibration: flags.calibration === undefined ? undefined : await readText(flags.calibration, "--calibration"),
+    imatrix: flags.imatrix,
+    saveImatrix: flags.saveImatrix,
     samples: flags.samples,
     sequenceLength: flags.sequenceLength,
     ignore: flags.ignore,

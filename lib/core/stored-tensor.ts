@@ -4,8 +4,20 @@ import { partsOf, QuantizedTensor, type QuantizedTensorInit, type ScaleParts, sc
 import { bitsPerWeight, checkScheme, type Scheme } from "./scheme.ts"
 import { sharedBytes } from "./tensor.ts"
 
-/** Layouts of codes; see CodeLayout. "rows" is compressed-tensors', "columns" GPTQ's. */
-export const codeLayouts = { bytes: 0, rows: 1, columns: 2, awq: 3 } as const satisfies Record<string, CodeLayout>
+/**
+ * Layouts of codes; see CodeLayout. "rows" is compressed-tensors', "columns" GPTQ's. "signed": bytes in two's complement, of the code
+ * less 2^(bits-1). "nibbles": two codes a byte along the flattened matrix, the even element in the lower half; "nibblesHigh"
+ * (bitsandbytes): in the upper half.
+ */
+export const codeLayouts = {
+  bytes: 0,
+  rows: 1,
+  columns: 2,
+  awq: 3,
+  signed: 4,
+  nibbles: 5,
+  nibblesHigh: 6,
+} as const satisfies Record<string, CodeLayout>
 
 /** As for QuantizedTensor, on shared memory. */
 export interface StoredTensorInit extends Omit<QuantizedTensorInit, "codes" | "inputScale"> {

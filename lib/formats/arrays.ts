@@ -4,9 +4,11 @@ import type { Checkpoint } from "../containers/checkpoint.ts"
 import type { TensorEntry } from "../containers/safetensors.ts"
 import { dtypeInfo } from "../core/dtype.ts"
 import { TsqError } from "../core/errors.ts"
-import type { FloatScaleType } from "../core/scheme.ts"
+import type { QuantizedTensor } from "../core/quantized-tensor.ts"
+import { type FloatScaleType, type Scheme, storedScales } from "../core/scheme.ts"
+import { codeLayouts } from "../core/stored-tensor.ts"
 import { sharedArray, sharedBytes, sharedFloats, sharedInts } from "../core/tensor.ts"
-import { native } from "../native.ts"
+import { native, type Source } from "../native.ts"
 
 /** Safetensors names of the types that scales are stored in. */
 export const scaleNames: Readonly<Record<FloatScaleType, string>> = { f32: "F32", f16: "F16", bf16: "BF16" }
@@ -55,6 +57,105 @@ export async function unpack(
   return out
 }
 
+/** Rows of codes in GPTQModel's bit planes: [rows, cols · bits / 32], cols a multiple of 32. */
+export async function packPlanes(codes: Uint8Array, rows: number, cols: number, bits: number): Promise<Int32Array> {
+  const out = sharedInts((rows * cols * bits) / 32)
+  await native.packPlanes(pinned(codes), rows, cols, bits, out)
+  return out
+}
+
+/** The inverse of packPlanes. */
+export async function unpackPlanes(words: Int32Array, rows: number, cols: number, bits: number): Promise<Uint8Array> {
+  const out = sharedBytes(rows * cols)
+  await native.unpackPlanes(words, rows, cols, bits, out)
+  return out
+}
+
+interface NibbleOptions {
+  /** The even element in the upper half of its byte (bitsandbytes), not the lower. */
+  highFirst?: boolean
+}
+
+/** Codes below 16 as two a byte: [ceil(count / 2)]. Half a byte that is left over is 0. */
+export async function packNibbles(
+  codes: Uint8Array,
+  count: number = codes.length,
+  { highFirst = false }: NibbleOptions = {},
+): Promise<Uint8Array> {
+  const out = sharedBytes(Math.ceil(count / 2))
+  await native.packNibbles(pinned(codes), count, highFirst, out)
+  return out
+}
+
+/** The inverse: [count], a byte a code. */
+export async function unpackNibbles(
+  bytes: Source,
+  count: number,
+  { highFirst = false }: NibbleOptions = {},
+): Promise<Uint8Array> {
+  const out = sharedBytes(count)
+  const layout = highFirst ? codeLayouts.nibblesHigh : codeLayouts.nibbles
+  if (count > 0) await native.unpackCodes(bytes, layout, 1, count, 4, out)
+  return out
+}
+
+/** Codes less 2^(bits-1), as the bytes of int8. */
+export async function signedBytes(codes: Uint8Array, bits: number): Promise<Uint8Array> {
+  const out = sharedBytes(codes.length)
+  await native.signCodes(pinned(codes), codes.length, bits, out)
+  return out
+}
+
+/** The inverse: codes of the bytes of int8. ERR_FORMAT where one is not in the range of `bits`. */
+export async function unsignedCodes(bytes: Source, count: number, bits: number): Promise<Uint8Array> {
+  const out = sharedBytes(count)
+  if (count > 0) await native.unpackCodes(bytes, codeLayouts.signed, 1, count, bits, out)
+  return out
+}
+
+/** [groupSize, blockRows, runLength] of expandShared. */
+function sharing(scheme: Scheme, [n, k]: readonly [number, number]): [number, number, number] {
+  const { granularity, groupSize, blockRows = 1, runLength = 0 } = scheme
+  return [groupSize, blockRows, granularity === "tensor" ? n * k : runLength]
+}
+
+/** [n, groups] of values as a file stores them (storedScales of them): scales, or zero points. ERR_SHAPE for another count. */
+export async function expandScales<T extends Uint8Array | Float32Array>(
+  scheme: Scheme,
+  shape: readonly [number, number],
+  stored: T,
+): Promise<T> {
+  const [n, k] = shape
+  const expected = storedScales(scheme, shape)
+  if (stored.length !== expected)
+    throw new TsqError(
+      "ERR_SHAPE",
+      `quantized tensor [${n}, ${k}]: ${stored.length} scales or zero points are stored, expected ${expected} for granularity ${JSON.stringify(scheme.granularity)}`,
+    )
+  const floats = stored instanceof Float32Array
+  const out = sharedArray(floats ? "f32" : "u8", n * Math.ceil(k / scheme.groupSize)) as T
+  await native.expandShared(pinned(stored), n, k, ...sharing(scheme, shape), floats ? 4 : 1, out)
+  return out
+}
+
+/** The inverse of expandScales: null where rows or groups that share a value have different ones. */
+export async function collapseScales<T extends Uint8Array | Float32Array>(
+  scheme: Scheme,
+  shape: readonly [number, number],
+  values: T,
+): Promise<T | null> {
+  const [n, k] = shape
+  const floats = values instanceof Float32Array
+  const out = sharedArray(floats ? "f32" : "u8", storedScales(scheme, shape)) as T
+  const same = await native.collapseShared(pinned(values), n, k, ...sharing(scheme, shape), floats ? 4 : 1, out)
+  return same ? out : null
+}
+
+/** The scales of a tensor as a file stores them; null where those that its scheme says are shared differ. */
+export const storedScalesOf = (
+  tensor: Pick<QuantizedTensor, "scheme" | "shape" | "scales">,
+): Promise<Float32Array | null> => collapseScales(tensor.scheme, tensor.shape, tensor.scales)
+
 /** [cols, rows] of a [rows, cols] matrix. */
 export async function transposed<T extends Uint8Array | Float32Array | Int32Array>(
   source: T,
@@ -83,6 +184,17 @@ export async function resizedRows(source: Uint8Array, rows: number, from: number
 /** Bytes of a typed array, as they go into a file. */
 export const bytesOf = (array: ArrayBufferView): Uint8Array =>
   new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
+
+/** Floats rounded to a type, as f32 again. */
+export async function roundedTo(values: Float32Array, type: FloatScaleType): Promise<Float32Array> {
+  if (type === "f32") return values
+  const encoded = sharedArray(type, values.length)
+  const back = sharedFloats(values.length)
+  const [f32, code] = [dtypeInfo("f32").code, dtypeInfo(type).code]
+  await native.convertAsync(pinned(values), f32, encoded, code, values.length)
+  await native.convertAsync(encoded, code, back, f32, values.length)
+  return back
+}
 
 /** Scales in the first of `types` that holds them all exactly; null when none does. */
 export async function encodeScales(

@@ -2,9 +2,10 @@
 import { describe, isObject } from "../containers/json.ts"
 import { TsqError } from "../core/errors.ts"
 import type { IntegerScheme } from "../core/scheme.ts"
-import { booleanField, integerField, startPattern, stringField, stringsField } from "./config-fields.ts"
+import { booleanField, integerField, stringField, stringsField } from "./config-fields.ts"
 import type { FormatSummary, WriteOptions } from "./format.ts"
 import { modulePatterns } from "./module-patterns.ts"
+import { NamePattern } from "./name-pattern.ts"
 
 export type Strategy = "tensor" | "channel" | "group"
 
@@ -101,7 +102,7 @@ interface ConfigGroup {
 /** A module path, a class, or re:<pattern>. */
 interface Target {
   text: string
-  pattern: RegExp | null
+  pattern: NamePattern | null
 }
 
 export class CompressedTensorsConfig {
@@ -162,7 +163,7 @@ function matches(target: Target, module: string): "name" | "class" | null {
 
 const parseTarget = (text: string, key: string): Target => ({
   text,
-  pattern: text.startsWith("re:") ? startPattern(text.slice(3), key) : null,
+  pattern: text.startsWith("re:") ? new NamePattern(text.slice(3), key) : null,
 })
 
 function parseGroups(value: unknown, format: string, warn: (message: string) => void): ConfigGroup[] {

@@ -48,16 +48,3 @@ export function groupSizeField(fields: Fields, keys: readonly string[], fallback
   if (size !== -1 && size < 1) throw refuse(keys[0] as string, size, "-1 or a positive integer")
   return size
 }
-
-/** A Python pattern matched from the start of a name, as re.match does. */
-export function startPattern(pattern: string, key: string): RegExp {
-  try {
-    return new RegExp(`^(?:${pattern})`)
-  } catch (cause) {
-    throw new TsqError(
-      "ERR_FORMAT",
-      `quantization_config.${key}: ${JSON.stringify(pattern)} is not a regular expression that can be read here: ${(cause as Error).message}`,
-      { cause },
-    )
-  }
-}

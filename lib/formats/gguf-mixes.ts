@@ -9,6 +9,8 @@ export interface MixModel {
   kvHeads: number
   /** The output head is the embedding. */
   tied: boolean
+  /** An importance matrix is given. */
+  importance?: boolean
 }
 
 export interface MixMatrix {
@@ -43,6 +45,8 @@ interface Mix {
   attnV?: Choice
   ffnDown?: Choice
   attnOutput?: Choice
+  /** Matrices of the base type are not made without an importance matrix. */
+  needsImportance?: boolean
 }
 
 const shared = ({ heads, kvHeads }: MixModel): number => heads / kvHeads
@@ -55,10 +59,15 @@ const moreBits =
   (finer: string, base: string): Choice =>
   place =>
     more(place) ? finer : base
+const isFirstEighth = ({ layer, layers }: Place): boolean => layer < Math.floor(layers / 8)
 const firstEighth =
   (finer: string, base: string): Choice =>
-  ({ layer, layers }) =>
-    layer < Math.floor(layers / 8) ? finer : base
+  place =>
+    isFirstEighth(place) ? finer : base
+const firstEighthWith =
+  (importance: boolean, finer: string, base: string): Choice =>
+  place =>
+    isFirstEighth(place) && (place.importance ?? false) === importance ? finer : base
 
 const plain = (fileType: number, base: string, output = "Q6_K"): Mix => ({ fileType, base, output })
 
@@ -66,9 +75,9 @@ const mixes = {
   f32: plain(0, "F32", "F32"),
   f16: plain(1, "F16", "F16"),
   bf16: plain(32, "BF16", "BF16"),
-  q4_0: plain(2, "Q4_0"),
+  q4_0: { ...plain(2, "Q4_0"), ffnDown: firstEighthWith(true, "Q4_1", "Q4_0") },
   q4_1: plain(3, "Q4_1"),
-  q5_0: plain(8, "Q5_0"),
+  q5_0: { ...plain(8, "Q5_0"), ffnDown: firstEighthWith(true, "Q5_1", "Q5_0") },
   q5_1: plain(9, "Q5_1"),
   q8_0: plain(7, "Q8_0", "Q8_0"),
   q2_k: {
@@ -76,6 +85,12 @@ const mixes = {
     attnV: place => (shared(place) >= 4 ? "Q4_K" : "Q3_K"),
     ffnDown: "Q3_K",
     attnOutput: "Q3_K",
+  },
+  q2_k_s: {
+    ...plain(21, "Q2_K"),
+    attnV: place => (shared(place) >= 4 ? "Q4_K" : "Q2_K"),
+    ffnDown: firstEighth("Q4_K", "Q2_K"),
+    needsImportance: true,
   },
   q3_k_s: plain(11, "Q3_K"),
   q3_k_m: {
@@ -97,12 +112,12 @@ const mixes = {
   iq4_nl: {
     ...plain(25, "IQ4_NL"),
     attnV: place => (shared(place) >= 4 ? "Q5_K" : "IQ4_NL"),
-    ffnDown: firstEighth("Q5_K", "IQ4_NL"),
+    ffnDown: firstEighthWith(false, "Q5_K", "IQ4_NL"),
   },
   iq4_xs: {
     ...plain(30, "IQ4_XS"),
     attnV: place => (shared(place) >= 4 ? "Q5_K" : "IQ4_XS"),
-    ffnDown: firstEighth("Q5_K", "IQ4_XS"),
+    ffnDown: firstEighthWith(false, "Q5_K", "IQ4_XS"),
   },
 } satisfies Record<string, Mix>
 
@@ -115,6 +130,12 @@ export const isGgufPreset = (name: unknown): name is GgufPreset =>
 
 /** general.file_type of a mixture. */
 export const ggufFileType = (preset: GgufPreset): number => mixes[preset].fileType
+
+/** Whether llama-quantize refuses to make a matrix of a block without its importance. */
+export function needsImportance(preset: GgufPreset, type: GgmlType): boolean {
+  const mix: Mix = mixes[preset]
+  return mix.needsImportance === true && type.name === mix.base
+}
 
 /** What llama-quantize takes where rows are no multiple of 256. */
 const narrower: ReadonlyMap<string, string> = new Map([

@@ -5,8 +5,9 @@ import { awq } from "./awq.ts"
 import { compressedTensors } from "./compressed-tensors.ts"
 import type { CheckpointFormat } from "./format.ts"
 import { gptq } from "./gptq.ts"
+import { marlin } from "./marlin.ts"
 
-export const formats: readonly CheckpointFormat[] = [gptq, awq, compressedTensors]
+export const formats: readonly CheckpointFormat[] = [gptq, awq, compressedTensors, marlin]
 
 const names = formats.map(format => format.name).join(", ")
 

@@ -6,14 +6,17 @@ import { shareable, sharedFloats } from "../core/shared-array.ts"
 import { Tensor } from "../core/tensor.ts"
 import { native } from "../native.ts"
 
-/** The f32 weight [n, k] that a quantized tensor stands for: scale · (code − zero) · inputScale. On the calling thread. */
+/**
+ * The f32 weight [n, k] that a quantized tensor stands for (see QuantizedTensor), each operation rounded to f32. On the calling thread.
+ */
 export function dequantize(q: QuantizedTensor): Tensor {
   check(q)
   const [n, k] = q.shape
   const out = Tensor.empty(q.shape)
   const { bits, groupSize } = q.scheme
+  const { codes, scales, zeros, offsets, codebook, groupIndex, inputScale } = q
   const values = out.data as Float32Array
-  native.dequantizeSync(q.codes, q.scales, q.zeros, n, k, bits, groupSize, q.groupIndex, q.inputScale, values)
+  native.dequantizeSync(codes, scales, zeros, offsets, codebook, n, k, bits, groupSize, groupIndex, inputScale, values)
   return out
 }
 
@@ -26,6 +29,8 @@ export async function dequantizeAsync(q: QuantizedTensor): Promise<Float32Array>
     await shareable(q.codes),
     await shareable(q.scales),
     q.zeros && (await shareable(q.zeros)),
+    q.offsets && (await shareable(q.offsets)),
+    q.codebook && (await shareable(q.codebook)),
     n,
     k,
     q.scheme.bits,

@@ -21,6 +21,11 @@ export class PackedWeight {
   readonly bytes: number
   /** The type that x has to have; null: any that the device takes. */
   readonly inputDtype: "f16" | "bf16" | null
+  /**
+   * "fused": products take the weight as it is stored. "reference": no kernel takes such codes, which are held as the f32 values that
+   * they stand for; exact, with the memory and the speed of floats.
+   */
+  readonly kernel: "fused" | "reference"
   readonly #native: NativeHandle
 
   /** Takes ownership of a native handle; not for applications, which call `prepack`. */
@@ -37,6 +42,7 @@ export class PackedWeight {
     this.device = device
     this.bytes = native.handleBytes(handle)
     this.inputDtype = inputDtype
+    this.kernel = device === "cpu" && !native.weightIsFused(handle) ? "reference" : "fused"
   }
 
   /** For native calls. ERR_OPTION once disposed. */
@@ -152,8 +158,21 @@ export function packedOf(q: QuantizedTensor): PackedWeight {
     const [n, k] = q.shape
     const { bits, groupSize } = q.scheme
     const layout = codeLayouts.bytes
-    const { codes, scales, zeros, groupIndex, inputScale } = q
-    const handle = native.packCodesSync(codes, layout, n, k, bits, groupSize, scales, zeros, groupIndex, inputScale)
+    const { codes, scales, zeros, offsets, codebook, groupIndex, inputScale } = q
+    const handle = native.packCodesSync(
+      codes,
+      layout,
+      n,
+      k,
+      bits,
+      groupSize,
+      scales,
+      zeros,
+      offsets,
+      codebook,
+      groupIndex,
+      inputScale,
+    )
     packed = new PackedWeight(handle, q.shape, bits)
     packs.set(q, packed)
   }
@@ -181,8 +200,21 @@ export async function packedOfAsync(q: QuantizedTensor): Promise<PackedWeight> {
 export async function prepackStored(stored: StoredTensor): Promise<PackedWeight> {
   const [n, k] = stored.shape
   const { bits, groupSize } = stored.scheme
-  const { codes, layout, scales, zeros, groupIndex } = stored
-  const handle = await native.packCodes(codes, layout, n, k, bits, groupSize, scales, zeros, groupIndex, null)
+  const { codes, layout, scales, zeros, offsets, codebook, groupIndex } = stored
+  const handle = await native.packCodes(
+    codes,
+    layout,
+    n,
+    k,
+    bits,
+    groupSize,
+    scales,
+    zeros,
+    offsets,
+    codebook,
+    groupIndex,
+    null,
+  )
   return new PackedWeight(handle, stored.shape, bits)
 }
 
@@ -198,6 +230,8 @@ async function packTensor(q: QuantizedTensor): Promise<PackedWeight> {
     groupSize,
     await shareable(q.scales),
     q.zeros && (await shareable(q.zeros)),
+    q.offsets && (await shareable(q.offsets)),
+    q.codebook && (await shareable(q.codebook)),
     q.groupIndex && (await shareable(q.groupIndex)),
     q.inputScale && (await shareable(q.inputScale)),
   )
@@ -208,6 +242,11 @@ async function packTensor(q: QuantizedTensor): Promise<PackedWeight> {
 async function packOnDevice(q: QuantizedTensor, device: CudaDeviceId): Promise<PackedWeight> {
   const [n, k] = q.shape
   const { bits, groupSize, scaleType } = q.scheme
+  if (q.codebook || q.offsets)
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      `prepack: the weight [${n}, ${k}] has ${q.codebook ? `the code book ${q.scheme.codebook}` : "float offsets"}; kernels on ${device} take whole numbers with zero points; use device "cpu", or pack dequantize(weight) as f16 or bf16`,
+    )
   const [codes, scales, zeros, inputScale, handle] = await Promise.all([
     shareable(q.codes),
     shareable(q.scales),

@@ -25,6 +25,13 @@ interface Batch {
   sequences: readonly StepSequence[]
 }
 
+/** A slot, an op that reads it, and where it is summed. */
+export interface Watched {
+  op: number
+  slot: number
+  accumulator: Accumulator
+}
+
 export class CalibrationRun {
   readonly runner: ModelRunner
   readonly cache: KvCacheHandle
@@ -191,8 +198,8 @@ export class CalibrationRun {
     }
   }
 
-  /** Replaces the hidden states by the block's outputs. */
-  async advance(bound: BoundSection, signal?: AbortSignal): Promise<void> {
+  /** Replaces the hidden states by the block's outputs, and reduces slots on the way: each before the op that reads it. */
+  async advance(bound: BoundSection, signal?: AbortSignal, watched: readonly Watched[] = []): Promise<void> {
     const ops = this.#program.sections[bound.section]!.ops.length
     for (const batch of this.#batches) {
       throwIfAborted(signal)
@@ -203,7 +210,12 @@ export class CalibrationRun {
         sequences: batch.sequences,
         cache: this.cache,
         hidden,
-        observers: [{ run: 0, op: ops - 1, slot: 0, reduction: "copy", out: hidden }],
+        observers: [
+          ...watched.map(({ op, slot, accumulator }) => ({
+            ...{ run: 0, op: op - 1, slot, reduction: accumulator.kind, accumulator: accumulator.handle },
+          })),
+          { run: 0, op: ops - 1, slot: 0, reduction: "copy", out: hidden },
+        ],
         signal,
       })
     }

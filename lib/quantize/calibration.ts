@@ -2,7 +2,7 @@
 import { TsqError } from "../core/errors.ts"
 import { describe } from "../core/options.ts"
 import type { ModelConfig } from "../models/program.ts"
-import type { Tokenizer } from "../models/tokenizer.ts"
+import { loadTokenizer, type Tokenizer } from "../models/tokenizer.ts"
 import type { QuantizeModelOptions, Recipe } from "./recipe.ts"
 
 export interface CalibrationSet {
@@ -20,13 +20,30 @@ const defaultLength = 512
 /** Below this many tokens second moments of a layer are mostly noise. */
 const fewTokens = 4096
 
+/** A text or token ids as windows for the model in folder `source`, whose tokenizer a text needs. */
+export async function readCalibration(
+  source: string,
+  calibration: NonNullable<QuantizeModelOptions["calibration"]>,
+  recipe: CalibrationSizes,
+  config: ModelConfig,
+  force: boolean,
+): Promise<CalibrationSet> {
+  if (typeof calibration !== "string" && !Array.isArray(calibration) && !(calibration instanceof Int32Array))
+    throw new TsqError("ERR_OPTION", "quantizeModel: calibration is neither a text nor an array of token ids")
+  const tokenizer = typeof calibration === "string" ? await loadTokenizer(source) : null
+  return makeCalibration(calibration, recipe, config, tokenizer, force)
+}
+
+/** What a recipe says about windows; null: as many and as long as by default. */
+export type CalibrationSizes = Pick<Recipe, "samples" | "sequenceLength">
+
 /**
  * Packs calibration into windows: BOS (where the model has one) and sequenceLength - 1 consecutive tokens each, spread
  * evenly over the source where it holds more windows than are taken. Too little is refused unless `force`.
  */
 export async function makeCalibration(
   calibration: NonNullable<QuantizeModelOptions["calibration"]>,
-  recipe: Recipe,
+  recipe: CalibrationSizes,
   config: ModelConfig,
   /** For a text. */
   tokenizer: Tokenizer | null,

@@ -3,8 +3,7 @@ import { Checkpoint } from "../containers/checkpoint.ts"
 import { TsqError, throwIfAborted } from "../core/errors.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
-import { loadTokenizer } from "../models/tokenizer.ts"
-import { type CalibrationSet, makeCalibration } from "./calibration.ts"
+import { type CalibrationSet, readCalibration } from "./calibration.ts"
 import { checkFinite } from "./finite.ts"
 import { makePlan, type Plan } from "./plan.ts"
 import {
@@ -53,7 +52,7 @@ export class QuantizationJob {
         )
       const program = describeModel(checkpoint.config)
       const recipe = closeRecipe(open, program)
-      const calibration = await readCalibration(source, program, recipe, options)
+      const calibration = await calibrationOf(source, program, recipe, options)
       const rows = calibration ? calibration.windows.length * calibration.sequenceLength : 0
       const tokens = calibration && { rows, windows: calibration.windows.length, length: calibration.sequenceLength }
       const plan = makePlan(checkpoint, program, recipe, tokens, options)
@@ -69,7 +68,7 @@ export class QuantizationJob {
   }
 }
 
-async function readCalibration(
+async function calibrationOf(
   source: string,
   program: ModelProgram,
   recipe: Recipe,
@@ -84,14 +83,11 @@ async function readCalibration(
       `quantizeModel: ${what} needs calibration (text or token ids of the kind the model will see)`,
     )
   }
-  if (typeof calibration !== "string" && !Array.isArray(calibration) && !(calibration instanceof Int32Array))
-    throw new TsqError("ERR_OPTION", "quantizeModel: calibration is neither a text nor an array of token ids")
   if (!needsCalibrationRun(recipe)) {
     options.onWarning?.(`rounding ${recipe.rounding} does not look at activations: calibration is not used`)
     return null
   }
-  const tokenizer = typeof calibration === "string" ? await loadTokenizer(source) : null
-  return makeCalibration(calibration, recipe, program.config, tokenizer, options.force ?? false)
+  return readCalibration(source, calibration, recipe, program.config, options.force ?? false)
 }
 
 const floatTypes = ["F32", "F16", "BF16"]

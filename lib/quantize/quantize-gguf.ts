@@ -2,76 +2,70 @@
 import { basename, resolve } from "node:path"
 import { Checkpoint } from "../containers/checkpoint.ts"
 import { ggmlTypeNamed } from "../containers/gguf-types.ts"
-import { type GgufTensorPlan, GgufWriter } from "../containers/gguf-writer.ts"
-import { dtypeInfo, isFloat } from "../core/dtype.ts"
+import { GgufWriter } from "../containers/gguf-writer.ts"
+import { isFloat } from "../core/dtype.ts"
 import { TsqError, throwIfAborted } from "../core/errors.ts"
-import { describe, Options } from "../core/options.ts"
-import { type LongWork, progressReporter } from "../core/progress.ts"
+import { progressReporter } from "../core/progress.ts"
 import { elementCount, sharedFloats } from "../core/tensor.ts"
 import { encodeBlocks } from "../formats/gguf-blocks.ts"
-import { type GgufPreset, ggufFileType, ggufPresets, isGgufPreset, mixedType } from "../formats/gguf-mixes.ts"
+import { type GgufPreset, ggufFileType, mixedType } from "../formats/gguf-mixes.ts"
 import { readChatTemplates } from "../models/chat-template.ts"
 import { readOptionalObject } from "../models/companion-files.ts"
 import { readGenerationDefaults } from "../models/generation-config.ts"
 import { ggufOfConfig } from "../models/gguf-config-writer.ts"
-import { ggufName, hasPermutedRows, hfRow, ropeFreqsName } from "../models/gguf-names.ts"
+import { ggufName, hasPermutedRows, ropeFreqsName } from "../models/gguf-names.ts"
 import { ggufOfTokenizer } from "../models/gguf-tokenizer-writer.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
-import { native } from "../native.ts"
+import type { GptqReport } from "../native.ts"
+import { GgufGptq } from "./gguf-gptq.ts"
+import { Weighing } from "./gguf-importance.ts"
+import { type GgufOptions, type GgufRecipe, makeGgufRecipe } from "./gguf-recipe.ts"
+import { type PlannedTensor, readRows } from "./gguf-rows.ts"
+import type { RoundingName } from "./recipe.ts"
 
-export interface GgufOptions extends LongWork {
-  /** A mixture of block types by the name that llama-quantize has for it. */
-  preset: GgufPreset
-  /** Replace an existing file. */
-  force?: boolean
-  onWarning?: (message: string) => void
+export type { GgufOptions } from "./gguf-recipe.ts"
+
+export interface GgufTensorReport {
+  name: string
+  shape: readonly number[]
+  type: string
+  bytes: number
+  /** The mixture's type, where rows do not fill its blocks. */
+  instead: string | null
+  /** gptq: mean squared output error, summed over outputs, and that of the blocks without error feedback. */
+  error?: number
+  nearestError?: number
 }
 
 export interface GgufReport {
   format: "gguf"
   preset: GgufPreset
+  rounding: RoundingName
   architecture: string
   /** Of the matrices of the blocks, and of all tensors. */
   bitsPerWeight: number
   fileBitsPerWeight: number
   sourceBytes: number
   outputBytes: number
-  /** `instead`: the mixture's type, where rows do not fill its blocks. */
-  tensors: { name: string; shape: readonly number[]; type: string; bytes: number; instead: string | null }[]
+  tensors: GgufTensorReport[]
   /** What a GGUF file cannot say. */
   notes: string[]
-}
-
-/** A tensor of the checkpoint and what becomes of it. */
-interface Planned extends GgufTensorPlan {
-  /** null: the frequency factors, which are no tensor of a checkpoint. */
-  source: string | null
-  permuted: boolean
-  instead: string | null
 }
 
 /** f32 numbers that are converted at a time. */
 const chunkElements = 16 << 20
 
 /**
- * Writes the checkpoint in folder `source` to the file `out`, which appears when it is complete: blocks as ggml's reference encoder makes
- * them, vectors in f32. ERR_OPTION and ERR_UNSUPPORTED for options, models and tokenizers that GGUF cannot hold, with the reason;
+ * Writes the checkpoint in folder `source` to the file `out`, which appears when it is complete: blocks as llama-quantize makes them, with
+ * errors weighed by an importance matrix or by calibration where there is one, vectors in f32. ERR_OPTION and ERR_UNSUPPORTED for options, models and tokenizers that GGUF cannot hold, with the reason;
  * ERR_NUMERIC for weights that are no finite numbers, or too large for their type.
  */
 export async function quantizeToGguf(source: string, out: string, values: GgufOptions): Promise<GgufReport> {
-  refuseOthers(values)
-  const options = new Options("quantizeModel", values, known)
-  const preset = options.raw("preset")
-  if (!isGgufPreset(preset)) options.fail("preset", `one of ${ggufPresets.join(", ")} for a .gguf file`)
-  if (!out.endsWith(".gguf"))
-    throw new TsqError(
-      "ERR_OPTION",
-      `quantizeModel: preset ${describe(preset)} makes a GGUF file; the output is ${describe(out)}, expected the name of a .gguf file`,
-    )
-  const force = options.boolean("force", false)
-  const signal = options.signal()
-  const report = progressReporter(options.onProgress())
+  const recipe = makeGgufRecipe(values, out)
+  const { preset, force } = recipe
+  const { signal, onWarning } = values
+  const report = progressReporter(values.onProgress)
   throwIfAborted(signal)
   const checkpoint = await Checkpoint.open(source)
   try {
@@ -83,48 +77,45 @@ export async function quantizeToGguf(source: string, out: string, values: GgufOp
     const program = describeModel(checkpoint.config)
     const { metadata, ropeFactors } = ggufOfConfig(checkpoint.config, {
       name: basename(resolve(source)),
-      fileType: ggufFileType(preset as GgufPreset),
+      fileType: ggufFileType(preset),
     })
     const tokenizer = await describeTokenizer(source, program)
+    const weighing = await Weighing.prepare(recipe, source, program)
     const architecture = metadata.get("general.architecture")?.value as string
-    const tensors = planTensors(checkpoint, program, preset as GgufPreset, architecture, ropeFactors !== null)
-    for (const note of tokenizer.notes) values.onWarning?.(note)
-    warnOfFallbacks(tensors, values.onWarning)
+    const tensors = planTensors(checkpoint, program, preset, weighing.weighs, architecture, ropeFactors !== null)
+    for (const note of tokenizer.notes) onWarning?.(note)
+    warnOfFallbacks(tensors, onWarning)
+    weighing.check(preset, tensors)
     const writer = await GgufWriter.create(out, {
-      metadata: new Map([...metadata, ...tokenizer.metadata]),
+      metadata: new Map([...metadata, ...tokenizer.metadata, ...weighing.metadata]),
       tensors,
       force,
       signal,
     })
+    let gptq: GgufGptq | null = null
     try {
+      const warn = onWarning ?? (() => {})
+      const importance = await weighing.importance(checkpoint, tensors, { signal, report, warn })
+      if (recipe.rounding === "gptq") {
+        const input = { checkpoint, program, tensors, importance, set: weighing.set!, options: recipe.gptq }
+        gptq = await GgufGptq.start({ ...input, signal, report, warn })
+      }
+      const context = { writer, checkpoint, headDim: program.config.headDim, ropeFactors, importance, signal }
       for (const [done, tensor] of tensors.entries()) {
-        await writeTensor(writer, checkpoint, tensor, program.config.headDim, ropeFactors, signal)
+        const rounded = (await gptq?.take(tensor)) ?? null
+        if (rounded) await writer.write(tensor.name, rounded)
+        else await writeTensor(context, tensor)
         report({ stage: "quantize", done: done + 1, total: tensors.length, tensor: tensor.source ?? tensor.name })
       }
       const { totalBytes } = await writer.finish()
-      return makeReport(preset as GgufPreset, architecture, checkpoint, tensors, totalBytes, tokenizer.notes)
+      return makeReport(recipe, architecture, checkpoint, tensors, gptq, totalBytes, tokenizer.notes)
     } finally {
+      gptq?.dispose()
       await writer.discard()
     }
   } finally {
     checkpoint.dispose()
   }
-}
-
-const known = ["preset", "device", "force", "signal", "onProgress", "onWarning"]
-
-/** Options of quantizeModel that would do nothing here. */
-function refuseOthers(values: GgufOptions): void {
-  const others = ["scheme", "groupSize", "symmetric", "rounding", "transforms", "format", "calibration", "samples"]
-  const more = ["sequenceLength", "ignore", "overrides", "device", "maxMemory", "strict", "resume"]
-  const given = { ...(values as unknown as Record<string, unknown>) }
-  if (given.device === "cpu") delete given.device
-  for (const name of [...others, ...more])
-    if (given[name] !== undefined)
-      throw new TsqError(
-        "ERR_UNSUPPORTED",
-        `quantizeModel: option ${describe(name)} is not available for GGUF files in this version: types follow from the preset, and blocks are made as llama-quantize makes them without an importance matrix; leave it out`,
-      )
 }
 
 async function describeTokenizer(
@@ -149,16 +140,17 @@ function planTensors(
   checkpoint: Checkpoint,
   program: ModelProgram,
   preset: GgufPreset,
+  importance: boolean,
   architecture: string,
   ropeFactors: boolean,
-): Planned[] {
-  const { config } = program
-  const model = { layers: config.layers, heads: config.heads, kvHeads: config.kvHeads, tied: config.tiedEmbeddings }
+): PlannedTensor[] {
+  const { layers, heads, kvHeads, headDim, tiedEmbeddings: tied } = program.config
+  const model = { layers, heads, kvHeads, tied, importance }
   const f32 = ggmlTypeNamed("F32")!
-  const planned = new Map<string, Planned>()
+  const planned = new Map<string, PlannedTensor>()
   if (ropeFactors)
     planned.set(ropeFreqsName, {
-      ...{ name: ropeFreqsName, type: f32, shape: [config.headDim / 2] },
+      ...{ name: ropeFreqsName, type: f32, shape: [headDim / 2] },
       ...{ source: null, permuted: false, instead: null },
     })
   const add = (hf: string, shape: number[]) => {
@@ -201,7 +193,7 @@ function checkEntry(checkpoint: Checkpoint, name: string, shape: readonly number
     )
 }
 
-function warnOfFallbacks(tensors: readonly Planned[], warn: GgufOptions["onWarning"]): void {
+function warnOfFallbacks(tensors: readonly PlannedTensor[], warn: GgufOptions["onWarning"]): void {
   const other = tensors.filter(({ instead }) => instead !== null)
   const first = other[0]
   if (!first) return
@@ -210,18 +202,24 @@ function warnOfFallbacks(tensors: readonly Planned[], warn: GgufOptions["onWarni
   )
 }
 
+/** What writeTensor works with. */
+interface Writing {
+  writer: GgufWriter
+  checkpoint: Checkpoint
+  headDim: number
+  ropeFactors: Float32Array | null
+  /** Weights of columns' errors, by tensor. */
+  importance: ReadonlyMap<string, Float32Array>
+  signal: AbortSignal | undefined
+}
+
 /** In pieces of whole rows. Rows that change places do so within a head. */
-async function writeTensor(
-  writer: GgufWriter,
-  checkpoint: Checkpoint,
-  tensor: Planned,
-  headDim: number,
-  ropeFactors: Float32Array | null,
-  signal: AbortSignal | undefined,
-): Promise<void> {
+async function writeTensor(context: Writing, tensor: PlannedTensor): Promise<void> {
+  const { writer, checkpoint, headDim, ropeFactors, signal } = context
   const { name, type, shape, source, permuted } = tensor
+  const importance = context.importance.get(name) ?? null
   const write = async (piece: readonly number[], data: Float32Array) =>
-    writer.write(name, await encodeBlocks({ name: source ?? name, type, shape: piece }, data, { signal }))
+    writer.write(name, await encodeBlocks({ name: source ?? name, type, shape: piece }, data, { importance, signal }))
   if (source === null) {
     const factors = sharedFloats(shape[0]!)
     factors.set(ropeFactors!)
@@ -234,39 +232,28 @@ async function writeTensor(
   for (let begin = 0; begin < n; begin += rows) {
     throwIfAborted(signal)
     const count = Math.min(rows, n - begin)
-    const values = await readRows(checkpoint, source, begin * k, count * k)
-    const ordered = permuted ? sharedFloats(values.length) : values
-    if (permuted)
-      for (let row = 0; row < count; row++) {
-        const from = hfRow(row, headDim) * k
-        ordered.set(values.subarray(from, from + k), row * k)
-      }
-    await write(vector ? [count * k] : [count, k], ordered)
+    await write(
+      vector ? [count * k] : [count, k],
+      await readRows(checkpoint, { source, permuted }, [begin, count, k], headDim),
+    )
   }
 }
 
-/** Elements of a tensor as f32, wherever the file has them. */
-async function readRows(checkpoint: Checkpoint, name: string, begin: number, count: number): Promise<Float32Array> {
-  const { dtype } = checkpoint.tensor(name)
-  const { bytes, code } = dtypeInfo(dtype)
-  const { mapping, offset } = checkpoint.mapped(name)
-  const out = sharedFloats(count)
-  const source = { mapping, offset: offset + begin * bytes, bytes: count * bytes }
-  await native.convertAsync(source, code, out, dtypeInfo("f32").code, count)
-  return out
-}
+const errorsOf = (report: GptqReport | undefined) =>
+  report && { error: report.error, nearestError: report.nearestError }
 
 function makeReport(
-  preset: GgufPreset,
+  { preset, rounding }: GgufRecipe,
   architecture: string,
   checkpoint: Checkpoint,
-  planned: readonly Planned[],
+  planned: readonly PlannedTensor[],
+  gptq: GgufGptq | null,
   outputBytes: number,
   notes: string[],
 ): GgufReport {
   const tensors = planned.map(({ name, shape, type, instead }) => {
     const bytes = (elementCount(shape, name) / type.blockSize) * type.blockBytes
-    return { name, shape, type: type.name, bytes, instead }
+    return { name, shape, type: type.name, bytes, instead, ...errorsOf(gptq?.reports.get(name)) }
   })
   const bitsOf = (of: typeof tensors) =>
     (8 * of.reduce((sum, { bytes }) => sum + bytes, 0)) /
@@ -274,6 +261,7 @@ function makeReport(
   return {
     format: "gguf",
     preset,
+    rounding,
     architecture,
     bitsPerWeight: bitsOf(tensors.filter(({ name, shape }) => shape.length === 2 && name.startsWith("blk."))),
     fileBitsPerWeight: bitsOf(tensors),

@@ -31,10 +31,11 @@ Napi::Value invoke(const Napi::CallbackInfo& info) {
 
 Napi::Object defineAddon(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Environment(env));  // NOLINT: Node deletes it with the environment
-  for (const auto& group : {std::span<const Export>(kRegisterError), cpuExports(), cudaExports(), cudaBenchExports(),
-                            cudaCalibrationExports(), handleExports(), mappingExports(), elementExports(),
-                            matrixExports(), bitExports(), ggufExports(), weightExports(), roundingExports(),
-                            accumulatorExports(), programExports(), benchExports(), packFileExports()})
+  for (const auto& group :
+       {std::span<const Export>(kRegisterError), cpuExports(), cudaExports(), cudaBenchExports(),
+        cudaCalibrationExports(), handleExports(), mappingExports(), elementExports(), matrixExports(), bitExports(),
+        ggufExports(), weightExports(), roundingExports(), codebookExports(), accumulatorExports(), programExports(),
+        benchExports(), packFileExports()})
     for (const Export& each : group)
       exports.Set(each.name, Napi::Function::New<invoke>(env, each.name, const_cast<Export*>(&each)));
   return exports;

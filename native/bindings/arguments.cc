@@ -171,7 +171,7 @@ Source Arguments::source(Napi::Value value, const char* name, Dtype dtype, int64
 
 layout::StoredCodes Arguments::storedCodes() {
   layout::StoredCodes stored{};
-  stored.layout = static_cast<layout::CodeLayout>(integer((*this)[1], "layout", 0, 3));
+  stored.layout = static_cast<layout::CodeLayout>(integer((*this)[1], "layout", 0, 6));
   stored.n = integer((*this)[2], "n", 1);
   stored.k = integer((*this)[3], "k", 1);
   stored.bits = static_cast<int>(integer((*this)[4], "bits", 2, 8));

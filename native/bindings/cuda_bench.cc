@@ -1,6 +1,9 @@
-// CUDA, for benchmarks: times of the device, its bandwidth, and what a product without fused kernels does first.
+// CUDA, for benchmarks: times of the device, its bandwidth, what a product without fused kernels does first, cuBLAS.
+#include <climits>
 #include <memory>
+#include <string>
 
+#include "bindings/cuda_blas.h"
 #include "bindings/cuda_device.h"
 #include "bindings/cuda_graph.h"
 #include "bindings/exports.h"
@@ -73,9 +76,11 @@ Napi::Value cudaDecode(Arguments& a) {
   const auto dense = a.object<const CudaWeight>(a[1], "dense");
   CudaDevice& device = *codes->device;
   if (dense->device != codes->device || dense->shape.bits != 16 || dense->shape.n != codes->shape.n ||
-      dense->shape.k != codes->shape.k || codes->order != nullptr)
+      dense->shape.k != codes->shape.k || codes->order != nullptr || codes->inputScale != nullptr)
     refuse(Code::kOption,
-           "cudaDecode: expected codes in their order and a weight of 16 bits of the same shape on one device");
+           "cudaDecode: expected codes in their order, without an input scale, and a weight of 16 bits of the same "
+           "shape on "
+           "one device");
   const TsqCudaDecode decode{codes->shape,
                              codes->codes->data,
                              codes->scales == nullptr ? nullptr : codes->scales->data,
@@ -88,10 +93,51 @@ Napi::Value cudaDecode(Arguments& a) {
   return a.env().Undefined();
 }
 
+Napi::Value cudaBlasOpen(Arguments& a) {
+  const auto device = a.object<CudaDevice>(a[0], "device");
+  const std::string name = a.isNull(a[1]) ? std::string() : a.string(a[1], "name");
+  return promise(
+      a, [=] { return CudaBlas::open(device, name); },
+      [](Napi::Env env, std::shared_ptr<CudaBlas>& opened) -> Napi::Value {
+        auto made = Napi::Object::New(env);
+        made.Set("library", opened->library().path());
+        made.Set("version", opened->library().version());
+        made.Set("handle", Environment::of(env).hold(opened));
+        return made;
+      });
+}
+
+Napi::Value cudaBlasMultiply(Arguments& a) {
+  const auto blas = a.object<CudaBlas>(a[0], "blas");
+  BlasProduct p{};
+  p.w = a.object<CudaMemory>(a[1], "w");
+  p.x = a.object<CudaMemory>(a[2], "x");
+  p.isBF16 = a.integer(a[3], "dtype", 1, 2) == 2;
+  p.m = a.integer(a[4], "m", 1, INT_MAX);
+  p.n = a.integer(a[5], "n", 1, INT_MAX);
+  p.k = a.integer(a[6], "k", 1, INT_MAX);
+  p.y = a.object<CudaMemory>(a[7], "y");
+  const auto check16 = [&](const char* name, const CudaMemory& memory, int64_t rows, int64_t columns) {
+    const int64_t bytes = product({rows, columns, 2}, name);
+    if (memory.device != blas->device() || memory.bytes < bytes)
+      refuse(Code::kOption, std::string("cudaBlasMultiply: ") + name + " has " + std::to_string(memory.bytes) +
+                                " bytes on " + memory.device->name() + ", expected at least " + std::to_string(bytes) +
+                                " on the device of cuBLAS, " + blas->device()->name());
+  };
+  check16("w", *p.w, p.n, p.k);
+  check16("x", *p.x, p.m, p.k);
+  check16("y", *p.y, p.m, p.n);
+  if (p.y == p.x || p.y == p.w) refuse(Code::kOption, "cudaBlasMultiply: y is an input too");
+  check(blas->multiply(p));
+  return a.env().Undefined();
+}
+
 constexpr Export kExports[] = {
     {"cudaTime", cudaTime, true},
     {"cudaReadAll", cudaReadAll, false},
     {"cudaDecode", cudaDecode, false},
+    {"cudaBlasOpen", cudaBlasOpen, true},
+    {"cudaBlasMultiply", cudaBlasMultiply, false},
 };
 
 }  // namespace

@@ -84,6 +84,7 @@ Result<std::shared_ptr<CudaDevice>> CudaDevice::open(const std::string& modulePa
     return Status(Code::kDevice, std::string(found.name) + " has compute capability " + std::to_string(found.major) +
                                      "." + std::to_string(found.minor) + ", and the kernels need 8.0 or later");
   device->multiprocessors_ = found.multiprocessors;
+  device->memoryBytes_ = found.memoryBytes;
   TSQ_RETURN_IF_ERROR(device->ask([&](TsqCudaText text) { return table->prepare(index, text); }));
   TSQ_RETURN_IF_ERROR(device->ask([&](TsqCudaText text) { return table->openStream(&device->stream_, text); }));
   return device;
@@ -301,6 +302,8 @@ Result<std::shared_ptr<CudaMemory>> CudaDevice::multiply(const CudaProduct& prod
     const TsqCudaColumns columns{
         x, static_cast<const float*>(weight.inputScale->data), scaled_->data, m, shape.k, product.isBF16};
     TSQ_RETURN_IF_ERROR(ask([&](TsqCudaText reason) { return table_->scaleColumns(&columns, stream(), reason); }));
+    // Already here: it stays in the graph where the product itself is refused and the caller goes on.
+    keepRecorded({product.weight, product.x, scaled_});
     x = scaled_->data;
   }
   const auto dataOf = [](const auto& memory) -> void* { return memory == nullptr ? nullptr : memory->data; };

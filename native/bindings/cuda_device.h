@@ -104,6 +104,7 @@ class CudaDevice : public std::enable_shared_from_this<CudaDevice> {
   // For graphs, benchmarks and calibration, which call the module themselves.
   const TsqCuda& table() const { return *table_; }
   int multiprocessors() const { return multiprocessors_; }
+  int64_t memoryBytes() const { return memoryBytes_; }
   // The device's own, whether or not a graph is being recorded.
   void* ownStream() const { return stream_; }
   // Where products go: to the device, or to the graph that is being recorded, which then keeps what they use.
@@ -122,6 +123,10 @@ class CudaDevice : public std::enable_shared_from_this<CudaDevice> {
     if (outcome == kTsqCudaOk) outcome = call(TsqCudaText(reason));
     return statusOf(outcome, reason.text());
   }
+  // Makes this device the calling thread's current one, for libraries that take that.
+  Status use() const {
+    return ask([](TsqCudaText) { return int{kTsqCudaOk}; });
+  }
   // Does not wait: the source must stay until something does.
   Result<std::shared_ptr<CudaMemory>> enqueueUpload(const void* source, int64_t bytes);
 
@@ -135,6 +140,7 @@ class CudaDevice : public std::enable_shared_from_this<CudaDevice> {
   const TsqCuda* table_;
   int index_;
   int multiprocessors_ = 0;
+  int64_t memoryBytes_ = 0;
   void* stream_ = nullptr;
   CudaGraph* recording_ = nullptr;
   // The counters are left zero by every product. scaled_: x times an input scale.

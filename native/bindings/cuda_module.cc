@@ -13,9 +13,9 @@ constexpr const char* kRebuild =
 
 // What the machine's driver says, asked without the module. Empty where it answers and has a device.
 std::string driverTrouble() {
-  void* driver = openSystemLibrary("libcuda.so.1");
-  if (driver == nullptr) return "no NVIDIA driver is installed";
-  const auto start = reinterpret_cast<int (*)(unsigned)>(findSymbol(driver, "cuInit"));
+  const Result<void*> driver = openSystemLibrary("libcuda.so.1");
+  if (!driver.ok()) return "no NVIDIA driver is installed";
+  const auto start = reinterpret_cast<int (*)(unsigned)>(findSymbol(driver.value(), "cuInit"));
   if (start == nullptr) return "libcuda.so.1 of this machine is no NVIDIA driver";
   constexpr int kNoDevice = 100;
   const int error = start(0);

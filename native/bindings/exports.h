@@ -18,6 +18,7 @@ std::span<const Export> bitExports();
 std::span<const Export> ggufExports();
 std::span<const Export> weightExports();
 std::span<const Export> roundingExports();
+std::span<const Export> codebookExports();
 std::span<const Export> accumulatorExports();
 std::span<const Export> programExports();
 std::span<const Export> benchExports();

@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "bindings/cuda_blas.h"
 #include "bindings/cuda_rounding.h"
 #include "bindings/environment.h"
 
@@ -25,7 +26,8 @@ const char* kindName(const NativeObject& object) {
                                            "memory of a CUDA device",
                                            "a weight on a CUDA device",
                                            "a CUDA graph",
-                                           "a Hessian on a CUDA device"};
+                                           "a Hessian on a CUDA device",
+                                           "cuBLAS on a CUDA device"};
   static_assert(std::size(kNames) == std::variant_size_v<NativeObject>);
   return kNames[object.index()];
 }
@@ -69,6 +71,8 @@ uint64_t objectBytes(const NativeObject& object) {
       return std::get<10>(object)->bytes();
     case 12:
       return std::get<12>(object)->bytes();
+    case 13:
+      return std::get<13>(object)->bytes();
     default:
       return 0;
   }

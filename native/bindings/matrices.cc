@@ -1,4 +1,4 @@
-// Passes over f32 matrices: scaling, AWQ's column magnitudes, the distance of two.
+// Passes over f32 matrices: scaling, low-rank updates, AWQ's column magnitudes, the distance of two.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -28,6 +28,34 @@ Napi::Value scaleMatrix(Arguments& a) {
         } else {
           for (int64_t j = 0; j < k; ++j) y[j] = x[j] * scale * columnScale[j];
         }
+      }
+    });
+    return {};
+  });
+}
+
+// w + scale * (b a): the products are summed over the rank in order, scaled and added, each step rounded to f32.
+Napi::Value addLowRank(Arguments& a) {
+  const int64_t n = a.integer(a[1], "n"), k = a.integer(a[2], "k"), rank = a.integer(a[5], "rank", 1);
+  const int64_t count = product({n, k}, "w");
+  const float* w = a.view<float>(a[0], "w", count).data;
+  const float* right = a.view<float>(a[3], "a", product({rank, k}, "a")).data;
+  const float* left = a.view<float>(a[4], "b", product({n, rank}, "b")).data;
+  const auto scale = static_cast<float>(a.number(a[6], "scale", -3e38, 3e38));
+  float* out = a.view<float>(a[7], "out", count).data;
+  return promise(a, [=]() -> Status {
+    parallelBlocks(n, unitsPerTask(k * rank), AbortFlag(), [&](int64_t begin, int64_t end) {
+      std::vector<float> sums(static_cast<size_t>(k));
+      for (int64_t row = begin; row < end; ++row) {
+        std::fill(sums.begin(), sums.end(), 0.0f);
+        for (int64_t i = 0; i < rank; ++i) {
+          const float factor = left[row * rank + i];
+          const float* x = right + i * k;
+          for (int64_t j = 0; j < k; ++j) sums[static_cast<size_t>(j)] += factor * x[j];
+        }
+        const float* from = w + row * k;
+        float* to = out + row * k;
+        for (int64_t j = 0; j < k; ++j) to[j] = from[j] + sums[static_cast<size_t>(j)] * scale;
       }
     });
     return {};
@@ -111,9 +139,31 @@ Napi::Value squaredDifference(Arguments& a) {
       [](Napi::Env env, double& sum) { return Napi::Number::New(env, sum); });
 }
 
+// out[n, G] = the largest |w| of each group. NaN is no magnitude.
+Napi::Value groupMagnitude(Arguments& a) {
+  const int64_t n = a.integer(a[1], "n"), k = a.integer(a[2], "k", 1), groupSize = a.integer(a[3], "groupSize", 1);
+  const int64_t groups = groupCount(k, groupSize);
+  const float* w = a.view<float>(a[0], "w", product({n, k}, "w")).data;
+  float* out = a.view<float>(a[4], "out", product({n, groups}, "out")).data;
+  return promise(a, [=]() -> Status {
+    parallelBlocks(n * groups, unitsPerTask(groupSize), AbortFlag(), [&](int64_t begin, int64_t end) {
+      for (int64_t group = begin; group < end; ++group) {
+        const int64_t from = group % groups * groupSize;
+        const float* x = w + group / groups * k;
+        float peak = 0;
+        for (int64_t j = from; j < std::min(k, from + groupSize); ++j) peak = std::max(peak, std::fabs(x[j]));
+        out[group] = peak;
+      }
+    });
+    return {};
+  });
+}
+
 constexpr Export kExports[] = {
     {"scaleMatrix", scaleMatrix, true},
+    {"addLowRank", addLowRank, true},
     {"columnMagnitude", columnMagnitude, true},
+    {"groupMagnitude", groupMagnitude, true},
     {"squaredDifference", squaredDifference, true},
 };
 

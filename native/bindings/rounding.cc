@@ -31,14 +31,8 @@ Napi::Value roundNearestCodes(Arguments& a) {
 }
 
 struct Dequantization {
-  const uint8_t* codes;
-  const float* scales;
-  const uint8_t* zeros;
-  int64_t n, k;
-  int bits;
-  int64_t groupSize;
+  CodesSource source;
   std::vector<int32_t> groupIndex;  // a copy: it is used as an index after it was checked
-  const float* inputScale;
   float* out;
 };
 
@@ -51,48 +45,51 @@ void forColumns(float* w, int64_t n, int64_t k, const float* columnScale, F fn) 
   });
 }
 
-void dequantizeAll(const Dequantization& d) {
-  const int32_t* groupIndex = d.groupIndex.empty() ? nullptr : d.groupIndex.data();
-  dequantizeCodes(d.codes, d.scales, d.zeros, d.n, d.k, d.bits, d.groupSize, groupIndex, d.out);
-  if (d.inputScale != nullptr)
-    forColumns(d.out, d.n, d.k, d.inputScale, [](float w, float scale) { return w * scale; });
+Status dequantizeAll(const Dequantization& d) {
+  CodesSource source = d.source;
+  source.groupIndex = d.groupIndex.empty() ? nullptr : d.groupIndex.data();
+  return dequantize(source, d.out);
 }
 
 Dequantization readDequantization(Arguments& a) {
   Dequantization d{};
-  d.n = a.integer(a[3], "n", 1);
-  d.k = a.integer(a[4], "k", 1);
-  d.bits = static_cast<int>(a.integer(a[5], "bits", 2, 8));
-  d.groupSize = a.integer(a[6], "groupSize", 1);
-  const int64_t groups = groupCount(d.k, d.groupSize), count = product({d.n, d.k}, "codes");
-  d.codes = a.view<uint8_t>(a[0], "codes", count).data;
-  d.scales = a.view<float>(a[1], "scales", product({d.n, groups}, "scales")).data;
-  d.zeros = a.optionalView<uint8_t>(a[2], "zeros", product({d.n, groups}, "zeros")).data;
-  if (!a.isNull(a[7])) {
-    d.groupIndex = a.copy<int32_t>(a[7], "groupIndex");
-    if (static_cast<int64_t>(d.groupIndex.size()) != d.k)
+  CodesSource& source = d.source;
+  source.n = a.integer(a[5], "n", 1);
+  source.k = a.integer(a[6], "k", 1);
+  source.bits = static_cast<int>(a.integer(a[7], "bits", 2, 8));
+  source.groupSize = a.integer(a[8], "groupSize", 1);
+  const int64_t groups = groupCount(source.k, source.groupSize), count = product({source.n, source.k}, "codes");
+  const int64_t scales = product({source.n, groups}, "scales");
+  source.codes = a.view<uint8_t>(a[0], "codes", count).data;
+  source.scales = a.view<float>(a[1], "scales", scales).data;
+  source.zeros = a.optionalView<uint8_t>(a[2], "zeros", scales).data;
+  source.offsets = a.optionalView<float>(a[3], "offsets", scales).data;
+  source.codebook = a.optionalView<float>(a[4], "codebook", int64_t{1} << source.bits).data;
+  if ((source.zeros != nullptr) + (source.offsets != nullptr) + (source.codebook != nullptr) > 1)
+    refuse(Code::kFormat,
+           std::string(a.target().name) + ": expected one of zeros, offsets and codebook at most, found several");
+  if (!a.isNull(a[9])) {
+    d.groupIndex = a.copy<int32_t>(a[9], "groupIndex");
+    if (static_cast<int64_t>(d.groupIndex.size()) != source.k)
       refuse(Code::kShape, std::string(a.target().name) + ": groupIndex has " + std::to_string(d.groupIndex.size()) +
-                               " elements, expected k = " + std::to_string(d.k));
-    for (int64_t j = 0; j < d.k; ++j)
+                               " elements, expected k = " + std::to_string(source.k));
+    for (int64_t j = 0; j < source.k; ++j)
       if (d.groupIndex[static_cast<size_t>(j)] < 0 || d.groupIndex[static_cast<size_t>(j)] >= groups)
         refuse(Code::kFormat, std::string(a.target().name) + ": group of column " + std::to_string(j) + " is " +
                                   std::to_string(d.groupIndex[static_cast<size_t>(j)]) + ", expected 0 to " +
                                   std::to_string(groups - 1));
   }
-  d.inputScale = a.optionalView<float>(a[8], "inputScale", d.k).data;
-  d.out = a.view<float>(a[9], "out", count).data;
+  source.inputScale = a.optionalView<float>(a[10], "inputScale", source.k).data;
+  d.out = a.view<float>(a[11], "out", count).data;
   return d;
 }
 
-Napi::Value dequantize(Arguments& a) {
-  return promise(a, [d = readDequantization(a)]() -> Status {
-    dequantizeAll(d);
-    return {};
-  });
+Napi::Value dequantizeAsync(Arguments& a) {
+  return promise(a, [d = readDequantization(a)]() -> Status { return dequantizeAll(d); });
 }
 
 Napi::Value dequantizeSync(Arguments& a) {
-  dequantizeAll(readDequantization(a));
+  check(dequantizeAll(readDequantization(a)));
   return a.env().Undefined();
 }
 
@@ -199,7 +196,7 @@ Napi::Value searchClipRanges(Arguments& a) {
 
 constexpr Export kExports[] = {
     {"roundNearest", roundNearestCodes, true},
-    {"dequantize", dequantize, true},
+    {"dequantize", dequantizeAsync, true},
     {"dequantizeSync", dequantizeSync, false},
     {"packRounded", packRounded, true},
     {"gptq", gptqCodes, true},

@@ -44,18 +44,25 @@ Napi::Value packCodesWeight(Arguments& a) {
   source.zeros = a.optionalView<uint8_t>(a[7], "zeros", groups).data;
   // A copy: packing uses it as an index after checking it.
   std::vector<int32_t> groupIndex;
-  if (!a.isNull(a[8])) {
-    groupIndex = a.copy<int32_t>(a[8], "groupIndex");
+  if (!a.isNull(a[10])) {
+    groupIndex = a.copy<int32_t>(a[10], "groupIndex");
     if (static_cast<int64_t>(groupIndex.size()) != source.k)
       refuse(Code::kShape, std::string(a.target().name) + ": groupIndex has " + std::to_string(groupIndex.size()) +
                                " elements, expected k = " + std::to_string(source.k));
   }
-  source.inputScale = a.optionalView<float>(a[9], "inputScale", source.k).data;
+  source.offsets = a.optionalView<float>(a[8], "offsets", groups).data;
+  source.codebook = a.optionalView<float>(a[9], "codebook", int64_t{1} << source.bits).data;
+  source.inputScale = a.optionalView<float>(a[11], "inputScale", source.k).data;
   return weightHandle(a, [source, groupIndex = std::move(groupIndex)]() -> Result<PackedWeight> {
     CodesSource checked = source;
     checked.groupIndex = groupIndex.empty() ? nullptr : groupIndex.data();
     return packCodes(checked);
   });
+}
+
+Napi::Value weightIsFused(Arguments& a) {
+  const auto weight = a.object<const PackedWeight>(a[0], "weight");
+  return Napi::Boolean::New(a.env(), layout::isInteger(weight->shape.kind) || weight->bits >= 16);
 }
 
 Napi::Value vector(Arguments& a) {
@@ -95,13 +102,10 @@ Napi::Value matmulAsync(Arguments& a) {
 }
 
 constexpr Export kExports[] = {
-    {"packDense", packDenseWeight, true},
-    {"packDenseSync", packDenseWeight, false},
-    {"packCodes", packCodesWeight, true},
-    {"packCodesSync", packCodesWeight, false},
-    {"vector", vector, false},
-    {"matmul", matmulSync, false},
-    {"matmulAsync", matmulAsync, true},
+    {"packDense", packDenseWeight, true},    {"packDenseSync", packDenseWeight, false},
+    {"packCodes", packCodesWeight, true},    {"packCodesSync", packCodesWeight, false},
+    {"weightIsFused", weightIsFused, false}, {"vector", vector, false},
+    {"matmul", matmulSync, false},           {"matmulAsync", matmulAsync, true},
 };
 
 }  // namespace

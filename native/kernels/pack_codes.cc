@@ -195,10 +195,29 @@ Result<PackedWeight> packOffsets(const CodesSource& source, const PackedWeight& 
   return packDense(offsets, Dtype::kF32, source.n, groups, WeightKind::kF32);
 }
 
+// Values of code books in f32, which are exact: no kernel takes such codes.
+Result<PackedWeight> packValues(const CodesSource& source) {
+  if (source.groupIndex != nullptr) {
+    std::vector<int32_t> order;
+    TSQ_RETURN_IF_ERROR(orderColumns(source, {WeightKind::kU8, source.n, source.k, source.groupSize}, &order));
+  }
+  Result<AlignedBuffer> values = AlignedBuffer::allocate(static_cast<size_t>(source.n * source.k) * sizeof(float));
+  if (!values.ok()) return values.status();
+  CodesSource plain = source;
+  plain.inputScale = nullptr;
+  TSQ_RETURN_IF_ERROR(dequantize(plain, values.value().as<float>()));
+  Result<PackedWeight> weight = packDense(values.value().data(), Dtype::kF32, source.n, source.k, WeightKind::kF32);
+  if (!weight.ok()) return weight.status();
+  weight.value().bits = source.bits;
+  if (source.inputScale != nullptr) weight.value().inputScale.assign(source.inputScale, source.inputScale + source.k);
+  return weight;
+}
+
 }  // namespace
 
 Result<PackedWeight> packCodes(const CodesSource& source) try {
   TSQ_RETURN_IF_ERROR(checkSource(source));
+  if (source.codebook != nullptr) return packValues(source);
   PackedWeight weight;
   const WeightKind kind = kindOf(source.bits);
   weight.shape = {kind, source.n, source.k, source.groupSize};
@@ -234,7 +253,7 @@ Result<PackedWeight> packCodes(const CodesSource& source) try {
     if (wrong != 0) valid.store(false, std::memory_order_relaxed);
   };
   pool.run(layout::divideUp(panels, kTaskPanels), pack, threads);
-  if (!valid.load()) return invalidCode(source);
+  if (!valid.load()) return layout::invalidCode({source.codes, source.layout, source.n, source.k, source.bits});
   if (source.offsets != nullptr) {
     Result<PackedWeight> offsets = packOffsets(source, weight);
     if (!offsets.ok()) return offsets.status();

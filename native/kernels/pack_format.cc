@@ -28,7 +28,7 @@ std::string number(int64_t value) {
 bool bitsFit(WeightKind kind, int bits) {
   switch (kind) {
     case WeightKind::kF32:
-      return bits == 32;
+      return bits == 32 || (bits >= 2 && bits <= 8);  // floats, or what codes stand for
     case WeightKind::kF16:
     case WeightKind::kBF16:
       return bits == 16;

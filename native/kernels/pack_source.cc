@@ -31,6 +31,8 @@ Status checkSource(const CodesSource& source) {
     return {Code::kUnsupported, "packCodes: k is " + number(source.k) + ", expected below 2^31"};
   if (source.zeros != nullptr && source.offsets != nullptr)
     return {Code::kFormat, "packCodes: there are both zero points and offsets, expected one of them"};
+  if (source.codebook != nullptr && (source.zeros != nullptr || source.offsets != nullptr))
+    return {Code::kFormat, "packCodes: there are a code book and zero points or offsets, expected one of them"};
   return layout::checkStoredCodes({source.codes, source.layout, source.n, source.k, source.bits});
 }
 
@@ -90,18 +92,6 @@ layout::ScaleType narrowestScales(const float* scales, int64_t count) {
     for (int64_t i = task * kTask; i < end && undecided(); i += kBlock) scan(i, std::min(end, i + kBlock));
   });
   return half.load() ? layout::ScaleType::kF16 : bfloat.load() ? layout::ScaleType::kBF16 : layout::ScaleType::kF32;
-}
-
-Status invalidCode(const CodesSource& source) {
-  for (int64_t i = 0; i < source.n * source.k; ++i) {
-    if (source.codes[i] >> source.bits != 0) {
-      return {Code::kFormat, "packCodes: code at [" + number(i / source.k) + ", " + number(i % source.k) + "] is " +
-                                 number(source.codes[i]) + ", expected below " + number(1 << source.bits) + " for " +
-                                 number(source.bits) + "-bit codes"};
-    }
-  }
-  return {Code::kFormat,
-          "packCodes: a code changed while it was being packed; do not write to the tensor during the call"};
 }
 
 }  // namespace tsq

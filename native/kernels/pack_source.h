@@ -17,7 +17,4 @@ Status orderColumns(const CodesSource& source, const layout::Shape& shape, std::
 // The narrowest type that holds every scale exactly: files mostly keep f16 or bf16, given here as f32. Threaded.
 layout::ScaleType narrowestScales(const float* scales, int64_t count);
 
-// Of codes of a byte each, one of which is not below 2^bits: names the first, found by a second, slow look.
-Status invalidCode(const CodesSource& source);
-
 }  // namespace tsq

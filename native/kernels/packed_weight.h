@@ -24,7 +24,8 @@ struct PackedView {
 
 struct PackedWeight {
   layout::Shape shape{};
-  int bits = 0;  // of a code; 16 or 32 for float kinds. 5- to 7-bit codes are stored as 8-bit
+  // Of a code; 16 or 32 for floats. 5- to 7-bit codes are stored as 8-bit, and codes that no kernel takes as f32.
+  int bits = 0;
   layout::ScaleType scaleType = layout::ScaleType::kF32;
   AlignedBuffer data, scales, zeros;
   int32_t zero = 0;
@@ -54,7 +55,13 @@ struct CodesSource {
   layout::CodeLayout layout = layout::CodeLayout::kBytes;
   // [n, groups] or null. Not null: codes have no zero point, and a weight is scale * code + offset.
   const float* offsets = nullptr;
+  // [2^bits] or null. Not null: codes have no zero point, and a weight is scale * codebook[code].
+  const float* codebook = nullptr;
 };
+
+// w [n, k] = the f32 values, each operation rounded for itself, times inputScale. Threaded. Codes have to be < 2^bits
+// only where there is a code book: kFormat otherwise. groupIndex: any group of each column.
+Status dequantize(const CodesSource& source, float* w);
 
 // Multi-threaded. Codes must be < 2^bits and groupIndex a valid assignment: checked, kFormat/kShape otherwise.
 Result<PackedWeight> packCodes(const CodesSource& source);

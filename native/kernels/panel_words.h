@@ -56,9 +56,11 @@ TSQ_INLINE void awqLine(const uint8_t* source, int64_t stride, uint8_t* line) {
 // columns keep their order.
 inline bool hasPanelWords(const layout::StoredCodes& stored, const layout::Shape& shape) {
   const int64_t align = layout::groupAlign(shape.kind);
-  return stored.layout != layout::CodeLayout::kBytes && shape.kind != layout::WeightKind::kU3 &&
-         stored.bits == layout::codeBits(shape.kind) && shape.k % align == 0 &&
-         (layout::groups(shape) == 1 || shape.groupSize % align == 0);
+  using layout::CodeLayout;
+  const bool words = stored.layout == CodeLayout::kRows || stored.layout == CodeLayout::kColumns ||
+                     stored.layout == CodeLayout::kAwq || stored.layout == CodeLayout::kNibbles;
+  return words && shape.kind != layout::WeightKind::kU3 && stored.bits == layout::codeBits(shape.kind) &&
+         shape.k % align == 0 && (layout::groups(shape) == 1 || shape.groupSize % align == 0);
 }
 
 // Asks for the part of a column that is used soon: columns lie in different pages, where the hardware stops. Into the
@@ -73,7 +75,8 @@ inline void movePanelWords(const layout::StoredCodes& stored, const layout::Shap
                            uint8_t* out) {
   constexpr int64_t kLine = layout::kPanel * 4, kAhead = 16;
   const int64_t bytes = layout::panelBytes(shape), lines = bytes / kLine;
-  if (stored.layout == layout::CodeLayout::kRows) {
+  // Rows of nibbles are bit streams where they have whole words, and so they have here.
+  if (stored.layout == layout::CodeLayout::kRows || stored.layout == layout::CodeLayout::kNibbles) {
     const int64_t row = lines * 4;
     for (int64_t panel = 0; panel < count; ++panel) {
       interleave(stored.data + (first + panel) * layout::kPanel * row, row, lines,

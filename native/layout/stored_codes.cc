@@ -1,11 +1,13 @@
 #include "layout/stored_codes.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <string>
 
 #include "layout/bit_words.h"
 #include "layout/bits.h"
+#include "layout/byte_codes.h"
 #include "runtime/thread_pool.h"
 
 namespace tsq::layout {
@@ -63,13 +65,19 @@ Status checkStoredCodes(const StoredCodes& stored) {
   if (stored.layout == CodeLayout::kAwq && (stored.bits != 4 || stored.n % 8 != 0))
     return Status(Code::kOption, "AWQ's layout needs 4 bits and rows in multiples of 8, found " +
                                      std::to_string(stored.bits) + " bits and " + std::to_string(stored.n) + " rows");
+  if ((stored.layout == CodeLayout::kNibbles || stored.layout == CodeLayout::kNibblesHigh) && stored.bits != 4)
+    return Status(Code::kOption, "two codes a byte have 4 bits each, found " + std::to_string(stored.bits) + " bits");
   return {};
 }
 
 int64_t storedBytes(const StoredCodes& stored) {
   switch (stored.layout) {
     case CodeLayout::kBytes:
+    case CodeLayout::kSigned:
       return stored.n * stored.k;
+    case CodeLayout::kNibbles:
+    case CodeLayout::kNibblesHigh:
+      return (stored.n * stored.k + 1) / 2;
     case CodeLayout::kAwq:
       return stored.k * (stored.n / 2);
     default:
@@ -97,16 +105,38 @@ void unpackRows(const StoredCodes& stored, int64_t first, int64_t rows, uint8_t*
       return;
     case CodeLayout::kAwq:
       return unpackAwq(stored, first, rows, codes);
+    case CodeLayout::kSigned:
+      return fromSigned(stored.data + first * stored.k, rows * stored.k, stored.bits, codes);
+    case CodeLayout::kNibbles:
+    case CodeLayout::kNibblesHigh:
+      return unpackNibbles(stored.data, first * stored.k, rows * stored.k, stored.layout == CodeLayout::kNibblesHigh,
+                           codes);
   }
 }
 
 Status unpackCodes(const StoredCodes& stored, uint8_t* codes) {
   TSQ_RETURN_IF_ERROR(checkStoredCodes(stored));
+  std::atomic<bool> valid{true};
   ThreadPool::instance().run((stored.n + kRowBlock - 1) / kRowBlock, [&](int64_t block, int) {
-    const int64_t first = block * kRowBlock;
-    unpackRows(stored, first, std::min(kRowBlock, stored.n - first), codes + first * stored.k);
+    const int64_t first = block * kRowBlock, rows = std::min(kRowBlock, stored.n - first);
+    unpackRows(stored, first, rows, codes + first * stored.k);
+    if (stored.layout != CodeLayout::kSigned) return;
+    if (seenBits(codes + first * stored.k, rows * stored.k) >> stored.bits != 0) valid.store(false);
   });
-  return {};
+  return valid.load() ? Status() : invalidCode(stored);
+}
+
+Status invalidCode(const StoredCodes& stored) {
+  const int zero = stored.layout == CodeLayout::kSigned ? 1 << (stored.bits - 1) : 0, most = (1 << stored.bits) - 1;
+  for (int64_t i = 0; i < stored.n * stored.k; ++i) {
+    const int byte = zero == 0 ? stored.data[i] : static_cast<int8_t>(stored.data[i]);
+    if (byte + zero < 0 || byte + zero > most)
+      return Status(Code::kFormat, "code at [" + std::to_string(i / stored.k) + ", " + std::to_string(i % stored.k) +
+                                       "] is " + std::to_string(byte) + ", expected " + std::to_string(-zero) + " to " +
+                                       std::to_string(most - zero) + " for " + std::to_string(stored.bits) +
+                                       "-bit codes");
+  }
+  return Status(Code::kFormat, "a code changed while it was being read; do not write to the tensor during the call");
 }
 
 }  // namespace tsq::layout

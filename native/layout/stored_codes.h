@@ -11,6 +11,10 @@ enum class CodeLayout : uint8_t {
   kRows = 1,     // [n, words]: every row a bit stream (layout/bits.h), as compressed-tensors has them
   kColumns = 2,  // [words, n]: the same words transposed, as GPTQ has them
   kAwq = 3,      // [k, n / 8]: a word holds eight rows in AWQ's order; 4 bits, n a multiple of 8
+  kSigned = 4,   // [n, k], a two's complement byte a code: the code less 2^(bits-1)
+  // [ceil(n k / 2)]: two codes a byte, along the whole matrix; 4 bits.
+  kNibbles = 5,      // the even element in the lower half
+  kNibblesHigh = 6,  // the even element in the upper half, as bitsandbytes has them
 };
 
 struct StoredCodes {
@@ -26,10 +30,14 @@ Status checkStoredCodes(const StoredCodes& stored);
 // Of `data`.
 int64_t storedBytes(const StoredCodes& stored);
 
-// codes [rows, k]: those of the rows from `first` on. On the calling thread.
+// codes [rows, k]: those of the rows from `first` on. On the calling thread. A byte that stands for no code (kBytes,
+// kSigned) becomes one that is not below 2^bits.
 void unpackRows(const StoredCodes& stored, int64_t first, int64_t rows, uint8_t* codes);
 
-// codes [n, k]. Threaded over rows.
+// codes [n, k]. Threaded over rows. kFormat for a signed byte that stands for no code.
 Status unpackCodes(const StoredCodes& stored, uint8_t* codes);
+
+// Of codes of a byte each, one of which is none: names the first, found by a second, slow look.
+Status invalidCode(const StoredCodes& stored);
 
 }  // namespace tsq::layout

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <string>
 
+#include "kernels/packed_weight.h"
 #include "rounding/group_grid.h"
 
 namespace tsq {
@@ -51,29 +52,16 @@ Status roundNearest(const float* w, int64_t n, int64_t k, const GridSpec& grid, 
 
 void dequantizeCodes(const uint8_t* codes, const float* scales, const uint8_t* zeros, int64_t n, int64_t k, int bits,
                      int64_t groupSize, const int32_t* groupIndex, float* w) {
-  const int64_t groups = (k + groupSize - 1) / groupSize;
-  const int symmetricZero = 1 << (bits - 1);
-  ThreadPool::instance().run(chunksOf(n), [&](int64_t chunk, int) {
-    for (int64_t row = chunk * kLanes; row < chunk * kLanes + rowsOfChunk(n, chunk); ++row) {
-      const uint8_t* from = codes + row * k;
-      const float* scale = scales + row * groups;
-      const uint8_t* zero = zeros == nullptr ? nullptr : zeros + row * groups;
-      float* to = w + row * k;
-      if (groupIndex != nullptr) {
-        for (int64_t c = 0; c < k; ++c) {
-          const int32_t g = groupIndex[c];
-          to[c] = scale[g] * static_cast<float>(from[c] - (zero == nullptr ? symmetricZero : zero[g]));
-        }
-        continue;
-      }
-      for (int64_t g = 0; g < groups; ++g) {
-        const int offset = zero == nullptr ? symmetricZero : zero[g];
-        const float factor = scale[g];
-        const int64_t end = std::min(k, (g + 1) * groupSize);
-        for (int64_t c = g * groupSize; c < end; ++c) to[c] = factor * static_cast<float>(from[c] - offset);
-      }
-    }
-  });
+  CodesSource source{};
+  source.codes = codes;
+  source.n = n;
+  source.k = k;
+  source.bits = bits;
+  source.groupSize = groupSize;
+  source.scales = scales;
+  source.zeros = zeros;
+  source.groupIndex = groupIndex;
+  (void)dequantize(source, w);  // nothing is refused of bytes without a code book
 }
 
 }  // namespace tsq

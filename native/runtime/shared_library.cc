@@ -66,8 +66,11 @@ Result<void*> openLibrary(const std::string& path) {
   return Status(Code::kDevice, full + " does not load: " + (reason != nullptr ? reason : "the loader refuses it"));
 }
 
-void* openSystemLibrary(const char* name) {
-  return dlopen(name, RTLD_NOW | RTLD_LOCAL);
+Result<void*> openSystemLibrary(const char* name) {
+  void* library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+  if (library != nullptr) return library;
+  const char* reason = dlerror();
+  return Status(Code::kDevice, reason != nullptr ? reason : std::string(name) + ": the loader refuses it");
 }
 
 void* findSymbol(void* library, const char* name) {
@@ -82,8 +85,8 @@ std::string folderOf(const void*) {
 Result<void*> openLibrary(const std::string& path) {
   return Status(Code::kDevice, path + " does not load: only Linux is supported");
 }
-void* openSystemLibrary(const char*) {
-  return nullptr;
+Result<void*> openSystemLibrary(const char* name) {
+  return Status(Code::kDevice, std::string(name) + " does not load: only Linux is supported");
 }
 void* findSymbol(void*, const char*) {
   return nullptr;

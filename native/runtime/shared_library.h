@@ -14,8 +14,8 @@ std::string folderOf(const void* address);
 // the system's loader would wait for a pipe, and end the process at the missing pages of a file that is cut short.
 Result<void*> openLibrary(const std::string& path);
 
-// A library of the system by name. Null where there is none.
-void* openSystemLibrary(const char* name);
+// A library of the system by name. Where there is none (kDevice), the loader's words.
+Result<void*> openSystemLibrary(const char* name);
 
 // Null where the library has no such symbol.
 void* findSymbol(void* library, const char* name);

@@ -9,9 +9,11 @@ namespace stored {
 
 using tsq::layout::CodeLayout;
 
-constexpr CodeLayout kLayouts[] = {CodeLayout::kBytes, CodeLayout::kRows, CodeLayout::kColumns, CodeLayout::kAwq};
+constexpr CodeLayout kLayouts[] = {CodeLayout::kBytes, CodeLayout::kRows, CodeLayout::kColumns,
+                                   CodeLayout::kAwq, CodeLayout::kSigned, CodeLayout::kNibbles, CodeLayout::kNibblesHigh};
 
 inline bool holds(CodeLayout layout, int bits, int64_t n) {
+  if (layout == CodeLayout::kNibbles || layout == CodeLayout::kNibblesHigh) return bits == 4;
   return layout != CodeLayout::kAwq || (bits == 4 && n % 8 == 0);
 }
 
@@ -31,7 +33,11 @@ inline std::vector<uint8_t> store(const std::vector<uint8_t>& codes, CodeLayout 
     for (int64_t column = 0; column < k; ++column) {
       const int code = codes[static_cast<size_t>(row * k + column)];
       if (layout == CodeLayout::kBytes) out[static_cast<size_t>(1 + row * k + column)] = static_cast<uint8_t>(code);
+      const int64_t element = row * k + column;
+      if (layout == CodeLayout::kSigned) out[static_cast<size_t>(1 + element)] = static_cast<uint8_t>(code - (1 << (bits - 1)));
       for (int i = 0; i < bits; ++i) {
+        if (layout == CodeLayout::kNibbles) put(element * 4 + i, code >> i);
+        if (layout == CodeLayout::kNibblesHigh) put((element ^ 1) * 4 + i, code >> i);
         const int64_t bit = column * bits + i;
         if (layout == CodeLayout::kRows) put(row * words * 32 + bit, code >> i);
         if (layout == CodeLayout::kColumns) put((bit / 32 * n + row) * 32 + bit % 32, code >> i);

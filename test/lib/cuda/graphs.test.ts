@@ -204,6 +204,30 @@ t.test("copyFrom refuses by name", { skip }, async t => {
   await refuses(there.copyFrom(Tensor.empty([2, 3], "f16")), "ERR_OPTION", /was disposed/)
 })
 
+t.test("a product that is refused half recorded, by a caller who goes on", { skip }, async t => {
+  const q = weight(64, 128, 64, { inputScale: true })
+  const scaled = await prepack(q, { device: "cuda" })
+  const plain = weight(64, 128, 64)
+  const packed = await prepack(plain, { device: "cuda" })
+  const host = await values([3, 128], "f16")
+  const [lost, x] = [await host.to("cuda"), await host.to("cuda")]
+  const y = await Tensor.empty([3, 64], "f16").to("cuda")
+  t.teardown(() => {
+    delete process.env.TSQ_EMULATED_LAUNCH
+    delete process.env.TSQ_EMULATED_LAUNCH_BYTES
+  })
+  using graph = await captureGraph("cuda", () => {
+    process.env.TSQ_EMULATED_LAUNCH_BYTES = "1" // x by the input scale goes through
+    process.env.TSQ_EMULATED_LAUNCH = "no resources"
+    t.throws(() => matmul(lost, scaled), { code: "ERR_DEVICE", message: /no resources/ })
+    delete process.env.TSQ_EMULATED_LAUNCH
+    matmul(x, packed, { out: y })
+  })
+  for (const each of [lost, scaled]) each.dispose()
+  graph.launch()
+  await check(t, "the other product", y, x, plain)
+})
+
 t.test("no room, and a lost device, in the middle of a capture", { skip }, async t => {
   const q = weight(256, 64, 64)
   const packed = await prepack(q, { device: "cuda" })

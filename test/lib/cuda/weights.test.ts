@@ -139,3 +139,12 @@ t.test("sizes that no kernel counts are refused before anything is read", { skip
   await t.rejects(native.cudaPackFloats(memory, 1, 2 ** 40, 2 ** 40), { message: /source/ })
   t.throws(() => native.cudaMatmul(memory, memory, 1, 2 ** 31, null, false), { name: "TsqError" })
 })
+
+t.test("decoding for benchmarks is of codes as they are", { skip }, async t => {
+  const dense = await prepack(await values([64, 128], "f16"), { device: "cuda" })
+  const refusal = { code: "ERR_OPTION", message: /^cudaDecode: expected codes in their order, without an input scale/ }
+  for (const more of [{ inputScale: true }, { order: true }]) {
+    const packed = await prepack(weight(64, 128, 64, more), { device: "cuda" })
+    t.throws(() => native.cudaDecode(packed.handle, dense.handle), refusal)
+  }
+})

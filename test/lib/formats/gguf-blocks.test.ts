@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs"
 import t, { type Test } from "tap"
 import { type GgmlType, ggmlTypeNamed, ggmlTypes } from "../../../lib/containers/gguf-types.ts"
 import { sharedFloats } from "../../../lib/core/tensor.ts"
@@ -43,6 +44,28 @@ t.test("blocks of the reference encoder, read and made", async t => {
   const found = vectorsOf("gguf-").filter(isBlock)
   t.equal(found.length, 17)
   for (const v of found) await checkVector(t, v)
+})
+
+interface GgmlBlocks {
+  shape: [number, number]
+  x: string
+  importance: string
+  types: { type: number; name: string; blocks: string; values: string; weighted: string }[]
+}
+
+t.test("blocks of llama.cpp's own library, read and made, with and without importance", async t => {
+  const file = new URL("../../fixtures/ggml-blocks.json", import.meta.url)
+  const found: GgmlBlocks = JSON.parse(readFileSync(file, "utf8"))
+  const inHex = (text: string) => Buffer.from(text, "base64").toString("hex")
+  const [x, importance] = [floatsOf(inHex(found.x)), floatsOf(inHex(found.importance))]
+  t.equal(found.types.length, 17)
+  for (const { type: id, name, blocks, values, weighted } of found.types) {
+    const type = ggmlTypes.find(entry => entry.id === id)!
+    const row = { name, type, shape: found.shape }
+    t.equal(hex(await decodeBlocks(row, fromHex(inHex(blocks)))), inHex(values), `${type.name} decoded`)
+    t.equal(hex(await encodeBlocks(row, x)), inHex(blocks), `${type.name} encoded`)
+    t.equal(hex(await encodeBlocks(row, x, { importance })), inHex(weighted), `${type.name} with importance`)
+  }
 })
 
 /** ggml's simplest block once more, from the definition: d · (code − 8). */

@@ -1,6 +1,14 @@
 // llama-quantize's mixtures: the table of its source, read once more by hand.
 import t from "tap"
-import { type GgufPreset, ggufFileType, ggufPresets, isGgufPreset, mixedType } from "../../../lib/formats/gguf-mixes.ts"
+import { ggmlTypeNamed } from "../../../lib/containers/gguf-types.ts"
+import {
+  type GgufPreset,
+  ggufFileType,
+  ggufPresets,
+  isGgufPreset,
+  mixedType,
+  needsImportance,
+} from "../../../lib/formats/gguf-mixes.ts"
 
 const llama1b = { layers: 16, heads: 32, kvHeads: 8, tied: true }
 const llama8b = { layers: 32, heads: 32, kvHeads: 8, tied: false }
@@ -54,6 +62,35 @@ t.test("values, last projections and outputs of attention", t => {
   t.end()
 })
 
+t.test("what an importance matrix changes", t => {
+  const with8b = { ...llama8b, importance: true }
+  const with7b = { ...plain7b, importance: true }
+  for (const preset of ["iq4_nl", "iq4_xs"] as const) {
+    t.strictSame(layersOf(typesOf(preset, llama8b, "ffn_down"), "Q5_K"), [0, 1, 2, 3])
+    t.strictSame(layersOf(typesOf(preset, with8b, "ffn_down"), "Q5_K"), [])
+    t.equal(typeOf(preset, with8b, "blk.0.attn_v"), "Q5_K")
+  }
+  for (const [preset, base, finer] of [
+    ["q4_0", "Q4_0", "Q4_1"],
+    ["q5_0", "Q5_0", "Q5_1"],
+  ] as const) {
+    t.strictSame(layersOf(typesOf(preset, with8b, "ffn_down"), finer), [0, 1, 2, 3])
+    t.strictSame(new Set(typesOf(preset, llama8b, "ffn_down")), new Set([base]))
+    t.equal(typeOf(preset, with8b, "blk.0.attn_v"), base)
+  }
+  for (const preset of ggufPresets.filter(name => !/^(iq4|q[45]_0)/.test(name)))
+    for (const part of ["attn_q", "attn_v", "attn_output", "ffn_down"])
+      t.strictSame(typesOf(preset, with8b, part), typesOf(preset, llama8b, part), `${preset} ${part}`)
+  t.strictSame(layersOf(typesOf("q2_k_s", with8b, "ffn_down"), "Q4_K"), [0, 1, 2, 3])
+  t.strictSame([typeOf("q2_k_s", with8b, "blk.9.attn_v"), typeOf("q2_k_s", with7b, "blk.9.attn_v")], ["Q4_K", "Q2_K"])
+  t.equal(typeOf("q2_k_s", with8b, "blk.9.attn_output"), "Q2_K")
+  const typed = (name: string) => ggmlTypeNamed(name)!
+  t.ok(needsImportance("q2_k_s", typed("Q2_K")))
+  t.notOk(needsImportance("q2_k_s", typed("Q4_K")))
+  t.notOk(needsImportance("q2_k", typed("Q2_K")))
+  t.end()
+})
+
 t.test("rows that do not fill blocks", t => {
   const instead = (preset: GgufPreset, k: number) => {
     const found = mixedType(preset, llama8b, { name: "blk.20.attn_q", k })
@@ -75,7 +112,7 @@ t.test("rows that do not fill blocks", t => {
 t.test("names and numbers", t => {
   const numbers = Object.fromEntries(ggufPresets.map(preset => [preset, ggufFileType(preset)]))
   t.strictSame(numbers, {
-    ...{ f32: 0, f16: 1, bf16: 32, q4_0: 2, q4_1: 3, q5_0: 8, q5_1: 9, q8_0: 7, q2_k: 10 },
+    ...{ f32: 0, f16: 1, bf16: 32, q4_0: 2, q4_1: 3, q5_0: 8, q5_1: 9, q8_0: 7, q2_k: 10, q2_k_s: 21 },
     ...{ q3_k_s: 11, q3_k_m: 12, q3_k_l: 13, q4_k_s: 14, q4_k_m: 15, q5_k_s: 16, q5_k_m: 17, q6_k: 18 },
     ...{ iq4_nl: 25, iq4_xs: 30 },
   })

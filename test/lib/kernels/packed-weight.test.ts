@@ -2,12 +2,12 @@ import t from "tap"
 import { QuantizedTensor } from "../../../lib/core/quantized-tensor.ts"
 import { StoredTensor } from "../../../lib/core/stored-tensor.ts"
 import { Tensor } from "../../../lib/core/tensor.ts"
-import { bytesOf, pack, pinned, transposed } from "../../../lib/formats/arrays.ts"
+import { bytesOf, pack, packNibbles, pinned, signedBytes, transposed } from "../../../lib/formats/arrays.ts"
 import { dequantize } from "../../../lib/kernels/dequantize.ts"
 import { matmul } from "../../../lib/kernels/matmul.ts"
 import { packedOf, packedOfAsync, prepack, prepackDense, prepackStored } from "../../../lib/kernels/packed-weight.ts"
 import { native } from "../../../lib/native.ts"
-import { random, randomQuantized } from "./support.ts"
+import { distance, random, randomQuantized, randomValued, reference, weightOf } from "./support.ts"
 
 const q = randomQuantized(random(1), { n: 33, k: 70, groupSize: 32, bits: 4, symmetric: false })
 
@@ -52,6 +52,16 @@ t.test("codes as a checkpoint stores them", async t => {
     using packed = await prepackStored(stored)
     t.same(matmul(x, packed).data, expected, layout)
   }
+  for (const [layout, stored] of [
+    ["signed", await signedBytes(q.codes, 4)],
+    ["nibbles", await packNibbles(q.codes)],
+    ["nibblesHigh", await packNibbles(q.codes, q.codes.length, { highFirst: true })],
+  ] as const) {
+    const there = new StoredTensor({ scheme, shape, codes: stored, layout, scales, zeros, groupIndex })
+    t.same((await there.unpacked()).codes, q.codes, layout)
+    using packed = await prepackStored(there)
+    t.same(matmul(x, packed).data, expected, layout)
+  }
   const init = { scheme, shape, scales, zeros, groupIndex }
   const short = new StoredTensor({ ...init, codes: bytesOf(rows).subarray(4), layout: "rows" })
   await t.rejects(prepackStored(short), { code: "ERR_SHAPE", message: /codes has 1184 bytes, expected at least 1188/ })
@@ -61,6 +71,68 @@ t.test("codes as a checkpoint stores them", async t => {
     () => new StoredTensor({ ...init, scheme: { ...scheme, groupSize: 0 }, codes: bytesOf(rows), layout: "rows" }),
     { code: "ERR_OPTION", message: /groupSize is 0/ },
   )
+})
+
+t.test("nibbles of whole words, and of an odd matrix, are what their codes are", async t => {
+  for (const [n, k, groupSize] of [
+    [48, 64, 32],
+    [33, 64, 64],
+    [7, 9, 3],
+  ] as const) {
+    const q = randomQuantized(random(n), { n, k, groupSize, bits: 4, symmetric: true })
+    const x = Tensor.from(
+      new Float32Array(k).map((_, i) => Math.cos(i)),
+      [k],
+    )
+    for (const highFirst of [false, true]) {
+      const codes = await packNibbles(q.codes, n * k, { highFirst })
+      const layout = highFirst ? "nibblesHigh" : "nibbles"
+      const stored = new StoredTensor({ ...q, codes, layout, scales: pinned(q.scales) })
+      using packed = await prepackStored(stored)
+      t.same(matmul(x, packed).data, matmul(x, q).data, `${layout} ${n} ${k}`)
+      const short = new StoredTensor({ ...q, codes: codes.subarray(1), layout, scales: pinned(q.scales) })
+      await t.rejects(prepackStored(short), { code: "ERR_SHAPE", message: /codes has .* bytes, expected at least/ })
+    }
+  }
+  const bytes = pinned(new Uint8Array(q.codes.length).fill(8))
+  const stored = new StoredTensor({
+    ...q,
+    codes: bytes,
+    layout: "signed",
+    scales: pinned(q.scales),
+    zeros: pinned(q.zeros!),
+  })
+  const refusal = { code: "ERR_FORMAT", message: /code at \[0, 0\] is 8, expected -8 to 7 for 4-bit codes/ }
+  await t.rejects(prepackStored(stored), refusal)
+  await t.rejects(stored.unpacked(), refusal)
+})
+
+t.test("code books and offsets multiply like what they stand for", async t => {
+  const next = random(5)
+  const custom = new Float32Array(32).map(() => next() - 0.5)
+  const [n, k, m] = [37, 75, 3]
+  const x = Float32Array.from({ length: m * k }, () => 2 * next() - 1)
+  for (const of of ["nf4", "fp4", "e2m1", "iq4_nl", "e4m3", "e5m2", { custom }, { bits: 4 }, { bits: 6 }] as const)
+    for (const extra of [{}, { groupIndex: true, inputScale: true }])
+      for (const groupSize of [8, 32, 75]) {
+        const q = randomValued(next, { n, k, groupSize }, of, extra)
+        const expected = reference(x, weightOf(q), m, n, k)
+        const name = `${JSON.stringify(of)} ${groupSize} ${Object.keys(extra)}`
+        using packed = await prepack(q)
+        t.equal(packed.bits, q.scheme.bits)
+        t.equal(packed.kernel, q.codebook ? "reference" : "fused", name)
+        const y = matmul(Tensor.from(x, [m, k]), packed).data
+        t.ok(distance(y, expected.y) <= 1e-6 * expected.magnitude, name)
+        t.same(matmul(Tensor.from(x, [m, k]), q).data, y, `${name} at once`)
+        const { groupIndex, inputScale } = q
+        if (inputScale) continue
+        const shared = { scales: pinned(q.scales), offsets: q.offsets && pinned(q.offsets), groupIndex }
+        const book = q.scheme.codebook === "custom" ? pinned(q.codebook as Float32Array) : null
+        const codes = await signedBytes(q.codes, q.scheme.bits)
+        const stored = new StoredTensor({ ...q, ...shared, codebook: book, codes, layout: "signed" })
+        using again = await prepackStored(stored)
+        t.same(matmul(Tensor.from(x, [m, k]), again).data, y, `${name} stored`)
+      }
 })
 
 t.test("prepack of float tensors keeps or converts the storage", async t => {

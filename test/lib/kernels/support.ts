@@ -1,4 +1,5 @@
 // What the tests of the kernels share: random quantized weights, the float64 reference, 16-bit floats without the addon.
+import { type CodebookName, codebook, codebookBits } from "../../../lib/core/codebooks.ts"
 import { QuantizedTensor } from "../../../lib/core/quantized-tensor.ts"
 import type { Tensor } from "../../../lib/core/tensor.ts"
 
@@ -47,16 +48,53 @@ function shuffle(next: () => number, values: Int32Array): Int32Array {
   return values
 }
 
+const zeroOf = (q: QuantizedTensor, group: number): number =>
+  q.offsets ? 0 : (q.zeros?.[group] ?? 2 ** (q.scheme.bits - 1))
+
+/** A weight of the values of a code book, or with offsets: never the codes of e4m3 and e5m2 that are no finite numbers. */
+export function randomValued(
+  next: () => number,
+  shape: Omit<Shape, "symmetric" | "bits">,
+  of: CodebookName | { bits: Shape["bits"] } | { custom: Float32Array },
+  extra: { groupIndex?: boolean; inputScale?: boolean } = {},
+): QuantizedTensor {
+  const name = typeof of === "string" ? of : "custom" in of ? "custom" : undefined
+  const custom = typeof of === "object" && "custom" in of ? of.custom : null
+  const bits =
+    typeof of === "string" ? codebookBits(of) : "bits" in of ? of.bits : (Math.log2(of.custom.length) as Shape["bits"])
+  const { codes, scales, groupIndex, inputScale } = randomQuantized(next, { ...shape, bits, symmetric: true }, extra)
+  const book = typeof of === "string" ? codebook(of) : custom
+  const scheme = {
+    bits,
+    symmetric: book !== null,
+    granularity: "group",
+    groupSize: shape.groupSize,
+    scaleType: "f32",
+  } as const
+  return new QuantizedTensor({
+    scheme: name ? { ...scheme, codebook: name } : scheme,
+    shape: [shape.n, shape.k],
+    codes: book ? codes.map(code => (Number.isFinite(book[code]) ? code : 0)) : codes,
+    scales,
+    zeros: null,
+    offsets: book ? null : scales.map(scale => scale * (next() - 0.5) * 2 ** bits),
+    codebook: custom,
+    groupIndex,
+    inputScale,
+  })
+}
+
 /** The weight in float64, by the definition of QuantizedTensor. */
 export function weightOf(q: QuantizedTensor): Float64Array {
   const [n, k] = q.shape
-  const { bits, groupSize } = q.scheme
+  const { groupSize } = q.scheme
   const result = new Float64Array(n * k)
   for (let i = 0; i < n; i++)
     for (let j = 0; j < k; j++) {
       const group = i * q.groups + (q.groupIndex?.[j] ?? Math.floor(j / groupSize))
-      const zero = q.zeros?.[group] ?? 2 ** (bits - 1)
-      result[i * k + j] = q.scales[group]! * (q.codes[i * k + j]! - zero) * (q.inputScale?.[j] ?? 1)
+      const code = q.codes[i * k + j]!
+      const scaled = q.scales[group]! * (q.codebook ? q.codebook[code]! : code - zeroOf(q, group))
+      result[i * k + j] = (scaled + (q.offsets?.[group] ?? 0)) * (q.inputScale?.[j] ?? 1)
     }
   return result
 }

@@ -202,7 +202,20 @@ const fixtures = {
   reservoir: native.createAccumulator(6, k, 4, 1),
   program: native.createProgram(Float64Array.of(k, k, k, k), Int32Array.of(4), ops(), 8),
   cache: native.createCache(1, 2, 8, 4),
-  codes: native.packCodesSync(new Uint8Array(k * k), 0, k, k, 4, group, new Float32Array(k * groups), null, null, null),
+  codes: native.packCodesSync(
+    new Uint8Array(k * k),
+    0,
+    k,
+    k,
+    4,
+    group,
+    new Float32Array(k * groups),
+    null,
+    null,
+    null,
+    null,
+    null,
+  ),
   decoded: native.packDenseSync(filled(Float32Array, k * k), 0, k, k, 0),
   probe: await native.createReadProbe(4096),
   packFile: await writtenPackFile(),
@@ -210,6 +223,7 @@ const fixtures = {
 }
 // On the emulated CUDA runtime; on systems without it, handles of another kind, which are refused.
 const emulated = fileURLToPath(new URL("../../../build-native/libtsq_cuda_emulated.so", import.meta.url))
+const cublas = fileURLToPath(new URL("../../../build-native/libtsq_cublas_emulated.so", import.meta.url))
 if (existsSync(emulated)) {
   fixtures.device = await native.cudaOpen(emulated, 0)
   fixtures.deviceX = await native.cudaUpload(fixtures.device, shared(Uint16Array, 4 * k), 1, 4 * k)
@@ -229,7 +243,8 @@ if (existsSync(emulated)) {
   )
   const dense = await native.cudaUpload(fixtures.device, shared(Uint16Array, n * k), 1, n * k)
   fixtures.deviceDense = await native.cudaPackFloats(dense, 1, n, k)
-  native.release(dense)
+  fixtures.deviceDenseRows = dense
+  fixtures.deviceBlas = (await native.cudaBlasOpen(fixtures.device, cublas)).handle
   fixtures.deviceGraph = native.cudaRecord(fixtures.device)
   native.release(native.cudaMatmul(fixtures.deviceCodes, fixtures.deviceX, 1, 1, null, false))
   native.cudaEndRecord(fixtures.deviceGraph)
@@ -270,6 +285,16 @@ const dtype = () => below(3)
 const dtypeArray = (type, count) => filled(type === 0 ? Float32Array : Uint16Array, count)
 const groupIndex = () => pick([null, Int32Array.from({ length: k }, (_, j) => (k - 1 - j) >> 3), filled(Int32Array, k)])
 const codes = () => filled(Uint8Array, n * k)
+// zeros, offsets, code book
+const values = () =>
+  pick([
+    [null, null, null],
+    [filled(Uint8Array, n * groups), null, null],
+    [null, filled(Float32Array, n * groups), null],
+    [null, null, filled(Float32Array, 16)],
+    [filled(Uint8Array, n * groups), filled(Float32Array, n * groups), filled(Float32Array, 256)],
+  ])
+const sharing = () => [w(), n, k, group, pick([1, 2, 3]), pick([0, 0, 8, 24, n * k]), pick([1, 4]), w()]
 const observers = () => {
   const list = [
     { run: 0, op: 1, slot: 1, reduction: 0, accumulator: fixtures.hessian },
@@ -353,11 +378,24 @@ const valid = {
   convertAsync: () => ((a, b) => [pick([dtypeArray(a, 64), mapped()]), a, dtypeArray(b, 64), b, 64])(dtype(), dtype()),
   scan: () => (a => [pick([dtypeArray(a, 64), mapped()]), a, 64])(dtype()),
   scaleMatrix: () => [w(), n, k, maybe(filled(Float32Array, n)), maybe(filled(Float32Array, k)), w()],
+  addLowRank: () => [w(), n, k, filled(Float32Array, 3 * k), filled(Float32Array, n * 3), 3, 0.5, w()],
   columnMagnitude: () => [w(), n, k, group, filled(Float32Array, k)],
+  groupMagnitude: () => [w(), n, k, group, filled(Float32Array, n * k)],
   squaredDifference: () => [w(), w(), n * k],
   packBits: () => [codes(), n, k, pick([2, 3, 4, 5, 8]), false, below(8), shared(Int32Array, n * 4)],
   unpackBits: () => [filled(Int32Array, n * 4), n, k, pick([2, 3, 4, 5, 8]), false, below(8), codes()],
   transpose: () => [w(), n, k, 4, w()],
+  packPlanes: () => [filled(Uint8Array, n * 64), n, 64, pick([2, 3, 5, 7, 8]), shared(Int32Array, n * 16)],
+  unpackPlanes: () => [filled(Int32Array, n * 16), n, 64, pick([2, 3, 5, 7, 8]), shared(Uint8Array, n * 64)],
+  packTiles: () => [filled(Uint8Array, 4096), pick([0, 1]), 64, 64, shared(Uint8Array, 2048)],
+  unpackTiles: () => [pick([filled(Uint8Array, 2048), mapped()]), pick([0, 1]), 64, 64, shared(Uint8Array, 4096)],
+  orderMarlinScales: () => [
+    filled(Float32Array, 256),
+    pick([1, 4]),
+    64,
+    pick([false, true]),
+    shared(Float32Array, 256),
+  ],
   decodeBlocks: () =>
     (type => [pick([filled(Uint8Array, 4096), mapped()]), type, n, pick([32, 256]), shared(Float32Array, n * 256)])(
       pick([0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20, 23, 30, 34, 35, 39]),
@@ -378,22 +416,43 @@ const valid = {
     shared(Uint8Array, 4096),
     flag(),
   ],
+  gptqBlocks: () => [
+    filled(Float32Array, n * 256),
+    pick([0, 2, 3, 6, 7, 8, 9, 10, 12, 14, 15, 20, 23, 39]),
+    n,
+    pick([k, 32, 256]),
+    fixtures.hessian,
+    {
+      importance: maybe(filled(Float32Array, 256)),
+      damp: 0.01,
+      dampStep: 0.01,
+      block: pick([1, 4, 128]),
+      order: below(4),
+    },
+    shared(Uint8Array, 4096),
+    flag(),
+  ],
   packDense: () => (a => [pick([dtypeArray(a, n * k), mapped()]), a, n, k, below(4)])(dtype()),
   packDenseSync: () => (a => [pick([dtypeArray(a, n * k), mapped()]), a, n, k, below(4)])(dtype()),
-  unpackCodes: () => [pick([codes(), mapped()]), below(4), n, k, 4, codes()],
+  packNibbles: () => [codes(), pick([0, 7, n * k]), random() < 0.5, codes()],
+  signCodes: () => [codes(), n * k, pick([2, 4, 8]), codes()],
+  expandShared: () => sharing(),
+  collapseShared: () => sharing(),
+  unpackCodes: () => [pick([codes(), mapped()]), below(7), n, k, 4, codes()],
   packCodes: () => [
     pick([codes(), mapped()]),
-    below(4),
+    below(7),
     n,
     k,
     4,
     group,
     filled(Float32Array, n * groups),
-    maybe(filled(Uint8Array, n * groups)),
+    ...values(),
     groupIndex(),
     maybe(filled(Float32Array, k)),
   ],
   packCodesSync: () => valid.packCodes(),
+  weightIsFused: () => [pick([fixtures.weight, fixtures.codes])],
   vector: () => [new Float32Array(8)],
   matmul: () =>
     ((a, b) => [
@@ -408,10 +467,20 @@ const valid = {
     ])(dtype(), dtype()),
   matmulAsync: () => valid.matmul(),
   roundNearest: () => [w(), n, k, grid(), maybe(search()), clip(), outputs(), flag()],
+  roundCodebook: () => [
+    w(),
+    n,
+    k,
+    group,
+    filled(Float32Array, n * groups),
+    { codes: filled(Uint8Array, 4), limits: shared(Float32Array, 3), reciprocal: pick([true, false]) },
+    codes(),
+    flag(),
+  ],
   dequantize: () => [
     codes(),
     filled(Float32Array, n * groups),
-    maybe(filled(Uint8Array, n * groups)),
+    ...values(),
     n,
     k,
     4,
@@ -499,6 +568,17 @@ const valid = {
   cudaTime: () => [fixtures.deviceGraph ?? 1, shared(Float64Array, 1)],
   cudaReadAll: () => [fixtures.deviceX ?? 1, fixtures.deviceY ?? 1],
   cudaDecode: () => [fixtures.deviceCodes ?? 1, pick([fixtures.deviceDense ?? 1, fixtures.deviceCodes ?? 1])],
+  cudaBlasOpen: () => [device(), pick([cublas, emulated, "libtsq_none.so", null])],
+  cudaBlasMultiply: () => [
+    fixtures.deviceBlas ?? 1,
+    fixtures.deviceDenseRows ?? 1,
+    fixtures.deviceX ?? 1,
+    1 + below(2),
+    below(5),
+    pick([n, 1, 2 ** 31]),
+    pick([k, 1, 2 ** 40]),
+    pick([fixtures.deviceY ?? 1, fixtures.deviceX ?? 1]),
+  ],
   cudaHessian: () => [device(), 1 + below(40)],
   cudaAccumulate: () => {
     const type = dtype()
@@ -590,7 +670,7 @@ function note(name, result) {
   )
     made.push(result)
   if (name === "openPackFile") made.push(result.file)
-  if (name === "packBlocks") made.push(result.handle)
+  if (name === "packBlocks" || name === "cudaBlasOpen") made.push(result.handle)
   if (name === "readPackWeights") made.push(...result)
 }
 function noteError(name, error) {

@@ -16,7 +16,7 @@ const arrays = (symmetric: boolean): RoundedArrays => ({
 
 async function dequantized(out: RoundedArrays, groupIndex: Int32Array | null = null): Promise<Float32Array> {
   const values = floats(new Float32Array(n * k))
-  await native.dequantize(out.codes, out.scales, out.zeros, n, k, 4, groupSize, groupIndex, null, values)
+  await native.dequantize(out.codes, out.scales, out.zeros, null, null, n, k, 4, groupSize, groupIndex, null, values)
   return values
 }
 

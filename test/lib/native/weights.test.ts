@@ -52,7 +52,7 @@ test("codes multiply like what they stand for", async t => {
       const inputScale = floats(Array.from({ length: k }, () => 0.5 + next()))
       const groupIndex = ints(Array.from({ length: k }, (_, j) => Math.floor((k - 1 - j) / groupSize)))
       const w = floats(new Float32Array(n * k))
-      native.dequantizeSync(codes, scales, zeros, n, k, bits, groupSize, groupIndex, inputScale, w)
+      native.dequantizeSync(codes, scales, zeros, null, null, n, k, bits, groupSize, groupIndex, inputScale, w)
       t.ok(
         w.every((value, i) => {
           const row = Math.floor(i / k)
@@ -64,14 +64,40 @@ test("codes multiply like what they stand for", async t => {
         `dequantized ${bits} bits`,
       )
       const again = floats(new Float32Array(n * k))
-      await native.dequantize(codes, scales, zeros, n, k, bits, groupSize, groupIndex, inputScale, again)
+      await native.dequantize(codes, scales, zeros, null, null, n, k, bits, groupSize, groupIndex, inputScale, again)
       t.same(again, w)
       const x = randomFloats(m * k, next)
       const y = floats(new Float32Array(m * n))
-      const packed = await native.packCodes(codes, 0, n, k, bits, groupSize, scales, zeros, groupIndex, inputScale)
+      const packed = await native.packCodes(
+        codes,
+        0,
+        n,
+        k,
+        bits,
+        groupSize,
+        scales,
+        zeros,
+        null,
+        null,
+        groupIndex,
+        inputScale,
+      )
       await native.matmulAsync(packed, x, 0, m, y, 0, null, 0)
       t.ok(close(y, product(x, w, m, n, k), 2e-6 * 2 ** bits * k), `multiplied ${bits} bits`)
-      const atOnce = native.packCodesSync(codes, 0, n, k, bits, groupSize, scales, zeros, groupIndex, inputScale)
+      const atOnce = native.packCodesSync(
+        codes,
+        0,
+        n,
+        k,
+        bits,
+        groupSize,
+        scales,
+        zeros,
+        null,
+        null,
+        groupIndex,
+        inputScale,
+      )
       const y2 = floats(new Float32Array(m * n))
       native.matmul(atOnce, x, 0, m, y2, 0, null, 0)
       t.same(y2, y)
@@ -86,36 +112,56 @@ test("weights that are refused", async t => {
   const pack = (...args: unknown[]) => (native.packCodesSync as (...args: unknown[]) => number)(...args)
   await refused(
     t,
-    () => pack(codes, 0, 2, 4, 4, 5, scales, null, null, null),
+    () => pack(codes, 0, 2, 4, 4, 5, scales, null, null, null, null, null),
     "ERR_OPTION",
     /groupSize is 5, expected 1 to k = 4/,
   )
-  await refused(t, () => pack(codes, 0, 2, 4, 4, 0, scales, null, null, null), "ERR_OPTION", /groupSize is 0/)
-  await refused(t, () => pack(codes, 0, 2, 4, 1, 4, scales, null, null, null), "ERR_OPTION", /bits is 1/)
   await refused(
     t,
-    () => pack(codes, 0, 2, 4, 4, 1, scales, null, null, null),
+    () => pack(codes, 0, 2, 4, 4, 0, scales, null, null, null, null, null),
+    "ERR_OPTION",
+    /groupSize is 0/,
+  )
+  await refused(t, () => pack(codes, 0, 2, 4, 1, 4, scales, null, null, null, null, null), "ERR_OPTION", /bits is 1/)
+  await refused(
+    t,
+    () => pack(codes, 0, 2, 4, 4, 1, scales, null, null, null, null, null),
     "ERR_SHAPE",
     /scales has 4 elements, expected at least 8/,
   )
   await refused(
     t,
-    () => pack(codes, 0, 2, 4, 4, 2, scales, bytes([1]), null, null),
+    () => pack(codes, 0, 2, 4, 4, 2, scales, bytes([1]), null, null, null, null),
     "ERR_SHAPE",
     /zeros has 1 elements, expected at least 4/,
   )
   await refused(
     t,
-    () => pack(codes, 0, 2, 4, 4, 2, scales, null, ints([0, 0, 1]), null),
+    () => pack(codes, 0, 2, 4, 4, 2, scales, null, null, null, ints([0, 0, 1]), null),
     "ERR_SHAPE",
     /groupIndex has 3 elements, expected k = 4/,
   )
-  await refused(t, () => pack(codes, 0, 2, 4, 4, 2, scales, null, ints([0, 0, 1, 2]), null), "ERR_FORMAT", /group/)
-  await refused(t, () => pack(codes, 0, 2, 4, 4, 2, scales, null, ints([0, 0, 0, 1]), null), "ERR_FORMAT", /group/)
-  await refused(t, () => pack(bytes([0, 0, 0, 16]), 0, 1, 4, 4, 2, scales, null, null, null), "ERR_FORMAT", /16|code/)
   await refused(
     t,
-    () => pack(codes, 0, 2 ** 30, 2 ** 30, 4, 2, scales, null, null, null),
+    () => pack(codes, 0, 2, 4, 4, 2, scales, null, null, null, ints([0, 0, 1, 2]), null),
+    "ERR_FORMAT",
+    /group/,
+  )
+  await refused(
+    t,
+    () => pack(codes, 0, 2, 4, 4, 2, scales, null, null, null, ints([0, 0, 0, 1]), null),
+    "ERR_FORMAT",
+    /group/,
+  )
+  await refused(
+    t,
+    () => pack(bytes([0, 0, 0, 16]), 0, 1, 4, 4, 2, scales, null, null, null, null, null),
+    "ERR_FORMAT",
+    /16|code/,
+  )
+  await refused(
+    t,
+    () => pack(codes, 0, 2 ** 30, 2 ** 30, 4, 2, scales, null, null, null, null, null),
     "ERR_SHAPE",
     /too large|expected/,
   )

@@ -4,8 +4,8 @@
 //   TSQ_EMULATED_DEVICES  how many there are (2): by turns of compute capability 9.0 and 8.0
 //   TSQ_EMULATED_MEMORY   bytes of each (64 MiB)
 //   TSQ_EMULATED_FAILURE  what a kernel that runs while it is set fails with
-//   TSQ_EMULATED_LAUNCH   what a launch while it is set is refused with
-//   TSQ_EMULATED_SLEEP    milliseconds that a kernel takes at least (0)
+//   TSQ_EMULATED_LAUNCH   what a launch while it is set is refused with, if it has at least so many bytes of shared
+//   memory TSQ_EMULATED_LAUNCH_BYTES  (0) TSQ_EMULATED_SLEEP    milliseconds that a kernel takes at least (0)
 //   TSQ_EMULATED_DRIVER   the version of the driver (12040, which is that of the runtime)
 #pragma once
 #include <cstddef>
@@ -56,7 +56,6 @@ cudaError_t cudaDriverGetVersion(int* version);
 cudaError_t cudaRuntimeGetVersion(int* version);
 
 cudaError_t cudaGetDeviceCount(int* count);
-cudaError_t cudaGetDevice(int* index);
 cudaError_t cudaSetDevice(int index);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int index);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int index);
@@ -86,6 +85,12 @@ cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end);
+
+// Exported for test/native/cuda_modules/cublas.cc, which stands for a library of NVIDIA's. The second: a function of
+// the host in the stream's order, which captures hold too.
+#define TSQ_EMULATED_EXPORT extern "C" __attribute__((visibility("default")))
+TSQ_EMULATED_EXPORT cudaError_t cudaGetDevice(int* index);
+TSQ_EMULATED_EXPORT cudaError_t cudaLaunchHostFunc(cudaStream_t stream, void (*function)(void*), void* data);
 
 cudaError_t enqueueKernel(const void* kernel, int blocks, int threads, size_t sharedBytes, cudaStream_t stream,
                           std::function<void()> body);

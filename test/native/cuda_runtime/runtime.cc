@@ -210,7 +210,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 cudaError_t enqueueKernel(const void* kernel, int blocks, int threads, size_t sharedBytes, cudaStream_t stream,
                           std::function<void()> body) {
   if (const cudaError_t error = checkStream(stream); error != cudaSuccess) return error;
-  if (const char* planned = std::getenv("TSQ_EMULATED_LAUNCH"); planned != nullptr)
+  if (const char* planned = std::getenv("TSQ_EMULATED_LAUNCH");
+      planned != nullptr && sharedBytes >= setting("TSQ_EMULATED_LAUNCH_BYTES", 0))
     return fails(cudaErrorInvalidValue, planned);
   {
     const std::lock_guard lock(mutex());

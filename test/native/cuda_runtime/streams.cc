@@ -74,6 +74,13 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   stream->enqueue({});  // ends its thread; a few bytes stay
   return cudaSuccess;
 }
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, void (*function)(void*), void* data) {
+  if (const cudaError_t error = checkStream(stream); error != cudaSuccess) return error;
+  stream->enqueue([=](Device& on, Lock&) {
+    if (on.failure.empty()) function(data);
+  });
+  return cudaSuccess;
+}
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (stream == nullptr) return fails(cudaErrorInvalidValue, "there is no stream");
   stream->wait();

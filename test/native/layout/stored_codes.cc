@@ -1,6 +1,7 @@
 #include "layout/stored_codes.h"
 
 #include <random>
+#include <string>
 #include <vector>
 
 #include "check.h"
@@ -36,4 +37,20 @@ TEST(stored_codes_refuses_layouts_that_do_not_exist) {
   CHECK(!tsq::layout::unpackCodes({&code, CodeLayout::kRows, 1, 1, 1}, &code).ok());
   CHECK(!tsq::layout::unpackCodes({&code, CodeLayout::kAwq, 8, 1, 3}, &code).ok());
   CHECK(!tsq::layout::unpackCodes({&code, CodeLayout::kAwq, 9, 1, 4}, &code).ok());
+  CHECK(!tsq::layout::unpackCodes({&code, CodeLayout::kNibbles, 1, 1, 8}, &code).ok());
+  CHECK(!tsq::layout::unpackCodes({&code, CodeLayout::kNibblesHigh, 1, 1, 3}, &code).ok());
+}
+
+TEST(stored_codes_refuses_signed_bytes_that_are_none) {
+  std::vector<uint8_t> bytes(40 * 3, 0xf8), codes(bytes.size());  // -8
+  const tsq::layout::StoredCodes stored{bytes.data(), CodeLayout::kSigned, 40, 3, 4};
+  CHECK(tsq::layout::unpackCodes(stored, codes.data()).ok());
+  CHECK(codes == std::vector<uint8_t>(bytes.size(), 0));
+  for (const int wrong : {8, -9, 127, -128}) {
+    bytes[37 * 3 + 2] = static_cast<uint8_t>(wrong);
+    const tsq::Status status = tsq::layout::unpackCodes(stored, codes.data());
+    CHECK(status.code() == tsq::Code::kFormat);
+    CHECK_MSG(status.message() == "code at [37, 2] is " + std::to_string(wrong) + ", expected -8 to 7 for 4-bit codes",
+              status.message());
+  }
 }

@@ -1,0 +1,67 @@
+// The importance matrix of a checkpoint: what enters the linears of its blocks, squared and summed, as llama-imatrix collects it.
+
+import type { ImportanceEntry, ImportanceMatrix } from "../containers/imatrix.ts"
+import { TsqError } from "../core/errors.ts"
+import type { ProgressStep } from "../core/progress.ts"
+import { Accumulator } from "../models/accumulator.ts"
+import { ggufName } from "../models/gguf-names.ts"
+import type { ModelProgram } from "../models/program.ts"
+import type { WeightSource } from "../models/runner.ts"
+import { stages } from "./block-quantizer.ts"
+import type { CalibrationSet } from "./calibration.ts"
+import { CalibrationRun } from "./calibration-run.ts"
+import { linearsOf } from "./linears.ts"
+
+/** How many entries measureImportance makes. */
+export const importanceEntries = (program: ModelProgram): number =>
+  program.blocks.reduce((sum, _, layer) => sum + linearsOf(program, layer).length, 0)
+
+/**
+ * Sends the calibration windows once through the model as `source` has it. Head and embedding have no entries, as with llama-imatrix
+ * unless it is told otherwise. ERR_NUMERIC, naming the linear, where sums are no finite numbers.
+ */
+export async function measureImportance(
+  program: ModelProgram,
+  source: WeightSource,
+  set: CalibrationSet,
+  { signal, report }: { signal?: AbortSignal | undefined; report?: (step: ProgressStep) => void } = {},
+): Promise<ImportanceMatrix> {
+  const entries = new Map<string, ImportanceEntry>()
+  const run = await CalibrationRun.start(program, source, set, signal)
+  try {
+    for (let layer = 0; layer < program.blocks.length; layer++) {
+      report?.({ stage: "calibrate", done: layer, total: program.blocks.length })
+      const prefix = program.blockPrefix(layer)
+      const section = program.sections[program.blocks[layer]!]!
+      const watched = stages(section).map(stage => ({
+        ...stage,
+        accumulator: new Accumulator("sumSquares", program.slots[stage.slot]!),
+      }))
+      const bound = await run.bind(layer)
+      try {
+        await run.advance(bound, signal, watched)
+        for (const { modules, accumulator } of watched) {
+          const entry = entryOf(accumulator, prefix + modules[0])
+          for (const module of modules) entries.set(ggufName(`${prefix}${module}.weight`)!, entry)
+        }
+      } finally {
+        bound.dispose()
+        for (const { accumulator } of watched) accumulator.dispose()
+      }
+    }
+  } finally {
+    run.dispose()
+  }
+  return { entries, datasets: [], chunks: set.windows.length, chunkSize: set.sequenceLength }
+}
+
+function entryOf(accumulator: Accumulator, module: string): ImportanceEntry {
+  const sums = Float32Array.from(accumulator.read(accumulator.width))
+  const bad = sums.findIndex(sum => !Number.isFinite(sum))
+  if (bad >= 0)
+    throw new TsqError(
+      "ERR_NUMERIC",
+      `${module}: the squared inputs of column ${bad} sum to ${sums[bad]} in calibration, expected a finite number; activations overflow: check the checkpoint and the calibration text`,
+    )
+  return { sums, counts: Float32Array.of(accumulator.rows) }
+}
