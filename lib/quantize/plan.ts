@@ -36,9 +36,9 @@ export interface Plan {
   warnings: readonly string[]
 }
 
-/** Scales are stored in f16 by GPTQ and AWQ, in the model's own type by compressed-tensors. */
+/** Scales are stored in f16 by GPTQ, AWQ and Marlin, in the model's own type by compressed-tensors. */
 export function scaleTypeOf(format: FormatName, program: ModelProgram): IntegerScheme["scaleType"] {
-  if (format !== "compressed-tensors") return "f16"
+  if (["gptq", "awq", "marlin"].includes(format)) return "f16"
   const { torchDtype } = program.config
   return torchDtype === "bfloat16" ? "bf16" : torchDtype === "float16" ? "f16" : "f32"
 }
