@@ -18,7 +18,7 @@ const blockOf = ({ granularity, groupSize, runLength }: Scheme): number =>
   granularity === "flat" ? (runLength as number) : groupSize
 
 /** LLM.int8(): rows of −127 to 127 times SCB / 127. */
-const isInt8 = ({ bits, symmetric, granularity, scaleType, codebook: book }: Scheme): boolean =>
+export const isInt8 = ({ bits, symmetric, granularity, scaleType, codebook: book }: Scheme): boolean =>
   bits === 8 && symmetric && granularity === "channel" && scaleType === "levels" && book === undefined
 
 export const bitsandbytes: CheckpointFormat = {

@@ -5,7 +5,8 @@ import { QuantizedTensor } from "../core/quantized-tensor.ts"
 import type { Scheme } from "../core/scheme.ts"
 import { sharedBytes, sharedFloats } from "../core/tensor.ts"
 import { expandScales } from "../formats/arrays.ts"
-import { blockwiseSteps, int8Levels, levelScales } from "../formats/scale-levels.ts"
+import { isInt8 } from "../formats/bitsandbytes.ts"
+import { blockwiseSteps, doubleQuantized, int8Levels, levelScales } from "../formats/scale-levels.ts"
 import { abortable, type CodebookSteps, native } from "../native.ts"
 
 /**
@@ -53,6 +54,18 @@ export async function roundBlockwise(
     )
   }
   return new QuantizedTensor({ scheme, shape, codes, scales: await expandScales(scheme, shape, absmax), zeros: null })
+}
+
+/** Blocks or rows, whichever the scheme has; double quantization where its scales are in levels. ERR_OPTION for another scheme. */
+export async function roundAsBitsandbytes(
+  weight: Float32Array,
+  shape: readonly [number, number],
+  scheme: Scheme,
+  signal?: AbortSignal,
+): Promise<QuantizedTensor> {
+  if (isInt8(scheme)) return roundInt8(weight, shape, signal)
+  if (scheme.scaleType !== "levels") return roundBlockwise(weight, shape, scheme, signal)
+  return doubleQuantized(await roundBlockwise(weight, shape, { ...scheme, scaleType: "f32" }, signal))
 }
 
 /** −127 to 127 as codes of 8 bits; halves go to the even number. */
