@@ -2,12 +2,13 @@
 import { describe } from "../containers/json.ts"
 import { TsqError } from "../core/errors.ts"
 import { awq } from "./awq.ts"
+import { bitsandbytes } from "./bitsandbytes.ts"
 import { compressedTensors } from "./compressed-tensors.ts"
 import type { CheckpointFormat } from "./format.ts"
 import { gptq } from "./gptq.ts"
 import { marlin } from "./marlin.ts"
 
-export const formats: readonly CheckpointFormat[] = [gptq, awq, compressedTensors, marlin]
+export const formats: readonly CheckpointFormat[] = [gptq, awq, compressedTensors, bitsandbytes, marlin]
 
 const names = formats.map(format => format.name).join(", ")
 
