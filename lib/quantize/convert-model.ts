@@ -3,15 +3,16 @@ import { Checkpoint } from "../containers/checkpoint.ts"
 import { OutputDirectory } from "../containers/output.ts"
 import { dtypeInfo } from "../core/dtype.ts"
 import { TsqError } from "../core/errors.ts"
-import { Options } from "../core/options.ts"
+import { listChoices, Options } from "../core/options.ts"
 import { type LongWork, progressReporter } from "../core/progress.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
 import { sharedArray, sharedFloats } from "../core/tensor.ts"
 import { packageVersion } from "../core/version.ts"
 import { type FormatName, type FormatSummary, traitsOf } from "../formats/format.ts"
-import { detectFormat, formatByName } from "../formats/registry.ts"
+import { detectFormat, formatByName, formats } from "../formats/registry.ts"
 import { describeModel } from "../models/registry.ts"
 import { native } from "../native.ts"
+import { carriedOver } from "./carried.ts"
 import { linearsOf } from "./linears.ts"
 import { scaleTypeOf } from "./plan.ts"
 import { readFormat } from "./recipe.ts"
@@ -51,7 +52,7 @@ export async function convertModel(
     "onProgress",
     "onWarning",
   ])
-  const name = readFormat(checked) ?? checked.fail("format", '"gptq", "awq" or "compressed-tensors"')
+  const name = readFormat(checked) ?? checked.fail("format", listChoices(formats.map(({ name }) => name)))
   const gptqVersion = checked.oneOf("gptqVersion", ["v1", "v2"], "v1")
   const signal = checked.signal()
   const report = progressReporter(checked.onProgress())
@@ -65,10 +66,12 @@ export async function convertModel(
       )
     const from = detectFormat(config)!
     const program = describeModel(checkpoint.config)
-    const reader = from.reader(checkpoint, config, options.onWarning ?? (() => {}))
+    const warn = options.onWarning ?? (() => {})
+    const reader = from.reader(checkpoint, config, warn)
     const format = formatByName(name)
+    const { carried, left } = carriedOver(reader, from.name, format.name, warn)
     const places = new Map<string, string>()
-    const omitted = new Set<string>()
+    const omitted = new Set<string>(left)
     for (const module of reader.modules) {
       const names = reader.tensorNames(module)
       places.set(names[0]!, module)
@@ -96,6 +99,7 @@ export async function convertModel(
           ),
           damp: null,
           version: packageVersion,
+          carried,
         },
         options: { scaleType: scaleTypeOf(name, program), gptqVersion },
         tensor: module => reader.read(module),
@@ -147,7 +151,8 @@ async function refuseWhatDoesNotFit(
 /** GPTQ and AWQ store scales as f16: a scale of another type fits only if it is an f16 value (or, in GPTQ files, a bf16 one). */
 async function scalesDoNotFit(tensor: QuantizedTensor, format: FormatName): Promise<string | null> {
   const { scaleType } = tensor.scheme
-  if (format === "compressed-tensors" || scaleType === "f16" || (format === "gptq" && scaleType === "bf16")) return null
+  if (!["gptq", "awq"].includes(format)) return null
+  if (scaleType === "f16" || (format === "gptq" && scaleType === "bf16")) return null
   const { f32, f16 } = { f32: dtypeInfo("f32").code, f16: dtypeInfo("f16").code }
   const half = sharedArray("f16", tensor.scales.length)
   const back = sharedFloats(tensor.scales.length)

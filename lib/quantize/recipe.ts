@@ -6,6 +6,7 @@ import type { LongWork } from "../core/progress.ts"
 import type { IntegerScheme } from "../core/scheme.ts"
 import type { FormatName } from "../formats/format.ts"
 import { isGgufPreset } from "../formats/gguf-mixes.ts"
+import { formats } from "../formats/registry.ts"
 import type { ModelProgram } from "../models/program.ts"
 import type { RoundingOptions } from "../rounding/rounding.ts"
 import { type GroupSize, type SchemeName, schemeNames } from "./scheme.ts"
@@ -83,7 +84,7 @@ const laterPresets = ["smoothquant", "fp8", "nf4", "llm.int8", "best"]
 const laterSchemes = ["w8a8", "fp8", "nf4", "fp4", "mxfp4", "nvfp4"]
 const laterRoundings = ["hqq", "auto-round", "qronos"]
 const laterTransforms = ["smooth", "hadamard"]
-const laterFormats = ["bitsandbytes", "fp8", "gguf", "onnx", "marlin"]
+const laterFormats = ["bitsandbytes", "gguf", "onnx", "marlin"]
 
 const known = [
   "preset",
@@ -227,7 +228,12 @@ function defaultFormat(
 
 /** The option "format"; undefined when it was not given. */
 export const readFormat = (options: Options): FormatName | undefined =>
-  choose(options, "format", ["gptq", "awq", "compressed-tensors"], laterFormats)
+  choose(
+    options,
+    "format",
+    formats.map(({ name }) => name),
+    laterFormats,
+  )
 
 /** An option out of a set; undefined when it was not given. What later versions will know is refused by name. */
 function choose<T extends string>(

@@ -52,7 +52,7 @@ t.test("what later versions will know is unsupported, not unknown", async t => {
     refused(t, options, { code: "ERR_UNSUPPORTED", message: /not available in this version; available: / })
   for (const preset of ["smoothquant", "fp8", "nf4", "llm.int8", "best"]) await later({ preset })
   for (const scheme of ["w8a8", "fp8", "nf4", "fp4"]) await later({ scheme })
-  for (const format of ["bitsandbytes", "fp8", "gguf", "onnx"]) await later({ format })
+  for (const format of ["bitsandbytes", "gguf", "onnx"]) await later({ format })
   for (const transform of ["smooth", "hadamard"]) await later({ transforms: [transform] })
 })
 
