@@ -132,6 +132,13 @@ export interface GptqOptions {
   order: 0 | 1 | 2 | 3
 }
 
+export interface BlockGptqOptions extends Pick<GptqOptions, "damp" | "dampStep" | "block"> {
+  /** [k] weight of a column's error in the search for scales, or null. */
+  importance: Float32Array | null
+  /** none 0, static 1, group-aware 2: native/gguf/gptq.h. */
+  order: 0 | 1 | 2
+}
+
 export interface GptqReport {
   damp: number
   degraded: boolean
@@ -297,16 +304,7 @@ export interface Binding {
    * Enqueues y[m, n] = x[m, k] w[n, k]^T, all f16 (1) or bf16 (2) in memory of the device. Recorded like products. ERR_UNSUPPORTED
    * with the status that cuBLAS gives where it fails.
    */
-  cudaBlasMultiply(
-    blas: Handle,
-    w: Handle,
-    x: Handle,
-    dtype: 1 | 2,
-    m: number,
-    n: number,
-    k: number,
-    y: Handle,
-  ): void
+  cudaBlasMultiply(blas: Handle, w: Handle, x: Handle, dtype: 1 | 2, m: number, n: number, k: number, y: Handle): void
 
   // Calibration on a CUDA device. Memory of it that does not suffice is ERR_DEVICE, with sizes. What has a counterpart without "cuda"
   // takes the device and then the same arguments.
@@ -398,6 +396,8 @@ export interface Binding {
   ): Promise<void>
   /** out[k] = mean over rows of |w| / (largest |w| of its row's group): AWQ's weight magnitude. */
   columnMagnitude(w: Float32Array, n: number, k: number, groupSize: number, out: Float32Array): Promise<void>
+  /** out [n, ceil(k / groupSize)]: the largest |w| of each group. */
+  groupMagnitude(w: Float32Array, n: number, k: number, groupSize: number, out: Float32Array): Promise<void>
   /** Sum of (a - b)^2 over the first count elements, in double; the same for any number of threads. */
   squaredDifference(a: Float32Array, b: Float32Array, count: number): Promise<number>
 
@@ -505,6 +505,20 @@ export interface Binding {
     out: Uint8Array,
     abort: AbortFlag,
   ): Promise<void>
+  /**
+   * The same blocks with codes that make up for each other's errors by the second moments of the inputs, or those of encodeBlocks where
+   * that is no better. nearestError is theirs. ERR_UNSUPPORTED for types of floats and those that are only decoded.
+   */
+  gptqBlocks(
+    w: Float32Array,
+    type: number,
+    rows: number,
+    k: number,
+    hessian: Handle,
+    options: BlockGptqOptions,
+    out: Uint8Array,
+    abort: AbortFlag,
+  ): Promise<GptqReport>
 
   // Packed weights and products
   packDense(source: Source, dtype: DtypeCode, n: number, k: number, kind: WeightKind): Promise<Handle>

@@ -17,7 +17,7 @@ export function addConvert(program: Command): void {
     .argument("<model>", "quantized Hugging Face folder")
     .argument("<out>", "folder to create")
     .requiredOption("--format <name>", "gptq, awq or compressed-tensors")
-    .option("--gptq-version <version>", "v1 (widest reach) or v2")
+    .option("--gptq-version <version>", "v1 (widest reach), v2 or planar (GPTQModel's, 5 to 7 bits too)")
     .option("--force", "replace an existing output")
     .option("--json", "one JSON object on stdout")
     .action(async (model: string, out: string, flags: Flags) => {

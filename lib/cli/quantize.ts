@@ -57,7 +57,7 @@ export function addQuantize(program: Command): void {
       .option("--rounding <name>", "nearest, mse or gptq")
       .option("--transform <name>", "awq; may be given several times", collect)
       .option("--format <name>", "gptq, awq or compressed-tensors")
-      .option("--gptq-version <version>", "v1 (default, widest reach) or v2")
+      .option("--gptq-version <version>", "v1 (default, widest reach), v2 or planar (GPTQModel's, 5 to 7 bits too)")
       .option("--calibration <file>", "UTF-8 text of the kind the model will see")
       .option("--imatrix <file>", "importance matrix of llama-imatrix that weighs errors in a .gguf file")
       .option("--save-imatrix <file>", "write the importance matrix of --calibration: .gguf, or .dat for older tools")

@@ -57,6 +57,20 @@ export async function unpack(
   return out
 }
 
+/** Rows of codes in GPTQModel's bit planes: [rows, cols · bits / 32], cols a multiple of 32. */
+export async function packPlanes(codes: Uint8Array, rows: number, cols: number, bits: number): Promise<Int32Array> {
+  const out = sharedInts((rows * cols * bits) / 32)
+  await native.packPlanes(pinned(codes), rows, cols, bits, out)
+  return out
+}
+
+/** The inverse of packPlanes. */
+export async function unpackPlanes(words: Int32Array, rows: number, cols: number, bits: number): Promise<Uint8Array> {
+  const out = sharedBytes(rows * cols)
+  await native.unpackPlanes(words, rows, cols, bits, out)
+  return out
+}
+
 interface NibbleOptions {
   /** The even element in the upper half of its byte (bitsandbytes), not the lower. */
   highFirst?: boolean
@@ -170,6 +184,17 @@ export async function resizedRows(source: Uint8Array, rows: number, from: number
 /** Bytes of a typed array, as they go into a file. */
 export const bytesOf = (array: ArrayBufferView): Uint8Array =>
   new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
+
+/** Floats rounded to a type, as f32 again. */
+export async function roundedTo(values: Float32Array, type: FloatScaleType): Promise<Float32Array> {
+  if (type === "f32") return values
+  const encoded = sharedArray(type, values.length)
+  const back = sharedFloats(values.length)
+  const [f32, code] = [dtypeInfo("f32").code, dtypeInfo(type).code]
+  await native.convertAsync(pinned(values), f32, encoded, code, values.length)
+  await native.convertAsync(encoded, code, back, f32, values.length)
+  return back
+}
 
 /** Scales in the first of `types` that holds them all exactly; null when none does. */
 export async function encodeScales(

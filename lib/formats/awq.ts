@@ -1,31 +1,10 @@
 // AWQ checkpoints in the GEMM layout (AutoAWQ): 4-bit codes packed along the outputs, eight columns to a word in the order
-// 0 2 4 6 1 3 5 7. The GEMV layouts have the same tensor names and other contents.
-import type { Checkpoint } from "../containers/checkpoint.ts"
+// 0 2 4 6 1 3 5 7. The GEMV layouts have the same tensor names and other contents; they are only read (awq-reader.ts).
 import { TsqError } from "../core/errors.ts"
-import type { QuantizedTensor } from "../core/quantized-tensor.ts"
-import { StoredTensor } from "../core/stored-tensor.ts"
 import { sharedBytes } from "../core/tensor.ts"
-import {
-  bytesOf,
-  encodeScales,
-  expectEntry,
-  matrixShape,
-  modulesWith,
-  pack,
-  readInts,
-  readScales,
-  transposed,
-  unpack,
-} from "./arrays.ts"
-import { booleanField, groupSizeField, integerField, stringField } from "./config-fields.ts"
-import {
-  type CheckpointFormat,
-  type FormatReader,
-  type FormatSummary,
-  type NamedTensor,
-  refusesOthers,
-  traitsOf,
-} from "./format.ts"
+import { bytesOf, encodeScales, pack, transposed } from "./arrays.ts"
+import { AwqReader } from "./awq-reader.ts"
+import { type CheckpointFormat, type FormatSummary, type NamedTensor, refusesOthers, traitsOf } from "./format.ts"
 import { fusedNames } from "./module-patterns.ts"
 import { notConverted } from "./skipped-modules.ts"
 
@@ -136,78 +115,5 @@ function configuration(summary: FormatSummary): {
         ...head,
       },
     },
-  }
-}
-
-class AwqReader implements FormatReader {
-  readonly modules: readonly string[]
-  readonly #checkpoint: Checkpoint
-  readonly #groupSize: number
-
-  constructor(checkpoint: Checkpoint, config: Record<string, unknown>) {
-    this.#checkpoint = checkpoint
-    this.#groupSize = groupSizeField(config, ["group_size", "q_group_size"])
-    const width = integerField(config, ["bits", "w_bit"])
-    if (width !== bits)
-      throw new TsqError(
-        "ERR_UNSUPPORTED",
-        `quantization_config says ${width} bits; AWQ checkpoints of 4 bits are read`,
-      )
-    const version = stringField(config, "version") ?? "gemm"
-    if (version.toLowerCase() !== "gemm")
-      throw new TsqError(
-        "ERR_UNSUPPORTED",
-        `quantization_config.version is "${version}"; of AWQ checkpoints the "gemm" layout is read`,
-      )
-    const backend = stringField(config, "backend") ?? "autoawq"
-    if (backend !== "autoawq")
-      throw new TsqError(
-        "ERR_UNSUPPORTED",
-        `quantization_config.backend is "${backend}", which has another layout; of AWQ checkpoints AutoAWQ's "gemm" is read`,
-      )
-    if (!booleanField(config, "zero_point", true))
-      throw new TsqError(
-        "ERR_UNSUPPORTED",
-        "quantization_config.zero_point is false; AWQ checkpoints without zero points are not read by any loader",
-      )
-    const divided = checkpoint.names.find(name => name.endsWith(".act.scales"))
-    if (divided)
-      throw new TsqError(
-        "ERR_UNSUPPORTED",
-        `${checkpoint.directory}: tensor ${divided} divides activations, which is not supported; without it the model would be wrong`,
-      )
-    this.modules = modulesWith(checkpoint, ".qweight")
-  }
-
-  tensorNames(module: string): readonly string[] {
-    return ["qweight", "qzeros", "scales"]
-      .map(suffix => `${module}.${suffix}`)
-      .filter(name => this.#checkpoint.has(name))
-  }
-
-  async read(module: string): Promise<QuantizedTensor> {
-    return (await this.stored(module)).unpacked()
-  }
-
-  async stored(module: string): Promise<StoredTensor> {
-    const checkpoint = this.#checkpoint
-    const [k, packed] = matrixShape(checkpoint, expectEntry(checkpoint, `${module}.qweight`, ["I32"]))
-    const n = packed * 8
-    const groupSize = this.#groupSize === -1 ? k : Math.min(this.#groupSize, k)
-    const groups = Math.ceil(k / groupSize)
-    expectEntry(checkpoint, `${module}.qzeros`, ["I32"], [groups, packed])
-    expectEntry(checkpoint, `${module}.scales`, ["F16", "BF16", "F32"], [groups, n])
-    const zeros = await unpack(await readInts(checkpoint, `${module}.qzeros`), groups, n, bits, { interleave: true })
-    const { values, scaleType } = await readScales(checkpoint, `${module}.scales`)
-    const symmetric = Buffer.compare(bytesOf(zeros), Buffer.alloc(zeros.length, middle)) === 0
-    return new StoredTensor({
-      scheme: { bits, symmetric, granularity: this.#groupSize === -1 ? "channel" : "group", groupSize, scaleType },
-      shape: [n, k],
-      codes: checkpoint.mapped(`${module}.qweight`),
-      layout: "awq",
-      scales: await transposed(values, groups, n),
-      zeros: symmetric ? null : await transposed(zeros, groups, n),
-      groupIndex: null,
-    })
   }
 }

@@ -8,7 +8,19 @@ import type { StoredTensor } from "../core/stored-tensor.ts"
 
 export type { NamedTensor }
 
-export type FormatName = "gptq" | "awq" | "compressed-tensors" | "fp8" | "fbgemm_fp8" | "modelopt"
+export type FormatName =
+  | "gptq"
+  | "awq"
+  | "compressed-tensors"
+  | "bitsandbytes"
+  | "marlin"
+  | "fp8"
+  | "fbgemm_fp8"
+  | "modelopt"
+
+/** Layouts of GPTQ files; "planar" is GPTQModel's gptq_p. */
+export const gptqVersions = ["v1", "v2", "planar"] as const
+export type GptqVersion = (typeof gptqVersions)[number]
 
 /** What is needed to write the configuration of a whole checkpoint. */
 export interface FormatSummary {
@@ -32,10 +44,10 @@ export interface TensorTraits {
   zeros?: Uint8Array | null
   /** Likewise the levels of the scales. */
   levels?: ScaleLevels | null
-  gptqVersion?: "v1" | "v2"
+  gptqVersion?: GptqVersion
 }
 
-export const traitsOf = (tensor: QuantizedTensor, gptqVersion?: "v1" | "v2"): TensorTraits => ({
+export const traitsOf = (tensor: QuantizedTensor, gptqVersion?: GptqVersion): TensorTraits => ({
   groupIndex: tensor.groupIndex !== null,
   inputScale: tensor.inputScale !== null,
   offsets: tensor.offsets !== null,
@@ -82,8 +94,10 @@ export interface CheckpointFormat {
 export interface WriteOptions {
   /** dtype of scales where the format leaves it open: the model's. */
   scaleType: "f16" | "bf16" | "f32"
-  /** gptq: "v1" (default; widest reach) or "v2". */
-  gptqVersion?: "v1" | "v2"
+  /** gptq: "v1" (default; widest reach), "v2" or "planar". */
+  gptqVersion?: GptqVersion
+  /** bitsandbytes: quantize the scales of 4-bit weights again, where they are floats. Changes them. Default false, as in bitsandbytes. */
+  doubleQuantization?: boolean
 }
 
 export interface FormatReader {

@@ -3,7 +3,7 @@ import type { GgmlType } from "../containers/gguf-types.ts"
 import { TsqError } from "../core/errors.ts"
 import { elementCount, sharedBytes, sharedFloats } from "../core/tensor.ts"
 import { PackedWeight } from "../kernels/packed-weight.ts"
-import { abortable, native, type Source } from "../native.ts"
+import { abortable, type GptqReport, type Handle, native, type Source } from "../native.ts"
 
 export interface BlockTensor {
   name: string
@@ -63,6 +63,40 @@ export async function encodeBlocks(
     abortable(signal, flag => native.encodeBlocks(values, type.id, rows, k, importance, out, flag)),
   )
   return out
+}
+
+export interface GptqBlocksOptions extends EncodeOptions {
+  /** XᵀX of the inputs: an accumulator of kind hessian. */
+  hessian: Handle
+  damp: number
+  /** Columns of a lazy update. */
+  block: number
+  order: keyof typeof blockOrders
+}
+
+/** In which order columns are rounded: native/gguf/gptq.h. */
+export const blockOrders = { none: 0, static: 1, "group-aware": 2 } as const
+
+/** Types that gptqBlocks rounds on. */
+export const hasGrid = ({ encode, name }: GgmlType): boolean => encode && /^(Q[2-6]_|Q8_0|IQ4)/.test(name)
+
+/**
+ * Blocks with the scales that encodeBlocks searches, and codes by GPTQ: each weight's error is made up for by those that follow. Never
+ * worse by the inputs' second moments than encodeBlocks, whose objective is `nearestError`. Errors as of encodeBlocks.
+ */
+export async function gptqBlocks(
+  tensor: BlockTensor,
+  values: Float32Array,
+  { hessian, importance = null, damp, block, order, signal }: GptqBlocksOptions,
+): Promise<{ blocks: Uint8Array; report: GptqReport }> {
+  const { type } = tensor
+  const { rows, k } = matrixOf(tensor)
+  const blocks = sharedBytes(rows * (k / type.blockSize) * type.blockBytes)
+  const options = { importance, damp, dampStep: 0.01, block, order: blockOrders[order] }
+  const report = await named(tensor, () =>
+    abortable(signal, flag => native.gptqBlocks(values, type.id, rows, k, hessian, options, blocks, flag)),
+  )
+  return { blocks, report }
 }
 
 function checkDecodable({ name, type }: BlockTensor): void {

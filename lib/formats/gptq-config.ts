@@ -2,7 +2,7 @@
 import { describe, isObject } from "../containers/json.ts"
 import { TsqError } from "../core/errors.ts"
 import { booleanField, groupSizeField, integerField, stringField } from "./config-fields.ts"
-import type { FormatSummary, WriteOptions } from "./format.ts"
+import { type FormatSummary, type GptqVersion, gptqVersions, type WriteOptions } from "./format.ts"
 import { modulePatterns } from "./module-patterns.ts"
 import { NamePattern } from "./name-pattern.ts"
 
@@ -18,8 +18,12 @@ export interface GptqSettings {
 export function isGptq(config: Record<string, unknown>): boolean {
   if (config.quant_method === undefined || config.quant_method === null)
     return "bits" in config && ("desc_act" in config || "damp_percent" in config) && !("zero_point" in config)
-  return config.quant_method === "gptq"
+  return config.quant_method === "gptq" && !declaresMarlin(config)
 }
+
+/** Whether files that call themselves GPTQ's are in Marlin's layout (marlin.ts). */
+export const declaresMarlin = (config: Record<string, unknown>): boolean =>
+  (config.checkpoint_format ?? config.format) === "marlin" || config.is_marlin_format === true
 
 // ---------------------------------------------------------------------------------------------------------------- writing
 
@@ -91,12 +95,14 @@ function namesInBlocks(summary: FormatSummary): string[][] | null {
   return [...quantized].map(name => [name])
 }
 
+const checkpointFormats: Record<GptqVersion, string> = { v1: "gptq", v2: "gptq_v2", planar: "gptq_p" }
+
 export function gptqConfiguration(
   summary: FormatSummary,
   options: WriteOptions,
 ): { quantizationConfig: Record<string, unknown>; files: Record<string, unknown> } {
   const common = commonSettings(summary.modules)
-  const checkpointFormat = options.gptqVersion === "v2" ? "gptq_v2" : "gptq"
+  const checkpointFormat = checkpointFormats[options.gptqVersion ?? "v1"]
   const dynamic = dynamicRules(summary, common)
   const inBlocks = namesInBlocks(summary)
   const damp = summary.damp
@@ -133,20 +139,21 @@ interface Rule {
 
 /** What a quantization_config says about each module. */
 export class GptqConfig {
-  /** "v1" or "v2", as declared; symmetric files are told apart by their values instead. */
-  readonly version: "v1" | "v2"
+  /** As declared; v1 and v2 of symmetric files are told apart by their values instead. */
+  readonly version: GptqVersion
   readonly #common: GptqSettings
   readonly #excluded: readonly Rule[]
   readonly #rules: readonly Rule[]
 
   constructor(config: Record<string, unknown>) {
     const declared = stringField(config, "checkpoint_format") ?? stringField(config, "format") ?? "gptq"
-    if (declared !== "gptq" && declared !== "gptq_v2")
+    const version = gptqVersions.find(name => checkpointFormats[name] === declared)
+    if (!version)
       throw new TsqError(
         "ERR_UNSUPPORTED",
-        `quantization_config.checkpoint_format is "${declared}"; of GPTQ checkpoints, "gptq" and "gptq_v2" are read`,
+        `quantization_config.checkpoint_format is "${declared}"; of GPTQ checkpoints, "gptq", "gptq_v2", "gptq_p" and "marlin" are read`,
       )
-    this.version = declared === "gptq" ? "v1" : "v2"
+    this.version = version
     this.#common = {
       bits: integerField(config, ["bits", "w_bit"]),
       groupSize: groupSizeField(config, ["group_size", "q_group_size"], -1),
@@ -171,10 +178,10 @@ export class GptqConfig {
       symmetric: booleanField(overrides, "sym", this.#common.symmetric),
       ordered: booleanField(overrides, "desc_act", this.#common.ordered),
     }
-    if (![2, 3, 4, 8].includes(settings.bits))
+    if (settings.bits < 2 || settings.bits > 8)
       throw new TsqError(
         "ERR_UNSUPPORTED",
-        `${module}: quantization_config says ${settings.bits} bits; GPTQ checkpoints of 2, 3, 4 and 8 bits are read`,
+        `${module}: quantization_config says ${settings.bits} bits; GPTQ checkpoints of 2 to 8 bits are read`,
       )
     return settings
   }

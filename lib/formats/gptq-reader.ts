@@ -4,7 +4,17 @@ import { TsqError } from "../core/errors.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
 import type { Scheme } from "../core/scheme.ts"
 import { StoredTensor } from "../core/stored-tensor.ts"
-import { bytesOf, expectEntry, matrixShape, modulesWith, readInts, readScales, transposed, unpack } from "./arrays.ts"
+import {
+  bytesOf,
+  expectEntry,
+  matrixShape,
+  modulesWith,
+  readInts,
+  readScales,
+  transposed,
+  unpack,
+  unpackPlanes,
+} from "./arrays.ts"
 import type { FormatReader } from "./format.ts"
 import { GptqConfig, type GptqSettings } from "./gptq-config.ts"
 import { readGroupIndex } from "./group-index.ts"
@@ -48,7 +58,8 @@ export class GptqReader implements FormatReader {
     const { bits } = settings
     const [rows, n] = matrixShape(checkpoint, expectEntry(checkpoint, `${module}.qweight`, ["I32"]))
     const k = Math.floor((rows * 32) / bits)
-    if (k * bits !== rows * 32 || (n * bits) % 32 !== 0)
+    const wholeBlocks = !this.#isPlanar(bits) || (k % 32 === 0 && n % 32 === 0)
+    if (k * bits !== rows * 32 || (n * bits) % 32 !== 0 || !wholeBlocks)
       throw new TsqError(
         "ERR_SHAPE",
         `${checkpoint.directory}: tensor ${module}.qweight is [${rows}, ${n}], which are no whole words of ${bits}-bit codes; its quantization_config does not describe it`,
@@ -58,6 +69,7 @@ export class GptqReader implements FormatReader {
     expectEntry(checkpoint, `${module}.qzeros`, ["I32"], [groups, (n * bits) / 32])
     expectEntry(checkpoint, `${module}.scales`, ["F16", "BF16", "F32"], [groups, n])
     const zeros = await this.#zeroPoints(module, settings, groups, n)
+    const planar = this.#isPlanar(bits)
     const { values, scaleType } = await readScales(checkpoint, `${module}.scales`)
     const scheme: Scheme = {
       bits: bits as Scheme["bits"],
@@ -69,12 +81,23 @@ export class GptqReader implements FormatReader {
     return new StoredTensor({
       scheme,
       shape: [n, k],
-      codes: checkpoint.mapped(`${module}.qweight`),
-      layout: "columns",
+      ...(planar
+        ? { codes: await this.#planarCodes(`${module}.qweight`, n, k, bits), layout: "bytes" }
+        : { codes: checkpoint.mapped(`${module}.qweight`), layout: "columns" }),
       scales: await transposed(values, groups, n),
       zeros: zeros && (await transposed(zeros, groups, n)),
       groupIndex: await this.#groupIndex(module, settings, k, groupSize, groups),
     })
+  }
+
+  /** 5 to 7 bits are planar whatever a file declares, and 2, 4 and 8 bits the same in both layouts. */
+  #isPlanar(bits: number): boolean {
+    return [5, 6, 7].includes(bits) || (bits === 3 && this.#config.version === "planar")
+  }
+
+  async #planarCodes(name: string, n: number, k: number, bits: number): Promise<Uint8Array> {
+    const words = await transposed(await readInts(this.#checkpoint, name), (k * bits) / 32, n)
+    return unpackPlanes(words, n, k, bits)
   }
 
   /**
@@ -84,9 +107,11 @@ export class GptqReader implements FormatReader {
   async #zeroPoints(module: string, { bits, symmetric }: GptqSettings, groups: number, n: number): Promise<ZeroPoints> {
     const name = `${module}.qzeros`
     const words = await readInts(this.#checkpoint, name)
-    const fields = await unpack(words, groups, n, bits)
+    const planar = this.#isPlanar(bits)
+    const fields = planar ? await unpackPlanes(words, groups, n, bits) : await unpack(words, groups, n, bits)
     const middle = 2 ** (bits - 1)
-    const { version } = this.#config
+    // Planar files store zero points as v2 does.
+    const version = planar || this.#config.version === "planar" ? "v2" : this.#config.version
     if (symmetric) {
       const found = isConstant(fields, middle - 1) ? "v1" : isConstant(fields, middle) ? "v2" : null
       if (found) {

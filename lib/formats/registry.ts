@@ -7,9 +7,10 @@ import { fbgemmFp8 } from "./fbgemm-fp8.ts"
 import type { CheckpointFormat } from "./format.ts"
 import { fp8 } from "./fp8.ts"
 import { gptq } from "./gptq.ts"
+import { marlin } from "./marlin.ts"
 import { modelopt } from "./modelopt.ts"
 
-export const formats: readonly CheckpointFormat[] = [gptq, awq, compressedTensors, fp8, fbgemmFp8, modelopt]
+export const formats: readonly CheckpointFormat[] = [gptq, awq, compressedTensors, marlin, fp8, fbgemmFp8, modelopt]
 
 const names = formats.map(format => format.name).join(", ")
 

@@ -8,7 +8,7 @@ import { type LongWork, progressReporter } from "../core/progress.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
 import { sharedArray, sharedFloats } from "../core/tensor.ts"
 import { packageVersion } from "../core/version.ts"
-import { type FormatName, type FormatSummary, traitsOf } from "../formats/format.ts"
+import { type FormatName, type FormatSummary, type GptqVersion, gptqVersions, traitsOf } from "../formats/format.ts"
 import { detectFormat, formatByName, formats } from "../formats/registry.ts"
 import { describeModel } from "../models/registry.ts"
 import { native } from "../native.ts"
@@ -21,7 +21,7 @@ import { writeCheckpoint } from "./write-checkpoint.ts"
 
 export interface ConvertModelOptions extends LongWork {
   format: FormatName
-  gptqVersion?: "v1" | "v2"
+  gptqVersion?: GptqVersion
   /** Replace an existing output. */
   force?: boolean
   onWarning?: (message: string) => void
@@ -53,7 +53,7 @@ export async function convertModel(
     "onWarning",
   ])
   const name = readFormat(checked) ?? checked.fail("format", listChoices(formats.map(({ name }) => name)))
-  const gptqVersion = checked.oneOf("gptqVersion", ["v1", "v2"], "v1")
+  const gptqVersion = checked.oneOf("gptqVersion", gptqVersions, "v1")
   const signal = checked.signal()
   const report = progressReporter(checked.onProgress())
   const checkpoint = await Checkpoint.open(source)
@@ -126,7 +126,7 @@ async function refuseWhatDoesNotFit(
   modules: readonly string[],
   read: (module: string) => Promise<QuantizedTensor>,
   format: ReturnType<typeof formatByName>,
-  gptqVersion: "v1" | "v2",
+  gptqVersion: GptqVersion,
   onModule: (done: number) => void,
 ): Promise<Map<string, FormatSummary["modules"] extends ReadonlyMap<string, infer V> ? V : never>> {
   const schemes = new Map()
@@ -148,10 +148,10 @@ async function refuseWhatDoesNotFit(
   return schemes
 }
 
-/** GPTQ and AWQ store scales as f16: a scale of another type fits only if it is an f16 value (or, in GPTQ files, a bf16 one). */
+/** GPTQ, AWQ and Marlin store scales as f16: a scale of another type fits only if it is an f16 value (or, in GPTQ files, a bf16 one). */
 async function scalesDoNotFit(tensor: QuantizedTensor, format: FormatName): Promise<string | null> {
   const { scaleType } = tensor.scheme
-  if (!["gptq", "awq"].includes(format)) return null
+  if (!["gptq", "awq", "marlin"].includes(format)) return null
   if (scaleType === "f16" || (format === "gptq" && scaleType === "bf16")) return null
   const { f32, f16 } = { f32: dtypeInfo("f32").code, f16: dtypeInfo("f16").code }
   const half = sharedArray("f16", tensor.scales.length)

@@ -4,7 +4,7 @@ import { TsqError } from "../core/errors.ts"
 import { describe, listChoices, Options } from "../core/options.ts"
 import type { LongWork } from "../core/progress.ts"
 import type { IntegerScheme } from "../core/scheme.ts"
-import type { FormatName } from "../formats/format.ts"
+import { type FormatName, type GptqVersion, gptqVersions } from "../formats/format.ts"
 import { isGgufPreset } from "../formats/gguf-mixes.ts"
 import { formats } from "../formats/registry.ts"
 import type { ModelProgram } from "../models/program.ts"
@@ -28,8 +28,8 @@ export interface QuantizeModelOptions extends LongWork, RoundingOptions {
   rounding?: RoundingName
   transforms?: readonly TransformName[]
   format?: FormatName
-  /** GPTQ files: "v1" (default; widest reach) or "v2". */
-  gptqVersion?: "v1" | "v2"
+  /** GPTQ files: "v1" (default; widest reach), "v2", or "planar" (GPTQModel's gptq_p, which holds 5 to 7 bits too). */
+  gptqVersion?: GptqVersion
   /** Calibration text or token ids. */
   calibration?: string | readonly number[] | Int32Array
   /** Windows of calibration asked for. Default: up to 128, whatever the text gives. */
@@ -62,7 +62,7 @@ export interface Recipe {
   rounding: RoundingName
   transforms: readonly TransformName[]
   format: FormatName
-  gptqVersion: "v1" | "v2"
+  gptqVersion: GptqVersion
   samples: number | null
   sequenceLength: number | null
   ignore: readonly string[]
@@ -84,7 +84,7 @@ const laterPresets = ["smoothquant", "fp8", "nf4", "llm.int8", "best"]
 const laterSchemes = ["w8a8", "fp8", "nf4", "fp4", "mxfp4", "nvfp4"]
 const laterRoundings = ["hqq", "auto-round", "qronos"]
 const laterTransforms = ["smooth", "hadamard"]
-const laterFormats = ["bitsandbytes", "gguf", "onnx", "marlin"]
+const laterFormats = ["bitsandbytes", "gguf", "onnx"]
 
 const known = [
   "preset",
@@ -175,7 +175,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     rounding,
     transforms: [...transforms],
     format,
-    gptqVersion: options.oneOf("gptqVersion", ["v1", "v2"], "v1"),
+    gptqVersion: options.oneOf("gptqVersion", gptqVersions, "v1"),
     samples: options.integer("samples", { min: 1 }, null),
     sequenceLength: options.integer("sequenceLength", { min: 2 }, null),
     ignore: [...options.strings("ignore", [])],

@@ -1,11 +1,13 @@
-// Blocks of GGUF types: native/gguf/codec.h and pack.h.
+// Blocks of GGUF types: native/gguf/codec.h, gptq.h and pack.h.
 #include <memory>
 #include <utility>
 #include <vector>
 
 #include "bindings/exports.h"
+#include "bindings/rounding_arguments.h"
 #include "bindings/work.h"
 #include "gguf/codec.h"
+#include "gguf/gptq.h"
 #include "gguf/pack.h"
 
 namespace tsq {
@@ -58,10 +60,35 @@ Napi::Value packBlocks(Arguments& a) {
       });
 }
 
+Napi::Value gptqBlocks(Arguments& a) {
+  const Blocks found = blocks(a);
+  const int64_t k = found.matrix.k;
+  const auto w = a.view<float>(a[0], "w", product({found.matrix.rows, k}, "w"));
+  const auto hessian = readHessian(a, a[4], k);
+  const auto read = [&](const char* key) { return a.property(a[5], key, "options"); };
+  gguf::GptqSpec spec;
+  spec.importance = a.optionalView<float>(read("importance"), "options.importance", k).data;
+  spec.damp = a.number(read("damp"), "options.damp", 0, 1);
+  spec.dampStep = a.number(read("dampStep"), "options.dampStep", 0, 1);
+  spec.block = static_cast<int>(a.integer(read("block"), "options.block", 1, 1 << 20));
+  spec.order = static_cast<ActOrder>(a.integer(read("order"), "options.order", 0, 3));
+  const auto out = a.view<uint8_t>(a[6], "out", found.bytes);
+  const AbortFlag abort = a.abortFlag(a[7]);
+  return promise(
+      a,
+      [=]() -> Result<GptqReport> {
+        const auto lock = hessian->lockFinished();
+        if (!hessian->accumulator.hessian) return noRows();
+        return gguf::gptqEncode(found.matrix, w.data, *hessian->accumulator.hessian, spec, out.data, abort);
+      },
+      [](Napi::Env env, GptqReport& report) { return reportObject(env, report); });
+}
+
 constexpr Export kExports[] = {
     {"packBlocks", packBlocks, true},
     {"decodeBlocks", decodeBlocks, true},
     {"encodeBlocks", encodeBlocks, true},
+    {"gptqBlocks", gptqBlocks, true},
 };
 
 }  // namespace

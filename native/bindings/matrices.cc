@@ -139,10 +139,31 @@ Napi::Value squaredDifference(Arguments& a) {
       [](Napi::Env env, double& sum) { return Napi::Number::New(env, sum); });
 }
 
+// out[n, G] = the largest |w| of each group. NaN is no magnitude.
+Napi::Value groupMagnitude(Arguments& a) {
+  const int64_t n = a.integer(a[1], "n"), k = a.integer(a[2], "k", 1), groupSize = a.integer(a[3], "groupSize", 1);
+  const int64_t groups = groupCount(k, groupSize);
+  const float* w = a.view<float>(a[0], "w", product({n, k}, "w")).data;
+  float* out = a.view<float>(a[4], "out", product({n, groups}, "out")).data;
+  return promise(a, [=]() -> Status {
+    parallelBlocks(n * groups, unitsPerTask(groupSize), AbortFlag(), [&](int64_t begin, int64_t end) {
+      for (int64_t group = begin; group < end; ++group) {
+        const int64_t from = group % groups * groupSize;
+        const float* x = w + group / groups * k;
+        float peak = 0;
+        for (int64_t j = from; j < std::min(k, from + groupSize); ++j) peak = std::max(peak, std::fabs(x[j]));
+        out[group] = peak;
+      }
+    });
+    return {};
+  });
+}
+
 constexpr Export kExports[] = {
     {"scaleMatrix", scaleMatrix, true},
     {"addLowRank", addLowRank, true},
     {"columnMagnitude", columnMagnitude, true},
+    {"groupMagnitude", groupMagnitude, true},
     {"squaredDifference", squaredDifference, true},
 };
 

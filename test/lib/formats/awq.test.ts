@@ -3,6 +3,7 @@ import type { IntegerScheme } from "../../../lib/core/scheme.ts"
 import { pack, unpack } from "../../../lib/formats/arrays.ts"
 import { awq } from "../../../lib/formats/awq.ts"
 import type { NamedTensor } from "../../../lib/formats/format.ts"
+import { native } from "../../../lib/native.ts"
 import { random, tsqError, vector } from "../containers/support.ts"
 import {
   checkpointOf,
@@ -156,13 +157,89 @@ t.test("configuration", async t => {
   t.throws(() => configOf({}), tsqError("ERR_FORMAT", /no module is quantized/))
 })
 
+t.test("vectors: GEMV, padded zero points", async t => {
+  const v = vector("awq-gemv")
+  const [n, k] = [v.out_features, v.in_features]
+  // The vector has the first two rows; the others repeat them.
+  const every = <T>(rows: T[]): T[] => Array.from({ length: n }, (_, row) => rows[row % 2] as T)
+  const scales = Array.from({ length: n }, (_, row) =>
+    Array.from({ length: 32 }, (_, group) => (group < 2 ? (1 + row + group) / 64 : 0)),
+  )
+  const own = { ...config, version: "gemv", group_size: v.group_size }
+  const tensors = [
+    { name: `${module}.qweight`, dtype: "I32", shape: [n, k / 8], data: wordBytes(every(v.qweight_rows01)) },
+    { name: `${module}.qzeros`, dtype: "I32", shape: [n, 4], data: wordBytes(every(v.qzeros_rows01)) },
+    { name: `${module}.scales`, dtype: "F16", shape: v.scales_shape, data: halves(scales.flat()) },
+  ]
+  const checkpoint = await checkpointOf(t, own, tensors)
+  const q = await awq.reader(checkpoint, own, () => t.fail("warned")).read(module)
+  t.match(q.scheme, { bits: 4, symmetric: false, granularity: "group", groupSize: 32, scaleType: "f16" })
+  t.same([...q.codes], every(v.codes_NxK_rows01).flat())
+  t.same([...q.zeros!], every(v.zeros_rows01).flat())
+  t.same(
+    [...q.scales],
+    scales.flatMap(row => row.slice(0, 2)),
+  )
+  const narrow = await checkpointOf(t, own, [tensors[0]!, { ...tensors[1]!, shape: [n * 4, 1] }, tensors[2]!])
+  await t.rejects(
+    awq.reader(narrow, own, () => {}).read(module),
+    tsqError("ERR_SHAPE", /qzeros is \[128, 1\], expected \[32, 4\]/),
+  )
+  await t.rejects(
+    awq.reader(checkpoint, { ...own, group_size: 16 }, () => {}).read(module),
+    tsqError("ERR_UNSUPPORTED", /group_size is 16; in AWQ's GEMV layouts/),
+  )
+})
+
+t.test("vectors: GEMV_FAST and llm-awq, zero points times scales", async t => {
+  const v = vector("awq-gemv-fast")
+  const [n, k] = [v.out_features, v.in_features]
+  const rows = n / 4
+  const words = Uint16Array.from({ length: rows * k }, (_, i) => Number(v.qweight_row0_u16[i % k]))
+  const zeros = Array.from({ length: 32 }, (_, group) =>
+    Array.from({ length: n }, (_, row) => (group < 2 ? (3 * row + 5 * group) % 16 : 0)),
+  )
+  // No power of two, so that the products are rounded.
+  const scales = zeros.map((row, group) => row.map((_, i) => (group < 2 ? 0.01 + i / 977 : 0)))
+  const half = (values: number[]) => {
+    const out = new Float32Array(values.length)
+    native.convert(new Uint16Array(halves(values).buffer), 1, out, 0, values.length)
+    return [...out]
+  }
+  const stored = half(scales.flat())
+  const products = stored.map((scale, i) => -scale * (zeros.flat()[i] as number))
+  const tensorsOf = (negative: number[], name = "qzeros") => [
+    { name: `${module}.qweight`, dtype: "I16", shape: [rows, k], data: new Uint8Array(words.buffer) },
+    { name: `${module}.${name}`, dtype: "F16", shape: [32, n], data: halves(negative) },
+    { name: `${module}.scales`, dtype: "F16", shape: [32, n], data: halves(stored) },
+  ]
+  for (const [name, own] of [
+    ["qzeros", { ...config, version: "gemv_fast", group_size: v.group_size }],
+    ["scaled_zeros", { ...config, backend: "llm-awq", version: "gemv", group_size: v.group_size }],
+  ] as const) {
+    const checkpoint = await checkpointOf(t, own, tensorsOf(products, name))
+    const reader = awq.reader(checkpoint, own, () => t.fail("warned"))
+    const q = await reader.read(module)
+    t.same(reader.tensorNames(module).length, 3)
+    for (let row = 0; row < n; row += 4)
+      t.same([...q.codes.subarray(row * k, (row + 4) * k)], v.codes_NxK_rows0123.flat(), `${name}, row ${row}`)
+    t.same([...q.zeros!], Array.from({ length: n }, (_, row) => [zeros[0]![row], zeros[1]![row]]).flat())
+    t.same([...q.scales], Array.from({ length: n }, (_, row) => [stored[row], stored[n + row]]).flat())
+  }
+  const own = { ...config, version: "gemv_fast", group_size: v.group_size }
+  const odd = await checkpointOf(t, own, tensorsOf(products.map((x, i) => (i === 7 ? x - stored[7]! / 3 : x))))
+  await t.rejects(
+    awq.reader(odd, own, () => {}).read(module),
+    tsqError("ERR_CORRUPT", /qzeros: element 7 is .*no zero point from 0 to 15/),
+  )
+})
+
 t.test("other layouts are refused, by name", async t => {
   const checkpoint = await checkpointOf(t, config, vectorTensors())
   const refused = (change: object, message: RegExp) =>
     t.throws(() => awq.reader(checkpoint, { ...config, ...change }, () => {}), tsqError("ERR_UNSUPPORTED", message))
-  refused({ version: "gemv" }, /"gemv"/)
-  refused({ version: "GEMV_FAST" }, /"GEMV_FAST"/)
-  refused({ backend: "llm-awq" }, /"llm-awq"/)
+  refused({ version: "marlin" }, /"marlin"; of AWQ checkpoints gemm, gemv, gemv_fast are read/)
+  refused({ backend: "other" }, /"other"/)
   refused({ bits: 3 }, /3 bits/)
   refused({ zero_point: false }, /zero_point is false/)
   t.throws(

@@ -76,7 +76,7 @@ t.test("A to B to A", async t => {
         converted.set(pair, (converted.get(pair) ?? 0) + 1)
       }
   }
-  const integers = cases.map(([format]) => format)
+  const integers = [...new Set(cases.map(([format]) => format))]
   for (const from of integers)
     for (const to of integers)
       if (from !== to) t.ok((converted.get(`${from.name} ${to.name}`) ?? 0) >= 5, `${from.name} to ${to.name}`)
@@ -147,6 +147,27 @@ t.test("activations are never lost in a conversion", t => {
   t.end()
 })
 
+t.test("marlin to the other formats and back", async t => {
+  const numbers = random(67)
+  const marlin = formatByName("marlin")
+  for (const groupSize of [128, 256]) {
+    const q = randomTensor(numbers, [256, 256], {
+      bits: 4,
+      symmetric: true,
+      granularity: groupSize === 256 ? "channel" : "group",
+      groupSize,
+      scaleType: "f16",
+    })
+    const first = await written(t, marlin, { [module]: q })
+    for (const [format, options] of cases) {
+      const there = await written(t, format, { [module]: await first.reader.read(module) }, options)
+      const back = await written(t, marlin, { [module]: await there.reader.read(module) })
+      t.same(bytes(back.tensors), bytes(first.tensors), format.name)
+      t.same(back.config, first.config)
+    }
+  }
+})
+
 t.test("gptq and compressed-tensors are each other's transposes", async t => {
   const q = randomTensor(random(71), [32, 64], {
     bits: 3,
@@ -169,9 +190,14 @@ t.test("gptq and compressed-tensors are each other's transposes", async t => {
 })
 
 t.test("by name, by configuration", async t => {
-  t.throws(() => formatByName("gguf"), tsqError("ERR_OPTION", /"gguf", expected one of gptq, awq, compressed-tensors/))
+  t.throws(
+    () => formatByName("gguf"),
+    tsqError("ERR_OPTION", /"gguf", expected one of gptq, awq, compressed-tensors, marlin/),
+  )
   t.equal(detectFormat(null), null)
   for (const format of formats) t.equal(detectFormat({ quant_method: format.name }), format)
+  t.equal(detectFormat({ quant_method: "gptq", checkpoint_format: "marlin" })?.name, "marlin")
+  t.equal(detectFormat({ quant_method: "gptq", is_marlin_format: true })?.name, "marlin")
   t.throws(
     () => detectFormat({ quant_method: "bitsandbytes" }),
     tsqError("ERR_UNSUPPORTED", /quant_method is string "bitsandbytes"; quantized checkpoints of gptq/),

@@ -1,7 +1,8 @@
 import t from "tap"
 import type { QuantizedTensor } from "../../../lib/core/quantized-tensor.ts"
 import type { IntegerScheme } from "../../../lib/core/scheme.ts"
-import { pack, unpack } from "../../../lib/formats/arrays.ts"
+import { pack, packPlanes, unpack, unpackPlanes } from "../../../lib/formats/arrays.ts"
+import { gptqVersions } from "../../../lib/formats/format.ts"
 import { gptq } from "../../../lib/formats/gptq.ts"
 import { random, tsqError, vector, vectorsOf } from "../containers/support.ts"
 import {
@@ -105,6 +106,47 @@ t.test("vectors: words", async t => {
   }
 })
 
+t.test("vectors: planar words", async t => {
+  for (const v of vectorsOf("gptq-planar")) {
+    const words = await packPlanes(Uint8Array.from(v.codes), 1, v.codes.length, v.bits)
+    t.same([...new Uint32Array(words.buffer)], v.words.map(Number), v.id)
+    t.same([...(await unpackPlanes(words, 1, v.codes.length, v.bits))], v.codes, v.id)
+  }
+})
+
+t.test("planar files: 3 bits lie otherwise, 5 to 7 bits always so", async t => {
+  const numbers = random(17)
+  const scheme = (bits: IntegerScheme["bits"], symmetric: boolean): IntegerScheme => ({
+    bits,
+    symmetric,
+    granularity: "group",
+    groupSize: 32,
+    scaleType: "f16",
+  })
+  for (const [bits, symmetric] of [
+    [3, true],
+    [3, false],
+    [5, true],
+    [6, false],
+    [7, false],
+  ] as const) {
+    const q = randomTensor(numbers, [64, 96], scheme(bits, symmetric))
+    const { config, reader, checkpoint } = await written(
+      t,
+      gptq,
+      { [module]: q },
+      { scaleType: "f16", gptqVersion: "planar" },
+    )
+    t.match(config, { bits, checkpoint_format: "gptq_p", format: "gptq_p" })
+    t.same(contents(await reader.read(module)), contents(q))
+    if (bits === 3) continue
+    const undeclared = { ...config, checkpoint_format: "gptq_v2", format: "gptq_v2" }
+    t.same(contents(await gptq.reader(checkpoint, undeclared, () => t.fail("warned")).read(module)), contents(q))
+  }
+  t.match(gptq.refuses("m", [32, 32], scheme(5, true), { gptqVersion: "v2" }), /2, 3, 4 or 8 bits, not 5.*"planar"/)
+  t.equal(gptq.refuses("m", [32, 32], scheme(5, true), { gptqVersion: "planar" }), null)
+})
+
 t.test("symmetric files: the values decide between v1 and v2", async t => {
   for (const id of ["gptq-4bit-sym", "gptq-8bit-sym"]) {
     const { q, warnings } = await readVector(t, id, "v1", { checkpoint_format: "gptq_v2" })
@@ -158,7 +200,8 @@ t.test("random layers survive, in every width, group and version", async t => {
   const numbers = random(3)
   const { below, pick } = numbers
   for (let i = 0; i < 80; i++) {
-    const bits = pick([2, 3, 4, 8] as const)
+    const gptqVersion = pick(gptqVersions)
+    const bits = gptqVersion === "planar" ? pick([2, 3, 4, 5, 6, 7, 8] as const) : pick([2, 3, 4, 8] as const)
     const shape: [number, number] = [32 * (1 + below(4)), 32 * (1 + below(6))]
     const granularity = pick(["group", "group", "channel"] as const)
     const divisors = [8, 16, 32, 64, 96].filter(size => shape[1] % size === 0)
@@ -171,7 +214,6 @@ t.test("random layers survive, in every width, group and version", async t => {
       scaleType: pick(["f16", "bf16"] as const),
     }
     const ordered = granularity === "group" && scheme.groupSize < shape[1] && below(3) === 0
-    const gptqVersion = pick(["v1", "v2"] as const)
     const q = randomTensor(numbers, shape, scheme, { ordered, minZero: gptqVersion === "v1" ? 1 : 0 })
     const { reader, warnings } = await written(t, gptq, { [module]: q }, { scaleType: "bf16", gptqVersion })
     t.same(reader.modules, [module])
@@ -295,7 +337,8 @@ t.test("checkpoints that are not what they say", async t => {
     read("gptq-4bit-asym", { group_size: 8 }),
     tsqError("ERR_SHAPE", /qzeros is \[2, 4\], expected \[4, 4\]/),
   )
-  await t.rejects(read("gptq-4bit-asym", { bits: 5 }), tsqError("ERR_UNSUPPORTED", /5 bits/))
+  await t.rejects(read("gptq-4bit-asym", { bits: 5 }), tsqError("ERR_SHAPE", /no whole words of 5-bit codes/))
+  await t.rejects(read("gptq-4bit-asym", { bits: 9 }), tsqError("ERR_UNSUPPORTED", /9 bits/))
   await t.rejects(
     read("gptq-4bit-asym", { bits: "4" }),
     tsqError("ERR_FORMAT", /quantization_config\.bits is string "4"/),
@@ -311,7 +354,7 @@ t.test("checkpoints that are not what they say", async t => {
     read("gptq-4bit-asym", { dynamic: { "+:(": {} } }),
     tsqError("ERR_FORMAT", /not a regular expression/),
   )
-  for (const checkpoint_format of ["gptq_p", "marlin"])
+  for (const checkpoint_format of ["bitblas", "marlin"])
     await t.rejects(
       read("gptq-4bit-asym", { checkpoint_format }),
       tsqError("ERR_UNSUPPORTED", new RegExp(`"${checkpoint_format}"`)),
