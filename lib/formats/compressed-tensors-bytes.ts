@@ -8,7 +8,7 @@ import { expandScales, expectEntry, matrixShape, unsignedCodes } from "./arrays.
 import type { ModuleSettings } from "./compressed-tensors-config.ts"
 import { readColumnGroups, readScaledScheme, schemeOf } from "./compressed-tensors-scales.ts"
 import { readScalar } from "./static-activations.ts"
-import { levelScales, nvfp4Group } from "./stored-scales.ts"
+import { nvfp4Group, nvfp4Scales } from "./stored-scales.ts"
 
 /** A module whose codes are a byte each. */
 export async function bytesInit(
@@ -75,6 +75,6 @@ export async function nibblesInit(
   const groups = Math.ceil(shape[1] / nvfp4Group)
   expectEntry(checkpoint, names.bytes, ["F8_E4M3"], [n, groups])
   const global = await readScalar(checkpoint, names.global)
-  const levels = await levelScales(await checkpoint.readBytes(names.bytes), [n, groups], global, true, names)
+  const levels = await nvfp4Scales(await checkpoint.readBytes(names.bytes), [n, groups], global, true, names)
   return { scheme, shape, ...codes, ...levels }
 }

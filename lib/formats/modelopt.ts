@@ -18,7 +18,7 @@ import {
 } from "./modelopt-config.ts"
 import { warnOfSkipped } from "./skipped-modules.ts"
 import { readActivation, readScalar } from "./static-activations.ts"
-import { globalScale, levelScales, nvfp4Group, nvfp4Scheme, refusesLevels } from "./stored-scales.ts"
+import { globalScale, nvfp4Group, nvfp4Scales, nvfp4Scheme, refusesLevels } from "./stored-scales.ts"
 
 export const modelopt: CheckpointFormat = {
   name: "modelopt",
@@ -147,7 +147,7 @@ class ModeloptReader implements FormatReader {
       codes: checkpoint.mapped(weight),
       layout: "nibbles",
       zeros: null,
-      ...(await levelScales(await checkpoint.readBytes(names.bytes), [n, groups], global, false, names)),
+      ...(await nvfp4Scales(await checkpoint.readBytes(names.bytes), [n, groups], global, false, names)),
       activation: await readActivation(checkpoint, activations, { scale: `${module}.input_scale` }),
     })
   }

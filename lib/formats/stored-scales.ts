@@ -45,7 +45,7 @@ function levelTable(global: number, divides: boolean): Float32Array {
 }
 
 /** Scales [n, groups] and their levels. ERR_FORMAT, naming the tensors, where a scale would not be a finite number. */
-export async function levelScales(
+export async function nvfp4Scales(
   bytes: Uint8Array,
   [n, groups]: readonly [number, number],
   global: number,

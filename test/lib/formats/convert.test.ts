@@ -192,15 +192,15 @@ t.test("gptq and compressed-tensors are each other's transposes", async t => {
 t.test("by name, by configuration", async t => {
   t.throws(
     () => formatByName("gguf"),
-    tsqError("ERR_OPTION", /"gguf", expected one of gptq, awq, compressed-tensors, marlin/),
+    tsqError("ERR_OPTION", /"gguf", expected one of gptq, awq, compressed-tensors, bitsandbytes, marlin/),
   )
   t.equal(detectFormat(null), null)
   for (const format of formats) t.equal(detectFormat({ quant_method: format.name }), format)
   t.equal(detectFormat({ quant_method: "gptq", checkpoint_format: "marlin" })?.name, "marlin")
   t.equal(detectFormat({ quant_method: "gptq", is_marlin_format: true })?.name, "marlin")
   t.throws(
-    () => detectFormat({ quant_method: "bitsandbytes" }),
-    tsqError("ERR_UNSUPPORTED", /quant_method is string "bitsandbytes"; quantized checkpoints of gptq/),
+    () => detectFormat({ quant_method: "quanto" }),
+    tsqError("ERR_UNSUPPORTED", /quant_method is string "quanto"; quantized checkpoints of gptq/),
   )
   t.throws(() => detectFormat({}), tsqError("ERR_UNSUPPORTED", /quant_method is nothing/))
 })
