@@ -169,6 +169,7 @@ class Writing {
         ),
         damp: null,
         version: packageVersion,
+        carried: source.carried,
       },
       options: { scaleType: format ? scaleTypeOf(format.name, program) : "f32", gptqVersion },
       tensor: module => this.#tensor(module),

@@ -37,9 +37,10 @@ export interface Plan {
   warnings: readonly string[]
 }
 
-/** Scales are stored in f16 by GPTQ, AWQ and Marlin, in the model's own type by compressed-tensors. */
+/** Scales are stored in f16 by GPTQ, AWQ and Marlin, in f32 by formats of FP8, in the model's own type by compressed-tensors. */
 export function scaleTypeOf(format: FormatName, program: ModelProgram): IntegerScheme["scaleType"] {
   if (["gptq", "awq", "marlin"].includes(format)) return "f16"
+  if (["fp8", "fbgemm_fp8", "modelopt"].includes(format)) return "f32"
   const { torchDtype } = program.config
   return torchDtype === "bfloat16" ? "bf16" : torchDtype === "float16" ? "f16" : "f32"
 }

@@ -89,7 +89,7 @@ const laterPresets = ["smoothquant", "fp8", "best"]
 const laterSchemes = ["w8a8", "fp8", "mxfp4", "nvfp4"]
 const laterRoundings = ["hqq", "auto-round", "qronos"]
 const laterTransforms = ["smooth", "hadamard"]
-const laterFormats = ["fp8", "gguf", "onnx"]
+const laterFormats = ["gguf", "onnx"]
 
 const known = [
   "preset",

@@ -52,7 +52,7 @@ t.test("what later versions will know is unsupported, not unknown", async t => {
     refused(t, options, { code: "ERR_UNSUPPORTED", message: /not available in this version; available: / })
   for (const preset of ["smoothquant", "fp8", "best"]) await later({ preset })
   for (const scheme of ["w8a8", "fp8"]) await later({ scheme })
-  for (const format of ["fp8", "gguf", "onnx"]) await later({ format })
+  for (const format of ["gguf", "onnx"]) await later({ format })
   for (const transform of ["smooth", "hadamard"]) await later({ transforms: [transform] })
 })
 
