@@ -8,7 +8,10 @@ import type { QuantizeModelOptions, RoundingName } from "./recipe.ts"
 
 export interface GgufOptions
   extends LongWork,
-    Pick<QuantizeModelOptions, "calibration" | "samples" | "sequenceLength" | "rounding" | "force" | "onWarning"> {
+    Pick<
+      QuantizeModelOptions,
+      "calibration" | "samples" | "sequenceLength" | "rounding" | "adapters" | "force" | "onWarning"
+    > {
   /** A mixture of block types by the name that llama-quantize has for it. */
   preset: GgufPreset
   /** An importance matrix that llama-imatrix or `saveImatrix` made: .gguf, or the older .dat. */
@@ -26,11 +29,12 @@ export interface GgufRecipe {
   calibration: NonNullable<QuantizeModelOptions["calibration"]> | null
   samples: number | null
   sequenceLength: number | null
+  adapters: readonly string[]
   force: boolean
 }
 
 const known = [
-  ...["preset", "rounding", "imatrix", "saveImatrix", "calibration", "samples", "sequenceLength"],
+  ...["preset", "rounding", "imatrix", "saveImatrix", "calibration", "samples", "sequenceLength", "adapters"],
   ...["device", "force", "signal", "onProgress", "onWarning"],
 ]
 
@@ -58,6 +62,7 @@ export function makeGgufRecipe(values: GgufOptions, out: string): GgufRecipe {
     ),
     samples: options.integer("samples", { min: 1 }, null),
     sequenceLength: options.integer("sequenceLength", { min: 2 }, null),
+    adapters: options.strings("adapters", []),
     force: options.boolean("force", false),
   }
   checkTogether(recipe)

@@ -17,6 +17,7 @@ import { ggufName, hasPermutedRows, ropeFreqsName } from "../models/gguf-names.t
 import { ggufOfTokenizer } from "../models/gguf-tokenizer-writer.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
+import { Adapters } from "./adapters.ts"
 import { Weighing } from "./gguf-importance.ts"
 import { type GgufOptions, type GgufRecipe, makeGgufRecipe } from "./gguf-recipe.ts"
 import { type PlannedTensor, readRows } from "./gguf-rows.ts"
@@ -55,6 +56,7 @@ export async function quantizeToGguf(source: string, out: string, values: GgufOp
   const report = progressReporter(values.onProgress)
   throwIfAborted(signal)
   const checkpoint = await Checkpoint.open(source)
+  let adapters: Adapters | null = null
   try {
     if (checkpoint.quantizationConfig)
       throw new TsqError(
@@ -62,6 +64,7 @@ export async function quantizeToGguf(source: string, out: string, values: GgufOp
         `${source}: this checkpoint is quantized already (${String(checkpoint.quantizationConfig.quant_method ?? "unknown method")}); make the GGUF file of the original`,
       )
     const program = describeModel(checkpoint.config)
+    adapters = await Adapters.open(recipe.adapters, checkpoint, onWarning ?? (() => {}))
     const { metadata, ropeFactors } = ggufOfConfig(checkpoint.config, {
       name: basename(resolve(source)),
       fileType: ggufFileType(preset),
@@ -80,6 +83,7 @@ export async function quantizeToGguf(source: string, out: string, values: GgufOp
       signal,
     })
     try {
+      await adapters.merge(out, signal, (done, total, tensor) => report({ stage: "merge", done, total, tensor }))
       const importance = await weighing.importance(checkpoint, tensors, { signal, report, warn: onWarning })
       const context = { writer, checkpoint, headDim: program.config.headDim, ropeFactors, importance, signal }
       for (const [done, tensor] of tensors.entries()) {
@@ -93,6 +97,7 @@ export async function quantizeToGguf(source: string, out: string, values: GgufOp
     }
   } finally {
     checkpoint.dispose()
+    await adapters?.dispose()
   }
 }
 
