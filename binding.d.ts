@@ -132,6 +132,13 @@ export interface GptqOptions {
   order: 0 | 1 | 2 | 3
 }
 
+export interface BlockGptqOptions extends Pick<GptqOptions, "damp" | "dampStep" | "block"> {
+  /** [k] weight of a column's error in the search for scales, or null. */
+  importance: Float32Array | null
+  /** none 0, static 1, group-aware 2: native/gguf/gptq.h. */
+  order: 0 | 1 | 2
+}
+
 export interface GptqReport {
   damp: number
   degraded: boolean
@@ -297,16 +304,7 @@ export interface Binding {
    * Enqueues y[m, n] = x[m, k] w[n, k]^T, all f16 (1) or bf16 (2) in memory of the device. Recorded like products. ERR_UNSUPPORTED
    * with the status that cuBLAS gives where it fails.
    */
-  cudaBlasMultiply(
-    blas: Handle,
-    w: Handle,
-    x: Handle,
-    dtype: 1 | 2,
-    m: number,
-    n: number,
-    k: number,
-    y: Handle,
-  ): void
+  cudaBlasMultiply(blas: Handle, w: Handle, x: Handle, dtype: 1 | 2, m: number, n: number, k: number, y: Handle): void
 
   // Calibration on a CUDA device. Memory of it that does not suffice is ERR_DEVICE, with sizes. What has a counterpart without "cuda"
   // takes the device and then the same arguments.
@@ -402,6 +400,8 @@ export interface Binding {
   groupMagnitude(w: Float32Array, n: number, k: number, groupSize: number, out: Float32Array): Promise<void>
   /** Sum of (a - b)^2 over the first count elements, in double; the same for any number of threads. */
   squaredDifference(a: Float32Array, b: Float32Array, count: number): Promise<number>
+  /** The largest |a - b| over the first count elements; infinite where one is NaN. */
+  largestDifference(a: Float32Array, b: Float32Array, count: number): Promise<number>
 
   // Bit streams of on-disk formats
   /** Each row of codes as a dense little-endian bit stream, padded to 32 bits: out [rows, ceil(cols * bits / 32)].
@@ -507,6 +507,51 @@ export interface Binding {
     out: Uint8Array,
     abort: AbortFlag,
   ): Promise<void>
+  /**
+   * Blocks as codes [rows, k] with the type's own zero point, or of its code book, and per group a scale (and an offset for types with
+   * minima): [rows, k / group]. from as for packBlocks. ERR_UNSUPPORTED for types that hold no codes.
+   */
+  readBlockCodes(
+    source: Source,
+    type: number,
+    rows: number,
+    k: number,
+    from: Int32Array | null,
+    codes: Uint8Array,
+    scales: Float32Array,
+    offsets: Float32Array | null,
+  ): Promise<void>
+  /**
+   * The inverse, for codes of any width, zero point and groups whose values the type holds exactly; row i of the blocks is row from[i].
+   * Without `out` they are only checked. ERR_UNSUPPORTED, by row and column, for what the type does not hold.
+   */
+  writeBlockCodes(
+    codes: Uint8Array,
+    type: number,
+    rows: number,
+    k: number,
+    from: Int32Array | null,
+    bits: number,
+    groupSize: number,
+    scales: Float32Array,
+    zeros: Uint8Array | null,
+    offsets: Float32Array | null,
+    out: Uint8Array | null,
+  ): Promise<void>
+  /**
+   * The same blocks with codes that make up for each other's errors by the second moments of the inputs, or those of encodeBlocks where
+   * that is no better. nearestError is theirs. ERR_UNSUPPORTED for types of floats and those that are only decoded.
+   */
+  gptqBlocks(
+    w: Float32Array,
+    type: number,
+    rows: number,
+    k: number,
+    hessian: Handle,
+    options: BlockGptqOptions,
+    out: Uint8Array,
+    abort: AbortFlag,
+  ): Promise<GptqReport>
 
   // Packed weights and products
   packDense(source: Source, dtype: DtypeCode, n: number, k: number, kind: WeightKind): Promise<Handle>

@@ -3,7 +3,7 @@ import type { GgmlType } from "../containers/gguf-types.ts"
 import { TsqError } from "../core/errors.ts"
 import { elementCount, sharedBytes, sharedFloats } from "../core/tensor.ts"
 import { PackedWeight } from "../kernels/packed-weight.ts"
-import { abortable, native, type Source } from "../native.ts"
+import { abortable, type GptqReport, type Handle, native, type Source } from "../native.ts"
 
 export interface BlockTensor {
   name: string
@@ -65,7 +65,42 @@ export async function encodeBlocks(
   return out
 }
 
-function checkDecodable({ name, type }: BlockTensor): void {
+export interface GptqBlocksOptions extends EncodeOptions {
+  /** XᵀX of the inputs: an accumulator of kind hessian. */
+  hessian: Handle
+  damp: number
+  /** Columns of a lazy update. */
+  block: number
+  order: keyof typeof blockOrders
+}
+
+/** In which order columns are rounded: native/gguf/gptq.h. */
+export const blockOrders = { none: 0, static: 1, "group-aware": 2 } as const
+
+/** Types that gptqBlocks rounds on. */
+export const hasGrid = ({ encode, name }: GgmlType): boolean => encode && /^(Q[2-6]_|Q8_0|IQ4)/.test(name)
+
+/**
+ * Blocks with the scales that encodeBlocks searches, and codes by GPTQ: each weight's error is made up for by those that follow. Never
+ * worse by the inputs' second moments than encodeBlocks, whose objective is `nearestError`. Errors as of encodeBlocks.
+ */
+export async function gptqBlocks(
+  tensor: BlockTensor,
+  values: Float32Array,
+  { hessian, importance = null, damp, block, order, signal }: GptqBlocksOptions,
+): Promise<{ blocks: Uint8Array; report: GptqReport }> {
+  const { type } = tensor
+  const { rows, k } = matrixOf(tensor)
+  const blocks = sharedBytes(rows * (k / type.blockSize) * type.blockBytes)
+  const options = { importance, damp, dampStep: 0.01, block, order: blockOrders[order] }
+  const report = await named(tensor, () =>
+    abortable(signal, flag => native.gptqBlocks(values, type.id, rows, k, hessian, options, blocks, flag)),
+  )
+  return { blocks, report }
+}
+
+/** ERR_UNSUPPORTED for types that the library only knows by name. */
+export function checkDecodable({ name, type }: BlockTensor): void {
   if (!type.decode)
     throw new TsqError(
       "ERR_UNSUPPORTED",
@@ -74,7 +109,7 @@ function checkDecodable({ name, type }: BlockTensor): void {
 }
 
 /** A vector is one row. */
-function matrixOf({ name, type, shape }: BlockTensor): { rows: number; k: number } {
+export function matrixOf({ name, type, shape }: BlockTensor): { rows: number; k: number } {
   const size = elementCount(shape, `tensor ${JSON.stringify(name)}`)
   const k = shape.at(-1) ?? 1
   if (k % type.blockSize !== 0)
@@ -85,7 +120,8 @@ function matrixOf({ name, type, shape }: BlockTensor): { rows: number; k: number
   return { rows: k === 0 ? 0 : size / k, k }
 }
 
-async function named<T>({ name, type }: BlockTensor, work: () => Promise<T>): Promise<T> {
+/** Errors of `work` with the name of the tensor. */
+export async function named<T>({ name, type }: BlockTensor, work: () => Promise<T>): Promise<T> {
   try {
     return await work()
   } catch (error) {

@@ -16,7 +16,7 @@ import { type CalibrationSet, readCalibration } from "./calibration.ts"
 import type { GgufRecipe } from "./gguf-recipe.ts"
 import { importanceEntries, measureImportance } from "./importance.ts"
 
-type Warn = ((message: string) => void) | undefined
+type Warn = (message: string) => void
 
 /** The importance matrix of a run: given, or measured once the output is known to be writable. */
 export class Weighing {
@@ -67,7 +67,7 @@ export class Weighing {
   /** Refuses a matrix that does not fit the tensors, or that one of them could not do without. */
   check(preset: GgufPreset, tensors: readonly GgufTensorPlan[]): void {
     const { weighs } = this
-    const known = weighs && this.#matrix ? importanceOf(this.#matrix, tensors, undefined) : null
+    const known = weighs && this.#matrix ? importanceOf(this.#matrix, tensors, () => {}) : null
     refuseUnweighed(preset, tensors, name => weighs && (known?.has(name) ?? true))
   }
 
@@ -80,7 +80,7 @@ export class Weighing {
     const { saveImatrix, force } = this.#recipe
     let matrix = this.#matrix
     if (!matrix && this.set) {
-      const dense = new CheckpointSource(checkpoint, warn ?? (() => {}))
+      const dense = new CheckpointSource(checkpoint, warn)
       matrix = await measureImportance(this.#program, dense, this.set, { signal, report })
       if (saveImatrix !== null) await writeImportance(saveImatrix, matrix, { force, signal })
     }
@@ -134,14 +134,14 @@ function importanceOf(
       )
   }
   const lacking = missing.filter(name => !mayLack(name))
-  if (matrices.length === 0) warn?.("no type of this preset looks at importance: blocks are as without")
+  if (matrices.length === 0) warn("no type of this preset looks at importance: blocks are as without")
   else if (weights.size === 0)
     throw new TsqError(
       "ERR_OPTION",
       `the importance matrix has no entry for ${missing[0]} nor for any other matrix to be quantized; it belongs to another model`,
     )
   if (lacking.length > 0)
-    warn?.(
+    warn(
       `the importance matrix has nothing about ${lacking[0]}${lacking.length > 1 ? ` and ${lacking.length - 1} more tensors` : ""}: their errors are not weighed`,
     )
   return weights

@@ -3,26 +3,28 @@ import { checkImportancePath } from "../containers/imatrix-files.ts"
 import { TsqError } from "../core/errors.ts"
 import { describe, Options } from "../core/options.ts"
 import type { LongWork } from "../core/progress.ts"
+import { blockOrders } from "../formats/gguf-blocks.ts"
 import { type GgufPreset, ggufPresets, isGgufPreset } from "../formats/gguf-mixes.ts"
 import type { QuantizeModelOptions, RoundingName } from "./recipe.ts"
 
 export interface GgufOptions
   extends LongWork,
-    Pick<
-      QuantizeModelOptions,
-      "calibration" | "samples" | "sequenceLength" | "rounding" | "adapters" | "force" | "onWarning"
-    > {
+    Pick<QuantizeModelOptions, "calibration" | "samples" | "sequenceLength" | "rounding" | "damp" | "block">,
+    Pick<QuantizeModelOptions, "adapters" | "force" | "onWarning"> {
   /** A mixture of block types by the name that llama-quantize has for it. */
   preset: GgufPreset
   /** An importance matrix that llama-imatrix or `saveImatrix` made: .gguf, or the older .dat. */
   imatrix?: string
   /** Where to write the importance matrix that `calibration` gives: a .gguf or .dat file. */
   saveImatrix?: string
+  /** gptq: "group-aware" (default: blocks and columns within them by importance), "none", or "static" (scales of the given weights). */
+  order?: keyof typeof blockOrders
 }
 
 export interface GgufRecipe {
   preset: GgufPreset
-  /** nearest: as llama-quantize without an importance matrix; mse: as with one. */
+  /** nearest: as llama-quantize without an importance matrix; mse: as with one; gptq: as mse, with codes that make up for each
+   * other's errors. */
   rounding: RoundingName
   imatrix: string | null
   saveImatrix: string | null
@@ -31,11 +33,12 @@ export interface GgufRecipe {
   sequenceLength: number | null
   adapters: readonly string[]
   force: boolean
+  gptq: { damp: number; block: number; order: keyof typeof blockOrders }
 }
 
 const known = [
   ...["preset", "rounding", "imatrix", "saveImatrix", "calibration", "samples", "sequenceLength", "adapters"],
-  ...["device", "force", "signal", "onProgress", "onWarning"],
+  ...["damp", "block", "order", "device", "force", "signal", "onProgress", "onWarning"],
 ]
 
 /** ERR_OPTION for options that are wrong or contradict each other, ERR_UNSUPPORTED for those of folders. */
@@ -64,6 +67,11 @@ export function makeGgufRecipe(values: GgufOptions, out: string): GgufRecipe {
     sequenceLength: options.integer("sequenceLength", { min: 2 }, null),
     adapters: options.strings("adapters", []),
     force: options.boolean("force", false),
+    gptq: {
+      damp: options.number("damp", { min: 0, aboveMin: true, max: 1 }, 0.01),
+      block: options.integer("block", { min: 1 }, 128),
+      order: options.oneOf("order", Object.keys(blockOrders) as (keyof typeof blockOrders)[], "group-aware"),
+    },
   }
   checkTogether(recipe)
   return recipe

@@ -17,13 +17,27 @@ import { ggufName, hasPermutedRows, ropeFreqsName } from "../models/gguf-names.t
 import { ggufOfTokenizer } from "../models/gguf-tokenizer-writer.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
+import type { GptqReport } from "../native.ts"
 import { Adapters } from "./adapters.ts"
+import { GgufGptq } from "./gguf-gptq.ts"
 import { Weighing } from "./gguf-importance.ts"
 import { type GgufOptions, type GgufRecipe, makeGgufRecipe } from "./gguf-recipe.ts"
 import { type PlannedTensor, readRows } from "./gguf-rows.ts"
 import type { RoundingName } from "./recipe.ts"
 
 export type { GgufOptions } from "./gguf-recipe.ts"
+
+export interface GgufTensorReport {
+  name: string
+  shape: readonly number[]
+  type: string
+  bytes: number
+  /** The mixture's type, where rows do not fill its blocks. */
+  instead: string | null
+  /** gptq: mean squared output error, summed over outputs, and that of the blocks without error feedback. */
+  error?: number
+  nearestError?: number
+}
 
 export interface GgufReport {
   format: "gguf"
@@ -35,8 +49,7 @@ export interface GgufReport {
   fileBitsPerWeight: number
   sourceBytes: number
   outputBytes: number
-  /** `instead`: the mixture's type, where rows do not fill its blocks. */
-  tensors: { name: string; shape: readonly number[]; type: string; bytes: number; instead: string | null }[]
+  tensors: GgufTensorReport[]
   /** What a GGUF file cannot say. */
   notes: string[]
 }
@@ -82,17 +95,29 @@ export async function quantizeToGguf(source: string, out: string, values: GgufOp
       force,
       signal,
     })
+    let gptq: GgufGptq | null = null
+    let done = 0
+    const progress = (tensor: string, detail?: string) =>
+      report({ stage: "quantize", done, total: tensors.length, tensor, ...(detail !== undefined && { detail }) })
     try {
-      await adapters.merge(out, signal, (done, total, tensor) => report({ stage: "merge", done, total, tensor }))
-      const importance = await weighing.importance(checkpoint, tensors, { signal, report, warn: onWarning })
+      const warn = onWarning ?? (() => {})
+      const importance = await weighing.importance(checkpoint, tensors, { signal, report, warn })
+      if (recipe.rounding === "gptq") {
+        const input = { checkpoint, program, tensors, importance, set: weighing.set!, options: recipe.gptq }
+        gptq = await GgufGptq.start({ ...input, signal, warn, onTensor: progress })
+      }
       const context = { writer, checkpoint, headDim: program.config.headDim, ropeFactors, importance, signal }
-      for (const [done, tensor] of tensors.entries()) {
-        await writeTensor(context, tensor)
-        report({ stage: "quantize", done: done + 1, total: tensors.length, tensor: tensor.source ?? tensor.name })
+      for (const tensor of tensors) {
+        const rounded = (await gptq?.take(tensor)) ?? null
+        if (rounded) await writer.write(tensor.name, rounded)
+        else await writeTensor(context, tensor)
+        done++
+        progress(tensor.source ?? tensor.name)
       }
       const { totalBytes } = await writer.finish()
-      return makeReport(recipe, architecture, checkpoint, tensors, totalBytes, tokenizer.notes)
+      return makeReport(recipe, architecture, checkpoint, tensors, gptq, totalBytes, tokenizer.notes)
     } finally {
+      gptq?.dispose()
       await writer.discard()
     }
   } finally {
@@ -101,7 +126,7 @@ export async function quantizeToGguf(source: string, out: string, values: GgufOp
   }
 }
 
-async function describeTokenizer(
+export async function describeTokenizer(
   source: string,
   { config }: ModelProgram,
 ): Promise<ReturnType<typeof ggufOfTokenizer>> {
@@ -222,17 +247,21 @@ async function writeTensor(context: Writing, tensor: PlannedTensor): Promise<voi
   }
 }
 
+const errorsOf = (report: GptqReport | undefined) =>
+  report && { error: report.error, nearestError: report.nearestError }
+
 function makeReport(
   { preset, rounding }: GgufRecipe,
   architecture: string,
   checkpoint: Checkpoint,
   planned: readonly PlannedTensor[],
+  gptq: GgufGptq | null,
   outputBytes: number,
   notes: string[],
 ): GgufReport {
   const tensors = planned.map(({ name, shape, type, instead }) => {
     const bytes = (elementCount(shape, name) / type.blockSize) * type.blockBytes
-    return { name, shape, type: type.name, bytes, instead }
+    return { name, shape, type: type.name, bytes, instead, ...errorsOf(gptq?.reports.get(name)) }
   })
   const bitsOf = (of: typeof tensors) =>
     (8 * of.reduce((sum, { bytes }) => sum + bytes, 0)) /

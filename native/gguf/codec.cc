@@ -32,7 +32,7 @@ struct Codec {
 };
 
 template <typename Block>
-void decodeRow(const uint8_t* blocks, int64_t k, float* y) {
+void decodeBlocks(const uint8_t* blocks, int64_t k, float* y) {
   for (int64_t i = 0; i < k; i += Block::kSize, blocks += sizeof(Block), y += Block::kSize)
     decodeBlock(*reinterpret_cast<const Block*>(blocks), y);
 }
@@ -128,15 +128,15 @@ template <typename Block>
 constexpr Grid kGrid{kPackedBits<Block>, Codes<Block>::kGroup, Codes<Block>::kOffset, gridRow<Block>};
 
 template <typename Block>
-constexpr Codec kCodec{Block::kSize,     sizeof(Block),    largestOf<Block>(),
-                       decodeRow<Block>, encodeRow<Block>, &kGrid<Block>};
+constexpr Codec kCodec{Block::kSize,        sizeof(Block),    largestOf<Block>(),
+                       decodeBlocks<Block>, encodeRow<Block>, &kGrid<Block>};
 
 template <Dtype kDtype>
 constexpr Codec kFloatCodec{
     1, kDtype == Dtype::kF32 ? 4 : 2, largestFloat<kDtype>(), decodeFloats<kDtype>, encodeFloats<kDtype>, nullptr};
 
 const Codec* codecOf(Type type) {
-  static constexpr Codec kQ8_1Codec{kSmall, sizeof(Q8_1), 0, decodeRow<Q8_1>, nullptr, &kGrid<Q8_1>};
+  static constexpr Codec kQ8_1Codec{kSmall, sizeof(Q8_1), 0, decodeBlocks<Q8_1>, nullptr, &kGrid<Q8_1>};
   switch (type) {
     case Type::kF32:
       return &kFloatCodec<Dtype::kF32>;
@@ -212,6 +212,10 @@ Result<int64_t> rowBytes(Type type, int64_t k) {
 
 const Grid* gridOf(Type type) {
   return codecOf(type)->grid;
+}
+
+void decodeRow(const Matrix& matrix, const uint8_t* blocks, float* out) {
+  codecOf(matrix.type)->decode(blocks, matrix.k, out);
 }
 
 Status decode(const Matrix& matrix, const uint8_t* blocks, float* out) {

@@ -26,7 +26,9 @@ struct Grid {
 // Null for types of floats. The type has a codec.
 const Grid* gridOf(Type type);
 
-// The values as ggml computes them, bit for bit. `blocks` may lie at any address.
+// The values as ggml computes them, bit for bit. `blocks` may lie at any address. One row of a type with a codec, or
+// all.
+void decodeRow(const Matrix& matrix, const uint8_t* blocks, float* out);
 Status decode(const Matrix& matrix, const uint8_t* blocks, float* out);
 
 // The blocks that ggml's reference encoder makes. `importance`: a weight [k] for the squared error of each column, from

@@ -3,43 +3,38 @@
 #include <cmath>
 
 #include "gguf/encode.h"
+#include "gguf/iq4.h"
 #include "gguf/search.h"
 
 namespace tsq::gguf {
 namespace {
 
 constexpr int kTries = 7;
+// Scales tried for a group: the one of its peak, then 2 kTries + 1 around it.
+constexpr int kScales = 2 * kTries + 2;
 
-// Index of the nearest value; the larger one where two are equally near.
-int nearestIndex(float x) {
-  const int8_t* above =
-      std::upper_bound(kIq4Values, kIq4Values + 16, x, [](float a, int8_t b) { return a < static_cast<float>(b); });
-  const auto index = static_cast<int>(above - kIq4Values);
-  if (index == 0) return 0;
-  if (index == 16) return 15;
-  const float below = static_cast<float>(kIq4Values[index - 1]);
-  return x - below < static_cast<float>(kIq4Values[index]) - x ? index - 1 : index;
-}
-
-// The scale of a group of 32 that explains most of its weighted sum of squares.
+// The scale of a group of 32 that explains most of its weighted sum of squares. All scales are tried side by side: each
+// sum has the order of ggml's.
 float fitTable(const float* x, const float* w) {
   const Peak peak = peakOf(x, kSmall);
   if (peak.magnitude < kLeastMagnitude) return 0;
-  float scale = 0, best = 0;
-  const auto attempt = [&](float inverse, bool first) {
-    float sumQX = 0, sumQQ = 0;
-    for (int e = 0; e < kSmall; ++e) {
-      const auto value = static_cast<float>(kIq4Values[nearestIndex(inverse * x[e])]);
-      sumQX += w[e] * value * x[e];
-      sumQQ += w[e] * value * value;
-    }
-    if (!(sumQQ > 0 && (first || sumQX * sumQX > best * sumQQ))) return;
-    scale = sumQX / sumQQ;
-    best = scale * sumQX;
-  };
   constexpr auto kLowest = static_cast<float>(kIq4Values[0]);
-  attempt(1 / (-peak.value / kLowest), true);
-  for (int step = -kTries; step <= kTries; ++step) attempt((static_cast<float>(step) + kLowest) / peak.value, false);
+  float inverse[kScales], sumQX[kScales] = {}, sumQQ[kScales] = {};
+  inverse[0] = 1 / (-peak.value / kLowest);
+  for (int i = 1; i < kScales; ++i) inverse[i] = (static_cast<float>(i - 1 - kTries) + kLowest) / peak.value;
+  for (int e = 0; e < kSmall; ++e) {
+    for (int i = 0; i < kScales; ++i) {
+      const float value = iq4Value(inverse[i] * x[e]);
+      sumQX[i] += w[e] * value * x[e];
+      sumQQ[i] += w[e] * value * value;
+    }
+  }
+  float scale = 0, best = 0;
+  for (int i = 0; i < kScales; ++i) {
+    if (!(sumQQ[i] > 0 && (i == 0 || sumQX[i] * sumQX[i] > best * sumQQ[i]))) continue;
+    scale = sumQX[i] / sumQQ[i];
+    best = scale * sumQX[i];
+  }
   return scale;
 }
 
@@ -57,7 +52,7 @@ float twiceMeanSquare(const float* x, int n) {
 void packTable(const float* x, float scale, uint8_t* qs) {
   const float inverse = scale != 0 ? 1 / scale : 0.f;
   for (int j = 0; j < 16; ++j)
-    qs[j] = static_cast<uint8_t>(nearestIndex(inverse * x[j]) | nearestIndex(inverse * x[j + 16]) << 4);
+    qs[j] = static_cast<uint8_t>(iq4Index(inverse * x[j]) | iq4Index(inverse * x[j + 16]) << 4);
 }
 
 }  // namespace

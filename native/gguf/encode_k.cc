@@ -5,6 +5,7 @@
 
 #include "gguf/encode.h"
 #include "gguf/search.h"
+#include "gguf/store_codes.h"
 
 namespace tsq::gguf {
 namespace {
@@ -29,29 +30,6 @@ float groupWeights(const float* x, const float* columns, int n, float meanSquare
 void chooseAgain(const float* x, int n, float scale, float min, int low, int high, uint8_t* codes) {
   if (scale == 0) return;
   for (int i = 0; i < n; ++i) codes[i] = static_cast<uint8_t>(clampTo(nearest((x[i] + min) / scale), low, high) - low);
-}
-
-void packTwoBits(const uint8_t* codes, int shift, uint8_t* qs) {
-  std::memset(qs, 0, 64);
-  for (int e = 0; e < kLarge; ++e) {
-    const Place place = twoBits(e);
-    qs[place.byte] = static_cast<uint8_t>(qs[place.byte] | (codes[e] >> shift & 3) << place.shift);
-  }
-}
-
-template <Place (*kPlace)(int)>
-void packFourBits(const uint8_t* codes, uint8_t* qs) {
-  std::memset(qs, 0, 128);
-  for (int e = 0; e < kLarge; ++e) {
-    const Place place = kPlace(e);
-    qs[place.byte] = static_cast<uint8_t>(qs[place.byte] | (codes[e] & 15) << place.shift);
-  }
-}
-
-// Bit `bit` of every code, 32 codes a bit plane.
-void packHighBits(const uint8_t* codes, int bit, uint8_t* qh) {
-  std::memset(qh, 0, 32);
-  for (int e = 0; e < kLarge; ++e) qh[e % 32] = static_cast<uint8_t>(qh[e % 32] | (codes[e] >> bit & 1) << (e / 32));
 }
 
 // Numbers >= 0 of the groups as 0 … top of a common scale, the largest becoming top. Gives the scale.
@@ -129,7 +107,7 @@ void encodeBlock(const float* x, const Importance& importance, Q2_K& block) {
     block.scales[group] = static_cast<uint8_t>(scaleCodes[group] | minCodes[group] << 4);
     chooseAgain(x + 16 * group, 16, d * scaleCodes[group], dmin * minCodes[group], 0, 3, codes + 16 * group);
   }
-  packTwoBits(codes, 0, block.qs);
+  storeCodes(codes, block);
 }
 
 void encodeBlock(const float* x, const Importance& importance, Q3_K& block) {
@@ -165,8 +143,7 @@ void encodeBlock(const float* x, const Importance& importance, Q3_K& block) {
     setQ3Scale(block.scales, group, scale);
     chooseAgain(x + 16 * group, 16, d * static_cast<float>(scale), 0, -4, 3, codes + 16 * group);
   }
-  packTwoBits(codes, 0, block.qs);
-  packHighBits(codes, 2, block.hmask);
+  storeCodes(codes, block);
 }
 
 void encodeBlock(const float* x, const Importance& importance, Q4_K& block) {
@@ -174,7 +151,7 @@ void encodeBlock(const float* x, const Importance& importance, Q4_K& block) {
   block.d = found.d;
   block.dmin = found.dmin;
   std::memcpy(block.scales, found.scales, sizeof block.scales);
-  packFourBits<fourBits>(found.codes, block.qs);
+  storeCodes(found.codes, block);
 }
 
 void encodeBlock(const float* x, const Importance& importance, Q5_K& block) {
@@ -182,8 +159,7 @@ void encodeBlock(const float* x, const Importance& importance, Q5_K& block) {
   block.d = found.d;
   block.dmin = found.dmin;
   std::memcpy(block.scales, found.scales, sizeof block.scales);
-  packFourBits<fourBits>(found.codes, block.qs);
-  packHighBits(found.codes, 4, block.qh);
+  storeCodes(found.codes, block);
 }
 
 void encodeBlock(const float* x, const Importance& importance, Q6_K& block) {
@@ -203,8 +179,7 @@ void encodeBlock(const float* x, const Importance& importance, Q6_K& block) {
     block.scales[group] = static_cast<int8_t>(std::min(127, nearest(inverse * scales[group])));
     chooseAgain(x + 16 * group, 16, d * static_cast<float>(block.scales[group]), 0, -32, 31, codes + 16 * group);
   }
-  packFourBits<sixBits>(codes, block.ql);
-  packTwoBits(codes, 4, block.qh);
+  storeCodes(codes, block);
 }
 
 }  // namespace tsq::gguf

@@ -5,6 +5,7 @@
 
 #include "gguf/encode.h"
 #include "gguf/search.h"
+#include "gguf/store_codes.h"
 
 namespace tsq::gguf {
 namespace {
@@ -13,16 +14,6 @@ namespace {
 float reciprocal(float d) {
   const float inverse = 1 / d;
   return d != 0 && std::isfinite(inverse) ? inverse : 0.f;
-}
-
-void packNibbles(const uint8_t* codes, uint8_t* qs) {
-  for (int j = 0; j < 16; ++j) qs[j] = static_cast<uint8_t>((codes[j] & 15) | (codes[j + 16] & 15) << 4);
-}
-
-void packFifthBits(const uint8_t* codes, uint8_t* qh) {
-  uint32_t bits = 0;
-  for (int e = 0; e < kSmall; ++e) bits |= static_cast<uint32_t>(codes[e] >> 4 & 1) << e;
-  std::memcpy(qh, &bits, 4);
 }
 
 void columnWeights(const float* x, const Importance& importance, float* w) {
@@ -83,27 +74,25 @@ uint8_t packTernary(const uint8_t* codes, int digits, int stride) {
 void encodeBlock(const float* x, const Importance& importance, Q4_0& block) {
   uint8_t codes[kSmall];
   signedBlock(x, importance, 8, block.d, codes);
-  packNibbles(codes, block.qs);
+  storeCodes(codes, block);
 }
 
 void encodeBlock(const float* x, const Importance& importance, Q5_0& block) {
   uint8_t codes[kSmall];
   signedBlock(x, importance, 16, block.d, codes);
-  packNibbles(codes, block.qs);
-  packFifthBits(codes, block.qh);
+  storeCodes(codes, block);
 }
 
 void encodeBlock(const float* x, const Importance& importance, Q4_1& block) {
   uint8_t codes[kSmall];
   offsetBlock(x, importance, 15, block.d, block.m, codes);
-  packNibbles(codes, block.qs);
+  storeCodes(codes, block);
 }
 
 void encodeBlock(const float* x, const Importance& importance, Q5_1& block) {
   uint8_t codes[kSmall];
   offsetBlock(x, importance, 31, block.d, block.m, codes);
-  packNibbles(codes, block.qs);
-  packFifthBits(codes, block.qh);
+  storeCodes(codes, block);
 }
 
 void encodeBlock(const float* x, const Importance&, Q8_0& block) {
@@ -156,11 +145,7 @@ void encodeBlock(const float* x, const Importance&, TQ1_0& block) {
 void encodeBlock(const float* x, const Importance&, TQ2_0& block) {
   uint8_t codes[kLarge];
   ternaryCodes(x, block.d, codes);
-  std::memset(block.qs, 0, sizeof block.qs);
-  for (int e = 0; e < kLarge; ++e) {
-    const Place place = twoBits(e);
-    block.qs[place.byte] = static_cast<uint8_t>(block.qs[place.byte] | codes[e] << place.shift);
-  }
+  packTwoBits(codes, 0, block.qs);
 }
 
 }  // namespace tsq::gguf

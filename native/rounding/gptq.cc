@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "rounding/gptq_machine.h"
+#include "rounding/gptq_sweep.h"
 #include "rounding/objective.h"
 
 namespace tsq {
@@ -15,18 +16,6 @@ namespace tsq {
 using namespace rounding;  // NOLINT: the pieces that this file puts together
 
 namespace {
-
-bool isFinite(const Hessian& hessian) {
-  const int64_t k = hessian.k();
-  std::atomic<bool> finite{true};
-  ThreadPool::instance().run(k, [&](int64_t row, int) {
-    const float* h = hessian.data() + row * k;
-    uint32_t bad = 0;
-    for (int64_t c = 0; c < k; ++c) bad |= (floatToBits(h[c]) & 0x7f800000u) == 0x7f800000u ? 1u : 0u;
-    if (bad != 0) finite.store(false, std::memory_order_relaxed);
-  });
-  return finite.load();
-}
 
 // Nearest codes of one row on the scales in job.out.
 void nearestRow(const GptqJob& job, int64_t row, uint8_t* codes) {
@@ -165,6 +154,18 @@ Result<GptqReport> gptq(const float* w, int64_t n, int64_t k, const Hessian& hes
 
 namespace rounding {
 
+bool isFinite(const Hessian& hessian) {
+  const int64_t k = hessian.k();
+  std::atomic<bool> finite{true};
+  ThreadPool::instance().run(k, [&](int64_t row, int) {
+    const float* h = hessian.data() + row * k;
+    uint32_t bad = 0;
+    for (int64_t c = 0; c < k; ++c) bad |= (floatToBits(h[c]) & 0x7f800000u) == 0x7f800000u ? 1u : 0u;
+    if (bad != 0) finite.store(false, std::memory_order_relaxed);
+  });
+  return finite.load();
+}
+
 Result<GptqReport> gptqOn(GptqMachine* machine, const float* w, int64_t n, int64_t k, const Hessian& hessian,
                           const GptqSpec& spec, RoundedWeight out, int32_t* groupIndex, AbortFlag abort) {
   TSQ_RETURN_IF_ERROR(checkArguments(n, k, hessian, spec, out, groupIndex));
@@ -207,8 +208,7 @@ Result<GptqReport> gptqOn(GptqMachine* machine, const float* w, int64_t n, int64
     return report;
   }
   job.visit = makeVisitOrder(spec.order, diagonal, spec.grid, machine->blockLimit(std::min<int64_t>(spec.block, k)));
-  for (const VisitOrder::Block& block : job.visit.blocks)
-    job.longestBlock = std::max(job.longestBlock, block.end - block.begin);
+  job.longestBlock = longestBlockOf(job.visit);
   std::vector<float> byColumn(static_cast<size_t>(k));
   for (int64_t c = 0; c < k; ++c) {
     byColumn[static_cast<size_t>(c)] = spec.search.importance != nullptr

@@ -1,14 +1,10 @@
-// GPTQ (Frantar et al., arXiv 2210.17323, algorithm 1): columns are rounded one after the other, and the error of each
-// is spread over the columns still to come through the factor U of the inverse Hessian, H^-1 = U^T U.
-//
 // Rows of the weight are independent, so a task takes 32 rows through all columns, held as [visit position][32 rows].
-// Within a block of columns every error is applied at once; to the columns behind the block as one product at its end.
 #include "rounding/gptq_chunk.h"
 
 #include <algorithm>
 #include <cstring>
 
-#include "rounding/tile.h"
+#include "rounding/gptq_sweep.h"
 
 namespace tsq::rounding {
 namespace {
@@ -62,29 +58,6 @@ void loadVisited(const GptqJob& job, int64_t first, int64_t rows, float* weights
   }
 }
 
-// Rounds the columns of one block and applies their errors to the rest of it.
-void roundBlock(const GptqJob& job, const PackedUpper<float>& u, const VisitOrder::Block& block, int64_t first,
-                int64_t rows, const ChunkScratch& scratch, size_t* nextGroup) {
-  const LaneKernels& loops = laneKernels();
-  const int64_t stride = job.longestBlock * kPanel;
-  for (int64_t j = block.begin; j < block.end; ++j) {
-    if (*nextGroup < job.visit.groups.size() && job.visit.groups[*nextGroup].begin == j) {
-      const VisitOrder::Group& group = job.visit.groups[(*nextGroup)++];
-      alignas(64) float limits[kLanes];
-      chooseScales(job.grid, job.spec.search, scratch.weights + j * kLanes, job.importanceFrom(j), group.size,
-                   loadClip(job.spec.clip, first, rows, job.groups, group.id, limits), &scratch.scales[group.id]);
-    }
-    float* error = scratch.errors + (j - block.begin) * kPanel;
-    loops.encodeColumn(scratch.weights + j * kLanes, scratch.scales[job.visit.groupOf[static_cast<size_t>(j)]],
-                       job.grid.maxCode, 1.f / u.at(j, j), scratch.codes + j * kLanes, error, stride);
-    for (int64_t p = (j + 1) / kPanel; p * kPanel < block.end; ++p) {
-      const int64_t from = std::max(j + 1, p * kPanel), to = std::min(block.end, (p + 1) * kPanel);
-      loops.addOuter(scratch.weights + from * kLanes, u.panel(p) + j * kPanel + from % kPanel, to - from, error,
-                     stride);
-    }
-  }
-}
-
 }  // namespace
 
 uint64_t chunkScratchBytes(const GptqJob& job) {
@@ -93,22 +66,21 @@ uint64_t chunkScratchBytes(const GptqJob& job) {
 
 void roundChunk(const GptqJob& job, const PackedUpper<float>& u, int64_t chunk, void* memory, AbortFlag abort) {
   const ChunkScratch scratch(memory, job);
-  const int64_t first = chunk * kLanes, rows = rowsOfChunk(job.n, chunk), stride = job.longestBlock * kPanel;
-  const TileKernel<float> tile = tileKernel<float>();
+  const LaneKernels& loops = laneKernels();
+  const int64_t first = chunk * kLanes, rows = rowsOfChunk(job.n, chunk);
   if (job.fixedScales()) fitFixedScales(job, first, rows, scratch);
   loadVisited(job, first, rows, scratch.weights);
-  size_t nextGroup = 0;
-  for (const VisitOrder::Block& block : job.visit.blocks) {
-    if (abort.raised()) return;
-    roundBlock(job, u, block, first, rows, scratch, &nextGroup);
-    // The panel in which the block ends holds visited columns too: nothing reads those again.
-    for (int64_t p = block.end / kPanel; p < u.panels(); ++p) {
-      for (int64_t half = 0; half < kLanes / kPanel; ++half) {
-        chainedTile(tile, u.panel(p) + block.begin * kPanel, scratch.errors + half * stride, block.end - block.begin,
-                    scratch.weights + p * kPanel * kLanes + half * kPanel, kLanes);
-      }
-    }
-  }
+  const auto fit = [&](const VisitOrder::Group& group) {
+    alignas(64) float limits[kLanes];
+    chooseScales(job.grid, job.spec.search, scratch.weights + group.begin * kLanes, job.importanceFrom(group.begin),
+                 group.size, loadClip(job.spec.clip, first, rows, job.groups, group.id, limits),
+                 &scratch.scales[group.id]);
+  };
+  const auto round = [&](int64_t j, const float* weights, float inversePivot, float* error, int64_t stride) {
+    loops.encodeColumn(weights, scratch.scales[job.visit.groupOf[static_cast<size_t>(j)]], job.grid.maxCode,
+                       inversePivot, scratch.codes + j * kLanes, error, stride);
+  };
+  if (!sweepColumns(job.visit, u, job.longestBlock, scratch.weights, scratch.errors, abort, fit, round)) return;
   for (int64_t lane = 0; lane < rows; ++lane) {
     uint8_t* codes = job.out.codes + (first + lane) * job.k;
     for (int64_t j = 0; j < job.k; ++j)

@@ -27,6 +27,9 @@ class GptqMachine {
                             AbortFlag abort) = 0;
 };
 
+// Whether every element is a finite number.
+bool isFinite(const Hessian& hessian);
+
 // gptq() of rounding.h on this machine.
 Result<GptqReport> gptqOn(GptqMachine* machine, const float* w, int64_t n, int64_t k, const Hessian& hessian,
                           const GptqSpec& spec, RoundedWeight out, int32_t* groupIndex, AbortFlag abort);
