@@ -16,7 +16,10 @@ export function addConvert(program: Command): void {
     .description("a quantized checkpoint into another format, exactly or not at all")
     .argument("<model>", "quantized Hugging Face folder")
     .argument("<out>", "folder to create")
-    .requiredOption("--format <name>", "gptq, awq, compressed-tensors, bitsandbytes or marlin")
+    .requiredOption(
+      "--format <name>",
+      "gptq, awq, compressed-tensors, fp8, fbgemm_fp8, modelopt, bitsandbytes or marlin",
+    )
     .option("--gptq-version <version>", "v1 (widest reach), v2 or planar (GPTQModel's, 5 to 7 bits too)")
     .option("--force", "replace an existing output")
     .option("--json", "one JSON object on stdout")
