@@ -100,8 +100,8 @@ export function globalScale(levels: ScaleLevels, divides: boolean): number | nul
 
 // ------------------------------------------------------------------------------------------------------------------- E8M0
 
-/** 2^(byte - 127); 255 is not a number. */
-const powers = tableOf(byte => (byte === 255 ? Number.NaN : 2 ** (byte - 127)))
+/** 2^(byte - 127); 255 is not a number. Not to be changed. */
+export const powers = tableOf(byte => (byte === 255 ? Number.NaN : 2 ** (byte - 127)))
 /** Bytes by value: the limit before a value is the value below it, so that a value itself is found. */
 const powerSteps = {
   codes: Uint8Array.from({ length: 255 }, (_, byte) => byte),

@@ -5,6 +5,7 @@ import type { IntegerScheme, Scheme } from "../core/scheme.ts"
 import type { FormatName } from "../formats/format.ts"
 import { formatByName } from "../formats/registry.ts"
 import type { ModelProgram } from "../models/program.ts"
+import { engineScheme, isEngineScheme } from "./engine-schemes.ts"
 import { estimateMemory, estimateSeconds, nominalBits, sizeUp } from "./estimate.ts"
 import { linearsOf } from "./linears.ts"
 import type { QuantizeModelOptions, Recipe } from "./recipe.ts"
@@ -149,6 +150,8 @@ function schemeOn(
   const { groupSize } = recipe
   const k = shape[1]
   if (isBitsandbytes(name)) return bitsandbytesScheme(name, groupSize, k, recipe.doubleQuantization, "quantizeModel")
+  if (isEngineScheme(name))
+    return engineScheme(name, groupSize, k, scaleTypeOf(recipe.format, program), "quantizeModel")
   if (typeof groupSize === "number" && groupSize > k)
     throw new TsqError(
       "ERR_OPTION",
