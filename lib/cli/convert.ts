@@ -23,7 +23,10 @@ export function addConvert(program: Command): void {
     .description("a model into another format, exactly or not at all")
     .argument("<model>", "Hugging Face folder or .gguf file")
     .argument("<out>", "folder to create, or .gguf file")
-    .option("--format <name>", "gptq, awq, compressed-tensors or dense; a .gguf output needs none")
+    .option(
+      "--format <name>",
+      "gptq, awq, compressed-tensors, bitsandbytes, marlin or dense; a .gguf output needs none",
+    )
     .option("--gptq-version <version>", "v1 (widest reach), v2 or planar (GPTQModel's, 5 to 7 bits too)")
     .option("--allow-requantize", "round again what the target does not hold, and say what that costs")
     .option("--scheme <name>", "of what is rounded again for a folder: w4a16, w8a16 …")

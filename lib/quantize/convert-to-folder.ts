@@ -194,6 +194,7 @@ class Writing {
         ),
         damp: null,
         version: packageVersion,
+        carried: source.carried,
       },
       options: optionsOf(source, target),
       ...(layout && { tensors: layout }),

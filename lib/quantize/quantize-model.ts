@@ -50,7 +50,7 @@ export async function planQuantization(
     }
     return { recipe, plan, calibration: windows }
   } finally {
-    job.dispose()
+    await job.dispose()
   }
 }
 
@@ -93,6 +93,9 @@ async function quantizeToFolder(
     let lock: RunLock | null = null
     try {
       lock = await RunLock.acquire(output.target)
+      await job.adapters.merge(output.target, options.signal, (done, total, tensor) =>
+        report({ stage: "merge", done, total, tensor }),
+      )
       await refuseBadWeights(job, options.signal, (done, total) => report({ stage: "check", done, total }))
       const print = await fingerprint(job.checkpoint, job.recipe, job.calibration, packageVersion, options.signal)
       const { device: id } = job.recipe
@@ -110,7 +113,7 @@ async function quantizeToFolder(
       await lock?.release()
     }
   } finally {
-    job.dispose()
+    await job.dispose()
   }
 }
 

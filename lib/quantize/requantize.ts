@@ -1,9 +1,9 @@
 // Rounding what was quantized once to another scheme: nearest codes, no calibration.
 
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
-import type { IntegerScheme } from "../core/scheme.ts"
+import type { IntegerScheme, Scheme } from "../core/scheme.ts"
 import { nearest } from "../rounding/nearest.ts"
-import { resolveScheme, type SchemeTemplate } from "./scheme.ts"
+import { isBitsandbytes, resolveScheme, type SchemeTemplate } from "./scheme.ts"
 
 export interface Requantization {
   template: SchemeTemplate
@@ -12,11 +12,11 @@ export interface Requantization {
   minZero: number
 }
 
-/** The scheme on a weight of k columns: a group size that was not asked for gives way to one that divides k. */
-export function newScheme({ template, scaleType }: Requantization, k: number): IntegerScheme {
-  const { groupSize, groupSizeGiven } = template
+/** The scheme on a weight of k columns: a group size that was not asked for gives way to one that divides k; bitsandbytes' blocks need not. */
+export function newScheme({ template, scaleType }: Requantization, k: number): Scheme {
+  const { name, groupSize, groupSizeGiven } = template
   const fits =
-    groupSizeGiven || typeof groupSize !== "number"
+    groupSizeGiven || typeof groupSize !== "number" || isBitsandbytes(name)
       ? groupSize
       : ([groupSize, 64, 32].find(size => k % size === 0) ?? groupSize)
   return resolveScheme({ ...template, groupSize: fits }, k, scaleType, "convertModel")

@@ -1,13 +1,44 @@
 // Schemes by name: "w4a16" with a group size and symmetry, and what they become on a weight of a given k.
 import { TsqError } from "../core/errors.ts"
 import { closest, describe, listChoices, type Options } from "../core/options.ts"
-import type { IntegerScheme } from "../core/scheme.ts"
+import type { IntegerScheme, Scheme } from "../core/scheme.ts"
+import { blockScheme } from "../formats/bitsandbytes-reader.ts"
+import { int8Scheme } from "../rounding/blockwise.ts"
 
-export const schemeNames = ["w8a16", "w6a16", "w5a16", "w4a16", "w3a16", "w2a16"] as const
+export const schemeNames = ["w8a16", "w6a16", "w5a16", "w4a16", "w3a16", "w2a16", "nf4", "fp4", "llm.int8"] as const
 export type SchemeName = (typeof schemeNames)[number]
 
 /** Named by the design, refused until they are built. */
-const laterSchemes: readonly string[] = ["w8a8", "fp8", "nf4", "fp4", "mxfp4", "nvfp4"]
+const laterSchemes: readonly string[] = ["w8a8", "fp8", "mxfp4", "nvfp4"]
+
+/** Code books of bitsandbytes, with scales of blocks along the flattened weight. */
+const isBlockScheme = (name: SchemeName): name is "nf4" | "fp4" => name === "nf4" || name === "fp4"
+
+/** Schemes of bitsandbytes, which are rounded to the nearest value and symmetric. */
+export const isBitsandbytes = (name: SchemeName): boolean => isBlockScheme(name) || name === "llm.int8"
+
+export const bitsOf = (name: SchemeName): IntegerScheme["bits"] =>
+  isBlockScheme(name) ? 4 : name === "llm.int8" ? 8 : (Number(name[1]) as IntegerScheme["bits"])
+
+/** What bitsandbytes itself takes. */
+export const defaultBlock = (name: SchemeName): GroupSize => (isBlockScheme(name) ? 64 : "channel")
+
+/** A scheme of bitsandbytes on a weight of k columns. ERR_OPTION for groups that it does not have. */
+export function bitsandbytesScheme(
+  name: SchemeName,
+  groupSize: GroupSize,
+  k: number,
+  twice: boolean,
+  caller: string,
+): Scheme {
+  if (isBlockScheme(name) && typeof groupSize === "number")
+    return blockScheme(name, groupSize, k, twice ? "levels" : "f32")
+  if (name === "llm.int8" && groupSize === "channel") return int8Scheme(k)
+  throw new TsqError(
+    "ERR_OPTION",
+    `${caller}: groupSize is ${describe(groupSize)}; scheme "${name}" has ${isBlockScheme(name) ? "blocks of a number of elements" : 'one scale a row, "channel"'}`,
+  )
+}
 
 export type GroupSize = number | "channel" | "tensor"
 
@@ -38,11 +69,13 @@ export function parseScheme(options: Options): SchemeTemplate {
   const groupSize = options.raw("groupSize")
   if (groupSize !== undefined && groupSize !== "channel" && groupSize !== "tensor" && !isCount(groupSize))
     options.fail("groupSize", 'an integer of at least 1, "channel" or "tensor"')
+  const symmetric = options.boolean("symmetric", true)
+  if (isBitsandbytes(name) && !symmetric) options.fail("symmetric", `true for scheme "${name}"`)
   return {
     name,
-    bits: Number(name[1]) as IntegerScheme["bits"],
-    symmetric: options.boolean("symmetric", true),
-    groupSize: groupSize ?? defaultGroupSize,
+    bits: bitsOf(name),
+    symmetric,
+    groupSize: groupSize ?? (isBitsandbytes(name) ? defaultBlock(name) : defaultGroupSize),
     groupSizeGiven: groupSize !== undefined,
   }
 }
@@ -60,8 +93,9 @@ export function resolveScheme(
   k: number,
   scaleType: IntegerScheme["scaleType"],
   caller: string,
-): IntegerScheme {
-  const { bits, symmetric, groupSize } = template
+): Scheme {
+  const { name, bits, symmetric, groupSize } = template
+  if (isBitsandbytes(name)) return bitsandbytesScheme(name, groupSize, k, false, caller)
   if (typeof groupSize !== "number") return { bits, symmetric, granularity: groupSize, groupSize: k, scaleType }
   if (groupSize <= k) return { bits, symmetric, granularity: "group", groupSize, scaleType }
   if (template.groupSizeGiven)
