@@ -1,4 +1,5 @@
 // Quantized linear layers as ONNX models that onnxruntime runs, and out of any ONNX model that has them.
+import { setImmediate as turn } from "node:timers/promises"
 import { OnnxFile } from "../containers/onnx.ts"
 import type { OnnxNode } from "../containers/onnx-types.ts"
 import { OnnxWriter, type OnnxWriterOptions } from "../containers/onnx-writer.ts"
@@ -13,6 +14,7 @@ import { native } from "../native.ts"
 import { resizedRows, rowWords, unpack } from "./arrays.ts"
 import { readGroupIndex } from "./group-index.ts"
 import {
+  groupsPerTurn,
   initializerData,
   linearsGraph,
   type OnnxLinear,
@@ -174,7 +176,12 @@ export class OnnxReader {
     const layer = this.#layer(name)
     const { n, k, bits, block, blocks } = layer
     const scheme: Scheme = {
-      ...{ bits, symmetric: layer.zeros === "", granularity: "group", groupSize: Math.min(block, k) },
+      ...{
+        bits,
+        symmetric: layer.zeros === "",
+        granularity: block < k ? "group" : "channel",
+        groupSize: Math.min(block, k),
+      },
       scaleType: this.#scaleType(layer.scales, name),
     }
     this.#expect(layer.codes, "u8", n * blocks * ((block * bits) / 8), name)
@@ -269,7 +276,10 @@ export class OnnxReader {
     if (zeros === "") return { zeros: null, offsets: null }
     if (this.#file.initializer(zeros).type !== "u8") {
       const offsets = await this.#floats(zeros, n * blocks, name)
-      for (const [i, zero] of offsets.entries()) offsets[i] = -(scales[i] as number) * zero
+      for (const [i, zero] of offsets.entries()) {
+        offsets[i] = -(scales[i] as number) * zero
+        if (i % groupsPerTurn === groupsPerTurn - 1) await turn()
+      }
       return { zeros: null, offsets }
     }
     const bytes = Math.ceil((blocks * bits) / 8)
