@@ -25,7 +25,7 @@ export function addConvert(program: Command): void {
     .argument("<out>", "folder to create, or .gguf file")
     .option(
       "--format <name>",
-      "gptq, awq, compressed-tensors, bitsandbytes, marlin or dense; a .gguf output needs none",
+      "gptq, awq, compressed-tensors, fp8, fbgemm_fp8, modelopt, bitsandbytes, marlin or dense; a .gguf output needs none",
     )
     .option("--gptq-version <version>", "v1 (widest reach), v2 or planar (GPTQModel's, 5 to 7 bits too)")
     .option("--allow-requantize", "round again what the target does not hold, and say what that costs")

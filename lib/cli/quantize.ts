@@ -53,12 +53,15 @@ export function addQuantize(program: Command): void {
         "--preset <name>",
         "rtn, gptq, awq, awq-gptq, nf4 or llm.int8 (default: gptq with --calibration, rtn without); for a .gguf file its type: q4_k_m, q8_0, f16 …",
       )
-      .option("--scheme <name>", "w8a16, w6a16, w5a16, w4a16 (default), w3a16, w2a16, nf4, fp4 or llm.int8")
+      .option(
+        "--scheme <name>",
+        "w8a16, w6a16, w5a16, w4a16 (default), w3a16, w2a16, w8a8, fp8, mxfp4, nvfp4, nf4, fp4 or llm.int8",
+      )
       .option("--group-size <n|channel|tensor>", "columns that share a scale (default 128)", groupSize)
       .option("--asymmetric", "with zero points")
       .option("--rounding <name>", "nearest, mse or gptq")
       .option("--transform <name>", "awq; may be given several times", collect)
-      .option("--format <name>", "gptq, awq, compressed-tensors, bitsandbytes or marlin")
+      .option("--format <name>", "gptq, awq, compressed-tensors, fp8, fbgemm_fp8, modelopt, bitsandbytes or marlin")
       .option("--double-quantization", "nf4 and fp4: quantize the scales once more")
       .option("--gptq-version <version>", "v1 (default, widest reach), v2 or planar (GPTQModel's, 5 to 7 bits too)")
       .option("--adapter <folder>", "merge a LoRA adapter (PEFT) first; may be given several times", collect)

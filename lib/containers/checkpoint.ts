@@ -18,14 +18,14 @@ const tensorTypes: ReadonlyMap<string, Dtype> = new Map([
 ])
 
 /** Files that hold the quantization settings of older writers, most specific first. */
-const settingsFiles = ["quantize_config.json", "quant_config.json"]
+const settingsFiles = ["quantize_config.json", "quant_config.json", "hf_quant_config.json"]
 
 export class Checkpoint {
   readonly directory: string
   readonly config: Record<string, unknown>
   /** config.json as it is written; edit this, with editJson, so that number lexemes survive. */
   readonly configText: string
-  /** From config.json, or quantize_config.json or quant_config.json as a fallback; null when the checkpoint is not quantized. */
+  /** From config.json, or from a file of older writers as a fallback; null when the checkpoint is not quantized. */
   readonly quantizationConfig: Record<string, unknown> | null
   readonly names: readonly string[]
   readonly #entries: Map<string, TensorEntry>

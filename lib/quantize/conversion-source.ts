@@ -7,6 +7,7 @@ import { TsqError } from "../core/errors.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
 import { elementCount, sharedBytes, sharedFloats } from "../core/tensor.ts"
 import { GgufModel } from "../engine/gguf-model.ts"
+import type { FormatReader } from "../formats/format.ts"
 import { decodeBlocks } from "../formats/gguf-blocks.ts"
 import { blockScheme, readBlockTensor } from "../formats/gguf-tensor.ts"
 import { detectFormat } from "../formats/registry.ts"
@@ -15,6 +16,7 @@ import { ggufRow, hasPermutedRows, hfName } from "../models/gguf-names.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
 import { native } from "../native.ts"
+import { carriedOver } from "./carried.ts"
 import { schemeText } from "./inspect-model.ts"
 
 /** A weight as floats. */
@@ -52,28 +54,40 @@ export interface ConversionSource {
   program: ModelProgram
   config: Record<string, unknown>
   weights: readonly Weight[]
+  /** What of the configuration the target keeps besides (FormatReader.carried). */
+  carried: FormatReader["carried"]
   checkpoint: Checkpoint | null
   gguf: Gguf | null
   dispose(): void
 }
 
-/** ERR_FORMAT, ERR_UNSUPPORTED … as opening and describing a checkpoint or a GGUF file gives them. */
-export async function openConversionSource(path: string, warn: (message: string) => void): Promise<ConversionSource> {
-  return typeof path === "string" && path.endsWith(".gguf") ? ofGguf(path) : ofCheckpoint(path, warn)
+/**
+ * ERR_FORMAT, ERR_UNSUPPORTED … as opening and describing a checkpoint or a GGUF file gives them. `to`: the format that it is read
+ * for; `warn` is told what that one has no place for.
+ */
+export async function openConversionSource(
+  path: string,
+  to: string,
+  warn: (message: string) => void,
+): Promise<ConversionSource> {
+  return typeof path === "string" && path.endsWith(".gguf") ? ofGguf(path) : ofCheckpoint(path, to, warn)
 }
 
-async function ofCheckpoint(path: string, warn: (message: string) => void): Promise<ConversionSource> {
+async function ofCheckpoint(path: string, to: string, warn: (message: string) => void): Promise<ConversionSource> {
   const checkpoint = await Checkpoint.open(path)
   try {
     const settings = checkpoint.quantizationConfig
     const format = detectFormat(settings)
     const reader = format?.reader(checkpoint, settings!, warn) ?? null
     const program = describeModel(checkpoint.config)
+    const { carried, left } = reader ? carriedOver(reader, format!.name, to, warn) : { carried: undefined, left: [] }
+    const omitted = new Set(left)
     const owner = new Map<string, string>()
     for (const module of reader?.modules ?? []) for (const name of reader!.tensorNames(module)) owner.set(name, module)
     const weights: Weight[] = []
     const seen = new Set<string>()
     for (const name of checkpoint.names) {
+      if (omitted.has(name)) continue
       const module = owner.get(name)
       if (module === undefined) weights.push(denseOf(checkpoint, name))
       else if (!seen.has(module)) {
@@ -86,7 +100,7 @@ async function ofCheckpoint(path: string, warn: (message: string) => void): Prom
     }
     const { config } = checkpoint
     return {
-      ...{ path, format: format?.name ?? "dense", program, config, weights, checkpoint, gguf: null },
+      ...{ path, format: format?.name ?? "dense", program, config, weights, carried, checkpoint, gguf: null },
       dispose: () => checkpoint.dispose(),
     }
   } catch (error) {
@@ -124,7 +138,7 @@ async function ofGguf(path: string): Promise<ConversionSource> {
       weights.push(weightOf(gguf, entry, name, order))
     }
     return {
-      ...{ path, format: "gguf", program, config, weights, checkpoint: null, gguf },
+      ...{ path, format: "gguf", program, config, weights, carried: undefined, checkpoint: null, gguf },
       dispose: () => gguf.dispose(),
     }
   } catch (error) {

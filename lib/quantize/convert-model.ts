@@ -75,7 +75,7 @@ export async function convertModel(
   try {
     if (toGguf && typeof source === "string" && source.endsWith(".gguf"))
       return await convertGguf(source, out, ggufTarget(checked, warn))
-    const opened = await openConversionSource(source, warn)
+    const opened = await openConversionSource(source, toGguf ? "gguf" : (target.format as string), warn)
     try {
       if (toGguf) return await convertToGguf(opened, out, ggufTarget(checked, warn))
       if (opened.format === "dense" && target.format !== "dense")

@@ -12,6 +12,8 @@ import { isBitsandbytes } from "./scheme.ts"
 export function nominalBits(recipe: Recipe, scaleType: IntegerScheme["scaleType"]): number {
   const { bits, symmetric, groupSize } = recipe
   if (typeof groupSize !== "number") return bits
+  if (recipe.scheme === "fp8") return bits
+  if (recipe.scheme === "mxfp4" || recipe.scheme === "nvfp4") return bits + 8 / groupSize
   // bitsandbytes' scales are f32, or 8 bits and an f32 number for 256 of them.
   const scaleBits = !isBitsandbytes(recipe.scheme)
     ? scaleType === "f32"

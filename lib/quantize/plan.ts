@@ -5,6 +5,7 @@ import type { IntegerScheme, Scheme } from "../core/scheme.ts"
 import type { FormatName } from "../formats/format.ts"
 import { formatByName } from "../formats/registry.ts"
 import type { ModelProgram } from "../models/program.ts"
+import { engineScheme, isEngineScheme } from "./engine-schemes.ts"
 import { estimateMemory, estimateSeconds, nominalBits, sizeUp } from "./estimate.ts"
 import { linearsOf } from "./linears.ts"
 import type { QuantizeModelOptions, Recipe } from "./recipe.ts"
@@ -37,9 +38,10 @@ export interface Plan {
   warnings: readonly string[]
 }
 
-/** Scales are stored in f16 by GPTQ, AWQ and Marlin, in the model's own type by compressed-tensors. */
+/** Scales are stored in f16 by GPTQ, AWQ and Marlin, in f32 by formats of FP8, in the model's own type by compressed-tensors. */
 export function scaleTypeOf(format: FormatName, program: ModelProgram): IntegerScheme["scaleType"] {
   if (["gptq", "awq", "marlin"].includes(format)) return "f16"
+  if (["fp8", "fbgemm_fp8", "modelopt"].includes(format)) return "f32"
   const { torchDtype } = program.config
   return torchDtype === "bfloat16" ? "bf16" : torchDtype === "float16" ? "f16" : "f32"
 }
@@ -148,6 +150,8 @@ function schemeOn(
   const { groupSize } = recipe
   const k = shape[1]
   if (isBitsandbytes(name)) return bitsandbytesScheme(name, groupSize, k, recipe.doubleQuantization, "quantizeModel")
+  if (isEngineScheme(name))
+    return engineScheme(name, groupSize, k, scaleTypeOf(recipe.format, program), "quantizeModel")
   if (typeof groupSize === "number" && groupSize > k)
     throw new TsqError(
       "ERR_OPTION",

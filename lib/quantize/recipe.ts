@@ -10,7 +10,16 @@ import { isGgufPreset } from "../formats/gguf-mixes.ts"
 import { formats } from "../formats/registry.ts"
 import type { ModelProgram } from "../models/program.ts"
 import type { RoundingOptions } from "../rounding/rounding.ts"
-import { bitsOf, defaultBlock, type GroupSize, isBitsandbytes, type SchemeName, schemeNames } from "./scheme.ts"
+import { isEngineScheme } from "./engine-schemes.ts"
+import {
+  bitsOf,
+  defaultGroups,
+  type GroupSize,
+  isBitsandbytes,
+  isNearestOnly,
+  type SchemeName,
+  schemeNames,
+} from "./scheme.ts"
 
 export type { SchemeName } from "./scheme.ts"
 
@@ -91,10 +100,10 @@ const presets: Record<PresetName, Partial<Recipe>> = {
 
 /** Names that belong to the surface and are not built yet: refused as unsupported rather than unknown. */
 const laterPresets = ["smoothquant", "fp8", "best"]
-const laterSchemes = ["w8a8", "fp8", "mxfp4", "nvfp4"]
+const laterSchemes: readonly string[] = []
 const laterRoundings = ["hqq", "auto-round", "qronos"]
 const laterTransforms = ["smooth", "hadamard"]
-const laterFormats = ["fp8", "gguf", "onnx"]
+const laterFormats = ["gguf", "onnx"]
 
 const known = [
   "preset",
@@ -139,7 +148,8 @@ const groupSizes = [defaultGroupSize, 64, 32]
  */
 export function closeRecipe(recipe: OpenRecipe, program: ModelProgram): Recipe {
   if (recipe.groupSize !== null) return { ...recipe, groupSize: recipe.groupSize }
-  if (isBitsandbytes(recipe.scheme)) return { ...recipe, groupSize: defaultBlock(recipe.scheme) }
+  const usual = defaultGroups(recipe.scheme, recipe.format)
+  if (usual !== null) return { ...recipe, groupSize: usual }
   const columns = program.blocks.flatMap(block =>
     program.sections[block]!.weights.flatMap(slot => (slot.kind === "linear" ? [slot.k] : [])),
   )
@@ -173,18 +183,21 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
       : options.integer("groupSize", { min: 1 }, null)
   const overrides = checkOverrides(options)
   const own = [scheme, ...overrides.map(override => override.scheme)].find(
-    name => name !== "none" && isBitsandbytes(name),
+    name => name !== "none" && (isNearestOnly(name) || name === "w8a8"),
   )
-  if (own && (rounding !== "nearest" || transforms.length > 0 || !symmetric))
+  const nearestOnly = own && own !== "none" && isNearestOnly(own)
+  if ((own && !symmetric) || (nearestOnly && (rounding !== "nearest" || transforms.length > 0)))
     throw new TsqError(
       "ERR_OPTION",
-      `quantizeModel: scheme "${own}" is symmetric and rounded to the nearest value, without transforms; found rounding "${rounding}"${transforms.length > 0 ? `, transforms ${transforms.join(", ")}` : ""}${symmetric ? "" : ", symmetric false"}`,
+      `quantizeModel: scheme "${own}" is symmetric${nearestOnly ? " and rounded to the nearest value, without transforms" : ""}; found rounding "${rounding}"${transforms.length > 0 ? `, transforms ${transforms.join(", ")}` : ""}${symmetric ? "" : ", symmetric false"}`,
     )
   const format =
     readFormat(options) ??
     (isBitsandbytes(scheme)
       ? "bitsandbytes"
-      : defaultFormat(defaults.format, { bits: bitsOf(scheme), symmetric, groupSize, overrides }))
+      : isEngineScheme(scheme)
+        ? "compressed-tensors"
+        : defaultFormat(defaults.format, { bits: bitsOf(scheme), symmetric, groupSize, overrides }))
   for (const name of ["strict", "force", "resume", "scaleSearch"] as const) options.boolean(name, false)
   options.number("maxMemory", { min: 0, aboveMin: true }, 0)
   options.signal()
@@ -218,7 +231,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
 }
 
 function defaultPreset(values: QuantizeModelOptions): PresetName {
-  if (values.scheme !== undefined && schemeNames.includes(values.scheme) && isBitsandbytes(values.scheme)) return "rtn"
+  if (values.scheme !== undefined && schemeNames.includes(values.scheme) && isNearestOnly(values.scheme)) return "rtn"
   return values.calibration === undefined ? "rtn" : "gptq"
 }
 

@@ -259,22 +259,16 @@ t.test("refuses options", async t => {
     rejects(t, weight, options, code, message)
   await refuse(
     undefined,
-    'quantize: option "scheme" is undefined, expected "w8a16", "w6a16", "w5a16", "w4a16", "w3a16", "w2a16", "nf4", "fp4" or "llm.int8"',
+    'quantize: option "scheme" is undefined, expected "w8a16", "w6a16", "w5a16", "w4a16", "w3a16", "w2a16", "nf4", "fp4", "llm.int8", "w8a8", "fp8", "mxfp4" or "nvfp4"',
   )
   await refuse(
     { scheme: "w4a61" },
-    'option "scheme" is "w4a61", expected "w8a16", "w6a16", "w5a16", "w4a16", "w3a16", "w2a16", "nf4", "fp4" or "llm.int8" (did you mean "w4a16"?)',
+    'option "scheme" is "w4a61", expected "w8a16", "w6a16", "w5a16", "w4a16", "w3a16", "w2a16", "nf4", "fp4", "llm.int8", "w8a8", "fp8", "mxfp4" or "nvfp4" (did you mean "w4a16"?)',
   )
   await refuse({ scheme: 4 }, 'option "scheme" is 4, expected')
   await refuse({ scheme: "nf4", symmetric: false }, /option "symmetric" is false, expected true for scheme "nf4"/)
   await refuse({ scheme: "nf4", groupSize: "channel" }, /groupSize is "channel"; scheme "nf4" has blocks/)
   await refuse({ scheme: "nf4", rounding: "mse" }, /nf4 can only be rounded to by "nearest"/, "ERR_UNSUPPORTED")
-  for (const scheme of ["w8a8", "fp8"])
-    await refuse(
-      { scheme },
-      `quantize: scheme "${scheme}" is not available in this version; available: w8a16`,
-      "ERR_UNSUPPORTED",
-    )
   for (const groupSize of [0, -1, 1.5, Number.NaN, "row", null, "128"])
     await refuse(
       { scheme: "w4a16", groupSize },
