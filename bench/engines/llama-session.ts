@@ -76,6 +76,8 @@ export class LlamaEngine {
       const created = await model.createContext({
         contextSize: context,
         threads: { ideal: this.#threads, min: this.#threads },
+        // Otherwise keys and values are multiplied in 16 bits whatever they are kept in.
+        ...(cache === "F32" && { flashAttention: false }),
         experimentalKvCacheKeyType: cache,
         experimentalKvCacheValueType: cache,
       })

@@ -13,15 +13,15 @@ export function enginesPage({ onnxruntime, llama }: EngineResults): string {
       `${version}. Every mixture is made of the model by \`quantizeModel\`, loaded there, and compared over ${positions} positions of windows of 512 tokens.`,
       "",
       "- *same*: share of positions at which llama.cpp's most probable token is ours.",
-      "- *f32*: the same with the file's values decoded into f32, keys and values in f32: what the format has to do with it.",
+      "- *f32*: the same with the file's values decoded into f32 and attention in f32, and the largest difference of a token's NLL, in nats: what the format has to do with it.",
       "- *itself*: llama.cpp's tokens on the file and on that decoded file. It rounds activations to 8 bits before it multiplies them with blocks, and this is what comes of it.",
       '- *int8*: llama.cpp\'s tokens and ours with `activations: "int8"`, which rounds to other grids.',
       "- *gap*: where the tokens differ, how much more probable ours is to us than llama.cpp's, in nats: median and largest.",
       "- *perplexity*: by llama.cpp's protocol, ours and llama.cpp's.",
       "- *instead*: matrices whose rows do not fill the mixture's blocks, and that took the type that llama-quantize takes.",
       "",
-      "| model | mixture | matrices | instead | same | f32 | itself | int8 | gap | perplexity | llama.cpp | |",
-      "|---|---|---|---|---|---|---|---|---|---|---|---|",
+      "| model | mixture | matrices | instead | same | f32 | NLL | itself | int8 | gap | perplexity | llama.cpp | |",
+      "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
       ...rows.map(mixtureLine),
       "",
       ...greedy.map(
@@ -48,7 +48,13 @@ export function enginesPage({ onnxruntime, llama }: EngineResults): string {
 }
 
 function mixtureLine(row: LlamaRow): string {
-  const shares = [row.same, row.sameDecoded, row.sameWithin, row.sameInt8].map(percent).join(" | ")
+  const shares = [
+    percent(row.same),
+    percent(row.sameDecoded),
+    row.nllDecoded.toFixed(5),
+    percent(row.sameWithin),
+    percent(row.sameInt8),
+  ].join(" | ")
   return (
     `| ${row.model} | ${row.preset} | ${row.types} | ${row.instead || ""} | ${shares} | ${row.gapMedian.toFixed(3)}, ${row.gapLargest.toFixed(3)} | ` +
     `${row.perplexity.toFixed(4)} | ${row.llamaPerplexity.toFixed(4)} | ${remarks(row.failures, row.notes)} |`

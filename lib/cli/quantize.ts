@@ -26,6 +26,7 @@ interface Flags extends SharedFlags {
   format?: string
   gptqVersion?: string
   doubleQuantization?: boolean
+  adapter?: string[]
   calibration?: string
   imatrix?: string
   saveImatrix?: string
@@ -63,6 +64,7 @@ export function addQuantize(program: Command): void {
       .option("--format <name>", "gptq, awq, compressed-tensors, fp8, fbgemm_fp8, modelopt, bitsandbytes or marlin")
       .option("--double-quantization", "nf4 and fp4: quantize the scales once more")
       .option("--gptq-version <version>", "v1 (default, widest reach), v2 or planar (GPTQModel's, 5 to 7 bits too)")
+      .option("--adapter <folder>", "merge a LoRA adapter (PEFT) first; may be given several times", collect)
       .option("--calibration <file>", "UTF-8 text of the kind the model will see")
       .option("--imatrix <file>", "importance matrix of llama-imatrix that weighs errors in a .gguf file")
       .option("--save-imatrix <file>", "write the importance matrix of --calibration: .gguf, or .dat for older tools")
@@ -177,6 +179,7 @@ async function toOptions(flags: Flags): Promise<Record<string, unknown>> {
     format: flags.format,
     gptqVersion: flags.gptqVersion,
     doubleQuantization: flags.doubleQuantization,
+    adapters: flags.adapter,
     calibration: flags.calibration === undefined ? undefined : await readText(flags.calibration, "--calibration"),
     imatrix: flags.imatrix,
     saveImatrix: flags.saveImatrix,

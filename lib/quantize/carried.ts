@@ -5,7 +5,7 @@ import type { FormatName, FormatReader } from "../formats/format.ts"
 export function carriedOver(
   reader: FormatReader,
   from: FormatName,
-  to: FormatName,
+  to: string,
   warn: (message: string) => void,
 ): { carried: FormatReader["carried"]; left: readonly string[] } {
   if (from === to) return { carried: reader.carried, left: [] }

@@ -1,4 +1,5 @@
 // What quantizeModel is asked to do: options validated once, presets expanded, every default written out.
+import { basename, resolve } from "node:path"
 import { type CudaDeviceId, type Device, readDevice } from "../core/cuda.ts"
 import { TsqError } from "../core/errors.ts"
 import { describe, listChoices, Options } from "../core/options.ts"
@@ -41,6 +42,8 @@ export interface QuantizeModelOptions extends LongWork, RoundingOptions {
   gptqVersion?: GptqVersion
   /** nf4 and fp4: quantize the scales once more, in blocks of 256, as bnb_4bit_use_double_quant has it. Default false. */
   doubleQuantization?: boolean
+  /** Folders of LoRA adapters as PEFT saves them, merged into the weights first, in this order. */
+  adapters?: readonly string[]
   /** Calibration text or token ids. */
   calibration?: string | readonly number[] | Int32Array
   /** Windows of calibration asked for. Default: up to 128, whatever the text gives. */
@@ -75,6 +78,8 @@ export interface Recipe {
   format: FormatName
   gptqVersion: GptqVersion
   doubleQuantization: boolean
+  /** Names of the folders. */
+  adapters: readonly string[]
   samples: number | null
   sequenceLength: number | null
   ignore: readonly string[]
@@ -110,6 +115,7 @@ const known = [
   "format",
   "gptqVersion",
   "doubleQuantization",
+  "adapters",
   "calibration",
   "samples",
   "sequenceLength",
@@ -208,6 +214,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     format,
     gptqVersion: options.oneOf("gptqVersion", gptqVersions, "v1"),
     doubleQuantization: options.boolean("doubleQuantization", false),
+    adapters: options.strings("adapters", []).map(path => basename(resolve(path))),
     samples: options.integer("samples", { min: 1 }, null),
     sequenceLength: options.integer("sequenceLength", { min: 2 }, null),
     ignore: [...options.strings("ignore", [])],

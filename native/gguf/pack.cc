@@ -3,6 +3,7 @@
 #include <cstring>
 #include <string>
 
+#include "gguf/canonical.h"
 #include "gguf/rows.h"
 #include "runtime/memory.h"
 
@@ -38,14 +39,7 @@ Result<PackedWeight> pack(const Matrix& matrix, const uint8_t* blocks, const std
   if (n < 1 || k < 1)
     return Status(Code::kShape, "the weight is [" + std::to_string(n) + ", " + std::to_string(k) +
                                     "], expected at least one row and one block");
-  if (!from.empty() && static_cast<int64_t>(from.size()) != n)
-    return Status(Code::kShape,
-                  "the order names " + std::to_string(from.size()) + " rows, expected " + std::to_string(n));
-  for (const int32_t row : from) {
-    if (row < 0 || row >= n)
-      return Status(Code::kFormat,
-                    "the order names row " + std::to_string(row) + ", expected 0 … " + std::to_string(n - 1));
-  }
+  TSQ_RETURN_IF_ERROR(checkOrder(from, n));
   const Grid* grid = gridOf(matrix.type);
   if (grid == nullptr) return packFloats(matrix, blocks, stride.value(), from);
 
