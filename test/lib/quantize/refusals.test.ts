@@ -21,7 +21,7 @@ async function refused(
 t.test("options", async t => {
   const option = (options: object, message: RegExp) => refused(t, options, { code: "ERR_OPTION", message })
   await option({ ...rtn, groupsize: 32 }, /unknown option "groupsize"; did you mean "groupSize"/)
-  await option({ preset: "gtpq" }, /preset is "gtpq", expected "rtn", "gptq", "awq"/)
+  await option({ preset: "gtpq" }, /preset is "gtpq", expected "rtn", "gptq", "awq", "awq-gptq", "nf4" or "llm.int8"/)
   await option({ scheme: "w7a16" }, /scheme is "w7a16", expected "w8a16"/)
   await option({ rounding: "best" }, /rounding is "best"/)
   await option({ transforms: ["awk"] }, /transforms is "awk", expected "awq"/)
