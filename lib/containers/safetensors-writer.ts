@@ -87,7 +87,8 @@ export class SafetensorsWriter {
   finish(): Promise<{ files: string[]; totalBytes: number }> {
     return this.#inTurn(async () => {
       // A checkpoint without a tensor is a file with an empty header.
-      if (this.#open || this.#closed.length === 0) await this.#closeShard(this.#open ?? (await this.#openShard()))
+      if (this.#closed.length === 0) this.#open ??= await this.#openShard()
+      if (this.#open) await this.#closeShard(this.#open)
       const count = this.#closed.length
       const files: string[] = []
       const weightMap: [string, string][] = []
