@@ -5,6 +5,7 @@
 
 #include "gguf/canonical.h"
 #include "gguf/rows.h"
+#include "kernels/kernels.h"
 #include "runtime/memory.h"
 
 namespace tsq::gguf {
@@ -28,6 +29,12 @@ Result<PackedWeight> packFloats(const Matrix& matrix, const uint8_t* rows, int64
     std::memcpy(ordered.value().as<uint8_t>() + row * stride, rows + source * stride, static_cast<size_t>(stride));
   });
   return packDense(ordered.value().data(), dtype, matrix.rows, matrix.k, kind);
+}
+
+// Whether the kernels in use multiply whole numbers of a code book as bytes. Others are faster with codes of 8 bits.
+bool takesBooks() {
+  const DotKernel* quads = kernels().quads;
+  return quads != nullptr && quads->pays(layout::WeightKind::kI4, Dtype::kF32, 1);
 }
 
 // Codes that are whole numbers of a code book, as positions in it again, which take 4 bits.
@@ -67,20 +74,21 @@ Result<PackedWeight> pack(const Matrix& matrix, const uint8_t* blocks, const std
   Result<AlignedBuffer> offsets =
       AlignedBuffer::allocate(grid->hasOffsets ? static_cast<size_t>(n * groups) * sizeof(float) : 0);
   if (!offsets.ok()) return offsets.status();
+  const bool booked = grid->book != nullptr && takesBooks();
   const BookCodes book(*grid);
   eachRow(matrix, kTaskElements, [&](int64_t row) {
     const int64_t source = from.empty() ? row : from[static_cast<size_t>(row)];
     grid->row(blocks + source * stride.value(), k, codes.value().as<uint8_t>() + row * k,
               scales.value().as<float>() + row * groups,
               grid->hasOffsets ? offsets.value().as<float>() + row * groups : nullptr);
-    if (grid->book != nullptr) book.positions(codes.value().as<uint8_t>() + row * k, k);
+    if (booked) book.positions(codes.value().as<uint8_t>() + row * k, k);
   });
   CodesSource source{};
   source.codes = codes.value().as<uint8_t>();
   source.n = n;
   source.k = k;
-  source.bits = grid->book != nullptr ? 4 : grid->bits;
-  if (grid->book != nullptr) source.codebook = book.values;
+  source.bits = booked ? 4 : grid->bits;
+  if (booked) source.codebook = book.values;
   source.groupSize = grid->group;
   source.scales = scales.value().as<float>();
   if (grid->hasOffsets) source.offsets = offsets.value().as<float>();

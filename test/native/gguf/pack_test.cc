@@ -1,9 +1,11 @@
 // Packed blocks have the values of decoded ones.
+#include <algorithm>
 #include <cmath>
 #include <random>
 
 #include "check.h"
 #include "gguf/pack.h"
+#include "kernels/kernels.h"
 
 namespace {
 
@@ -63,6 +65,28 @@ TEST(gguf_packed_blocks_have_the_values_of_decoded_ones) {
                                                          std::to_string(most) + " of " + std::to_string(size));
     }
   }
+}
+
+// In 4 bits where that is faster, and with the same values where it is not.
+TEST(gguf_code_books_by_what_the_kernels_take) {
+  int count = 0;
+  const tsq::KernelTable* const* tables = tsq::supportedKernels(&count);
+  for (const Type type : {Type::kIQ4_NL, Type::kIQ4_XS, Type::kMXFP4}) {
+    const Encoded e = encoded(type, 19, 512);
+    for (int i = 0; i < count; ++i) {
+      CHECK(tsq::selectKernels(tables[i]->name).ok());
+      const tsq::Result<tsq::PackedWeight> packed = tsq::gguf::pack(e.matrix, e.blocks.data(), {});
+      CHECK(packed.ok());
+      const bool takes = tables[i]->quads->pays(tsq::layout::WeightKind::kI4, tsq::Dtype::kF32, 1);
+      CHECK((packed.value().shape.kind == tsq::layout::WeightKind::kI4) == takes);
+      std::vector<float> row(512);
+      for (int64_t n = 0; n < 19; ++n) {
+        tsq::unpackRow(packed.value(), n, row.data());
+        CHECK(std::equal(row.begin(), row.end(), e.values.begin() + n * 512));
+      }
+    }
+  }
+  CHECK(tsq::selectKernels(nullptr).ok());
 }
 
 TEST(gguf_pack_refusals) {
