@@ -400,6 +400,8 @@ export interface Binding {
   groupMagnitude(w: Float32Array, n: number, k: number, groupSize: number, out: Float32Array): Promise<void>
   /** Sum of (a - b)^2 over the first count elements, in double; the same for any number of threads. */
   squaredDifference(a: Float32Array, b: Float32Array, count: number): Promise<number>
+  /** The largest |a - b| over the first count elements; infinite where one is NaN. */
+  largestDifference(a: Float32Array, b: Float32Array, count: number): Promise<number>
 
   // Bit streams of on-disk formats
   /** Each row of codes as a dense little-endian bit stream, padded to 32 bits: out [rows, ceil(cols * bits / 32)].
@@ -504,6 +506,37 @@ export interface Binding {
     importance: Float32Array | null,
     out: Uint8Array,
     abort: AbortFlag,
+  ): Promise<void>
+  /**
+   * Blocks as codes [rows, k] with the type's own zero point, or of its code book, and per group a scale (and an offset for types with
+   * minima): [rows, k / group]. from as for packBlocks. ERR_UNSUPPORTED for types that hold no codes.
+   */
+  readBlockCodes(
+    source: Source,
+    type: number,
+    rows: number,
+    k: number,
+    from: Int32Array | null,
+    codes: Uint8Array,
+    scales: Float32Array,
+    offsets: Float32Array | null,
+  ): Promise<void>
+  /**
+   * The inverse, for codes of any width, zero point and groups whose values the type holds exactly; row i of the blocks is row from[i].
+   * Without `out` they are only checked. ERR_UNSUPPORTED, by row and column, for what the type does not hold.
+   */
+  writeBlockCodes(
+    codes: Uint8Array,
+    type: number,
+    rows: number,
+    k: number,
+    from: Int32Array | null,
+    bits: number,
+    groupSize: number,
+    scales: Float32Array,
+    zeros: Uint8Array | null,
+    offsets: Float32Array | null,
+    out: Uint8Array | null,
   ): Promise<void>
   /**
    * The same blocks with codes that make up for each other's errors by the second moments of the inputs, or those of encodeBlocks where

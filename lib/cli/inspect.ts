@@ -1,5 +1,4 @@
 import type { Command } from "commander"
-import { TsqError } from "../core/errors.ts"
 import { positive } from "./arguments.ts"
 import { bytesText, print, printJson, warn } from "./output.ts"
 
@@ -17,19 +16,19 @@ export function addInspect(program: Command): void {
     .argument("<model>", "Hugging Face folder, .safetensors or .gguf file")
     .option("--context <n>", "tokens of context for the size of the KV cache", positive)
     .option("--batch <n>", "sequences at once", positive)
-    .option("--for <engines>", "what an engine would refuse (not available in this version)")
+    .option("--for <engines>", "what engines would refuse, and why: vllm,sglang,transformers,llama.cpp,onnxruntime")
     .option("--json", "one JSON object on stdout")
     .action(async (model: string, flags: Flags) => {
-      if (flags.for !== undefined)
-        throw new TsqError("ERR_UNSUPPORTED", "inspect --for is not available in this version")
+      const engines = flags.for?.split(",").map(name => name.trim())
       const { inspectModel } = await import("../quantize/inspect-model.ts")
       const found = await inspectModel(model, {
         ...(flags.context !== undefined && { context: flags.context }),
         ...(flags.batch !== undefined && { batch: flags.batch }),
+        ...(engines && { for: engines as never }),
         onWarning: warn,
       })
       if (flags.json) return printJson(found)
-      const { metadataTable, tensorTable } = await import("../report/tables.ts")
+      const { findingText, metadataTable, tensorTable } = await import("../report/tables.ts")
       print(
         `${found.architecture}, ${(found.parameters / 1e6).toFixed(1)} million parameters, ${bytesText(found.weightBytes)}`,
       )
@@ -42,5 +41,6 @@ export function addInspect(program: Command): void {
         print(`KV cache ${bytesText(found.kvCacheBytes)} (f32, context ${found.context}, batch ${found.batch})`)
       if (found.metadata) print(metadataTable(found.metadata))
       print(tensorTable(found.tensors))
+      if (found.findings) print(findingText(found.findings, engines!))
     })
 }

@@ -25,6 +25,8 @@ interface Flags extends SharedFlags {
   transform?: string[]
   format?: string
   gptqVersion?: string
+  doubleQuantization?: boolean
+  adapter?: string[]
   calibration?: string
   imatrix?: string
   saveImatrix?: string
@@ -49,15 +51,20 @@ export function addQuantize(program: Command): void {
       .argument("<out>", "folder to create, or a .gguf file")
       .option(
         "--preset <name>",
-        "rtn, gptq, awq or awq-gptq (default: gptq with --calibration, rtn without); for a .gguf file its type: q4_k_m, q8_0, f16 …",
+        "rtn, gptq, awq, awq-gptq, nf4 or llm.int8 (default: gptq with --calibration, rtn without); for a .gguf file its type: q4_k_m, q8_0, f16 …",
       )
-      .option("--scheme <name>", "w8a16, w6a16, w5a16, w4a16 (default), w3a16 or w2a16")
+      .option(
+        "--scheme <name>",
+        "w8a16, w6a16, w5a16, w4a16 (default), w3a16, w2a16, w8a8, fp8, mxfp4, nvfp4, nf4, fp4 or llm.int8",
+      )
       .option("--group-size <n|channel|tensor>", "columns that share a scale (default 128)", groupSize)
       .option("--asymmetric", "with zero points")
       .option("--rounding <name>", "nearest, mse or gptq")
       .option("--transform <name>", "awq; may be given several times", collect)
-      .option("--format <name>", "gptq, awq or compressed-tensors")
+      .option("--format <name>", "gptq, awq, compressed-tensors, fp8, fbgemm_fp8, modelopt, bitsandbytes or marlin")
+      .option("--double-quantization", "nf4 and fp4: quantize the scales once more")
       .option("--gptq-version <version>", "v1 (default, widest reach), v2 or planar (GPTQModel's, 5 to 7 bits too)")
+      .option("--adapter <folder>", "merge a LoRA adapter (PEFT) first; may be given several times", collect)
       .option("--calibration <file>", "UTF-8 text of the kind the model will see")
       .option("--imatrix <file>", "importance matrix of llama-imatrix that weighs errors in a .gguf file")
       .option("--save-imatrix <file>", "write the importance matrix of --calibration: .gguf, or .dat for older tools")
@@ -171,6 +178,8 @@ async function toOptions(flags: Flags): Promise<Record<string, unknown>> {
     transforms: flags.transform,
     format: flags.format,
     gptqVersion: flags.gptqVersion,
+    doubleQuantization: flags.doubleQuantization,
+    adapters: flags.adapter,
     calibration: flags.calibration === undefined ? undefined : await readText(flags.calibration, "--calibration"),
     imatrix: flags.imatrix,
     saveImatrix: flags.saveImatrix,

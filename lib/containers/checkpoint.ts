@@ -18,18 +18,18 @@ const tensorTypes: ReadonlyMap<string, Dtype> = new Map([
 ])
 
 /** Files that hold the quantization settings of older writers, most specific first. */
-const settingsFiles = ["quantize_config.json", "quant_config.json"]
+const settingsFiles = ["quantize_config.json", "quant_config.json", "hf_quant_config.json"]
 
 export class Checkpoint {
   readonly directory: string
   readonly config: Record<string, unknown>
   /** config.json as it is written; edit this, with editJson, so that number lexemes survive. */
   readonly configText: string
-  /** From config.json, or quantize_config.json or quant_config.json as a fallback; null when the checkpoint is not quantized. */
+  /** From config.json, or from a file of older writers as a fallback; null when the checkpoint is not quantized. */
   readonly quantizationConfig: Record<string, unknown> | null
   readonly names: readonly string[]
-  readonly #entries: ReadonlyMap<string, TensorEntry>
-  readonly #files: readonly SafetensorsFile[]
+  readonly #entries: Map<string, TensorEntry>
+  readonly #files: SafetensorsFile[]
   readonly #companions: readonly string[]
 
   private constructor(
@@ -90,34 +90,18 @@ export class Checkpoint {
 
   /** The tensor, mapped. ERR_DTYPE for element types other than F32, F16, BF16, I8, U8 and I32. */
   tensor(name: string): Tensor {
-    const entry = this.entry(name)
-    const dtype = tensorTypes.get(entry.dtype)
-    if (dtype === undefined)
-      throw new TsqError(
-        "ERR_DTYPE",
-        `${this.directory}: tensor ${name} is ${entry.dtype}, expected one of ${[...tensorTypes.keys()].join(", ")}`,
-      )
-    // The container does not align tensors; one at an odd address is copied.
-    if (entry.offset % dtypeInfo(dtype).bytes !== 0) {
-      const copy = sharedArray(dtype, elementCount(entry.shape, name))
-      native.readMapping(entry.file.mapping.value, entry.offset, new Uint8Array(copy.buffer))
-      return Tensor.from(copy, entry.shape, dtype)
-    }
-    return Tensor.fromMapping(entry.file.mapping, entry.offset, entry.shape, dtype)
+    return tensorOf(this.entry(name), this.directory)
   }
 
   /** A copy as f32 on shared memory. ERR_DTYPE when the tensor is not of floats. */
   async floats(name: string): Promise<Float32Array> {
-    const tensor = this.tensor(name)
-    if (!isFloat(tensor.dtype))
-      throw new TsqError(
-        "ERR_DTYPE",
-        `${this.directory}: tensor ${name} is ${this.entry(name).dtype}, expected F32, F16 or BF16`,
-      )
-    const out = sharedFloats(tensor.size)
-    if (tensor.size > 0)
-      await native.convertAsync(tensor.source, dtypeInfo(tensor.dtype).code, out, dtypeInfo("f32").code, tensor.size)
-    return out
+    return floatsOf(this.entry(name), this.directory)
+  }
+
+  /** From now on reads the tensors of `file` in the place of those of the same names, all of which exist; disposes of it at the end. */
+  replace(file: SafetensorsFile): void {
+    this.#files.push(file)
+    for (const [name, entry] of file.entries) if (this.entry(name)) this.#entries.set(name, entry)
   }
 
   /** A copy of the stored bytes on shared memory. */
@@ -147,6 +131,34 @@ export class Checkpoint {
   [Symbol.dispose](): void {
     this.dispose()
   }
+}
+
+/** A tensor of a file, mapped. `where` names the file or its folder in errors. */
+function tensorOf(entry: TensorEntry, where: string): Tensor {
+  const dtype = tensorTypes.get(entry.dtype)
+  if (dtype === undefined)
+    throw new TsqError(
+      "ERR_DTYPE",
+      `${where}: tensor ${entry.name} is ${entry.dtype}, expected one of ${[...tensorTypes.keys()].join(", ")}`,
+    )
+  // The container does not align tensors; one at an odd address is copied.
+  if (entry.offset % dtypeInfo(dtype).bytes !== 0) {
+    const copy = sharedArray(dtype, elementCount(entry.shape, entry.name))
+    native.readMapping(entry.file.mapping.value, entry.offset, new Uint8Array(copy.buffer))
+    return Tensor.from(copy, entry.shape, dtype)
+  }
+  return Tensor.fromMapping(entry.file.mapping, entry.offset, entry.shape, dtype)
+}
+
+/** A copy of a tensor of a file as f32 on shared memory. ERR_DTYPE when it is not of floats. */
+export async function floatsOf(entry: TensorEntry, where: string): Promise<Float32Array> {
+  const tensor = tensorOf(entry, where)
+  if (!isFloat(tensor.dtype))
+    throw new TsqError("ERR_DTYPE", `${where}: tensor ${entry.name} is ${entry.dtype}, expected F32, F16 or BF16`)
+  const out = sharedFloats(tensor.size)
+  if (tensor.size > 0)
+    await native.convertAsync(tensor.source, dtypeInfo(tensor.dtype).code, out, dtypeInfo("f32").code, tensor.size)
+  return out
 }
 
 async function list(directory: string): Promise<string[]> {

@@ -87,11 +87,15 @@ export class GgufWriter {
     })
   }
 
-  /** Brings everything to disk and gives the files their final names. */
-  finish(): Promise<{ files: string[]; totalBytes: number }> {
+  /**
+   * Brings everything to disk and gives the files their final names. `check` is called in between with the paths where the complete
+   * parts lie, in order; what it throws leaves no file behind.
+   */
+  finish(check?: (paths: readonly string[]) => Promise<void>): Promise<{ files: string[]; totalBytes: number }> {
     return this.#inTurn(async () => {
       throwIfAborted(this.#signal)
       await this.#moveTo(null, 0)
+      await check?.(this.#files.paths)
       await this.#files.commit()
       this.#state = "finished"
       const totalBytes = this.#parts.flatMap(part => part.tensors).reduce((sum, { bytes }) => sum + bytes, 0)

@@ -111,6 +111,21 @@ export class Gguf {
     }
   }
 
+  /** Parts by their paths, in order, whatever the files are called. */
+  static async openParts(paths: readonly string[]): Promise<Gguf> {
+    const files: GgufFile[] = []
+    try {
+      for (const path of paths) files.push(await GgufFile.open(path))
+      for (const [part, file] of files.entries()) if (files.length > 1) checkPart(file, part, files.length)
+      const model = new Gguf(paths[0]!, files)
+      checkTensorCount(model)
+      return model
+    } catch (error) {
+      for (const file of files) file.dispose()
+      throw error
+    }
+  }
+
   /** ERR_FORMAT when there is no such tensor. */
   entry(name: string): GgufEntry {
     const entry = this.entries.get(name)

@@ -2,6 +2,7 @@
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import { isFloat } from "../core/dtype.ts"
 import { TsqError } from "../core/errors.ts"
+import type { StoredTensor } from "../core/stored-tensor.ts"
 import type { FormatReader } from "../formats/format.ts"
 import { detectFormat } from "../formats/registry.ts"
 import { type PackedWeight, prepackDense, prepackStored } from "../kernels/packed-weight.ts"
@@ -13,6 +14,8 @@ export class CheckpointSource implements WeightSource {
   readonly #checkpoint: Checkpoint
   readonly #reader: FormatReader | null
   readonly #quantized: ReadonlySet<string>
+  readonly #warn: (message: string) => void
+  #warnedActivations = false
   readonly #weights = new SharedWeights((module, n, k) => this.#pack(module, n, k))
 
   /** ERR_UNSUPPORTED where the checkpoint is quantized in a way that no format reads. `warn` is told what is odd about it. */
@@ -21,6 +24,10 @@ export class CheckpointSource implements WeightSource {
     const settings = checkpoint.quantizationConfig
     this.#reader = (settings && detectFormat(settings)?.reader(checkpoint, settings, warn)) ?? null
     this.#quantized = new Set(this.#reader?.modules)
+    this.#warn = warn
+    const [scale] = this.#reader?.kvScales ?? []
+    if (scale)
+      warn(`${checkpoint.directory}: ${scale} and others are scales of a quantized KV cache, which are not used`)
   }
 
   linear(module: string, n: number, k: number): Promise<PackedWeight> {
@@ -42,9 +49,19 @@ export class CheckpointSource implements WeightSource {
     return this.#weights.summary(outside)
   }
 
+  /** Weights are multiplied with activations as they are, or as the caller asks for. */
+  #warnOfActivations(module: string, { scheme: { activations } }: StoredTensor): void {
+    if (!activations || this.#warnedActivations) return
+    this.#warnedActivations = true
+    this.#warn(
+      `${module}: the checkpoint is made for activations of ${activations.type}, which are not quantized as it says here`,
+    )
+  }
+
   async #pack(module: string, n: number, k: number): Promise<PackedLinear> {
     if (this.#reader && this.#quantized.has(module)) {
       const tensor = await this.#reader.stored(module)
+      this.#warnOfActivations(module, tensor)
       if (tensor.shape[0] !== n || tensor.shape[1] !== k) throw wrongShape(module, tensor.shape, [n, k])
       return { weight: await prepackStored(tensor), bitsPerWeight: tensor.bitsPerWeight, quantized: true }
     }

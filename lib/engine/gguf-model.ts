@@ -13,10 +13,10 @@ export class GgufModel {
   /** What config.json would hold. */
   readonly config: Record<string, unknown>
   readonly weights: GgufSource
-  readonly #gguf: Gguf
+  readonly gguf: Gguf
 
   private constructor(gguf: Gguf, config: Record<string, unknown>) {
-    this.#gguf = gguf
+    this.gguf = gguf
     this.config = config
     const architecture = gguf.metadata.get("general.architecture")?.value as string
     this.weights = new GgufSource(gguf, { architecture, headDim: config.head_dim as number })
@@ -24,7 +24,12 @@ export class GgufModel {
 
   /** Any part of a split model opens all of it. */
   static async open(path: string): Promise<GgufModel> {
-    const gguf = await Gguf.open(path)
+    return GgufModel.of(await Gguf.open(path))
+  }
+
+  /** Takes the file over. */
+  static async of(gguf: Gguf): Promise<GgufModel> {
+    const { path } = gguf
     try {
       const factors = gguf.entries.get(ropeFreqsName)
       const ropeFactors = factors ? await decodeBlocks(factors, gguf.mapped(ropeFreqsName)) : null
@@ -44,7 +49,7 @@ export class GgufModel {
   }
 
   async tokenizer(): Promise<Tokenizer> {
-    const { metadata, path } = this.#gguf
+    const { metadata, path } = this.gguf
     const { json, config, templates } = tokenizerOfGguf(metadata, path)
     // Made again where a text is encoded in a worker: a large vocabulary would be held twice for that.
     let first: Record<string, unknown> | null = json
@@ -64,6 +69,6 @@ export class GgufModel {
   }
 
   dispose(): void {
-    this.#gguf.dispose()
+    this.gguf.dispose()
   }
 }

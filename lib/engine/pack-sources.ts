@@ -14,7 +14,13 @@ export interface SourceFile {
   digest: string
 }
 
-const settings = new Set(["config.json", "quantize_config.json", "quant_config.json", "model.safetensors.index.json"])
+const settings = new Set([
+  "config.json",
+  "quantize_config.json",
+  "quant_config.json",
+  "hf_quant_config.json",
+  "model.safetensors.index.json",
+])
 
 /** Configuration and weights of a checkpoint's folder, by name. */
 export async function describeSources(directory: string): Promise<SourceFile[]> {

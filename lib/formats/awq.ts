@@ -6,6 +6,7 @@ import { bytesOf, encodeScales, pack, transposed } from "./arrays.ts"
 import { AwqReader } from "./awq-reader.ts"
 import { type CheckpointFormat, type FormatSummary, type NamedTensor, refusesOthers, traitsOf } from "./format.ts"
 import { fusedNames } from "./module-patterns.ts"
+import { notConverted } from "./skipped-modules.ts"
 
 const bits = 4
 /** The zero point of symmetric codes. Loaders always read zero points, so symmetric weights are stored with this one. */
@@ -79,19 +80,10 @@ function commonGroupSize(modules: FormatSummary["modules"]): number {
   return first.size
 }
 
-/** Modules to leave alone. Loaders look for each entry anywhere in a module's name, so none may occur in a quantized one's. */
-function notConverted(summary: FormatSummary): string[] | null {
-  const quantized = [...summary.modules.keys()]
-  const all = new Set([...quantized, ...summary.unquantized])
-  const entries = [...summary.unquantized, ...fusedNames(summary.unquantized, all)]
-  for (const entry of entries) {
-    const caught = quantized.find(module => module.includes(entry))
-    if (caught)
-      throw new TsqError(
-        "ERR_UNSUPPORTED",
-        `awq cannot leave ${entry} unquantized and quantize ${caught}: its loaders match names by their parts; use compressed-tensors`,
-      )
-  }
+/** Modules to leave alone, under the names of fused ones too. */
+function modulesLeft(summary: FormatSummary): string[] | null {
+  const all = new Set([...summary.modules.keys(), ...summary.unquantized])
+  const entries = notConverted("awq", summary, [...summary.unquantized, ...fusedNames(summary.unquantized, all)])
   return entries.length > 0 ? entries : null
 }
 
@@ -100,7 +92,7 @@ function configuration(summary: FormatSummary): {
   files: Record<string, unknown>
 } {
   const groupSize = commonGroupSize(summary.modules)
-  const modules = notConverted(summary)
+  const modules = modulesLeft(summary)
   const head = summary.modules.has("lm_head") ? { lm_head: true } : {}
   return {
     quantizationConfig: {

@@ -1,67 +1,42 @@
-// compressed-tensors checkpoints (llm-compressor), format pack-quantized: the codes of a row as a dense bit stream.
+// compressed-tensors checkpoints (llm-compressor): codes as a dense bit stream a row (pack-quantized), as bytes of int8 or FP8
+// (int-quantized, float-quantized, naive-quantized, mxfp8-quantized), or two to a byte (nvfp4-pack-quantized, mxfp4-pack-quantized).
 //
 // A last group that is shorter than the others is stored like any other (one more scale): the layout holds it, though the
 // kernels of vLLM want whole groups; lib/quantize/plan.ts warns.
 //
-// The library's signed values are our codes minus 2^(bits-1), and it stores value + 2^(bits-1): the stored fields are our codes.
-
+// The library's signed values are our codes minus 2^(bits-1), and it packs value + 2^(bits-1): the packed fields are our codes.
 import { TsqError } from "../core/errors.ts"
-import type { QuantizedTensor } from "../core/quantized-tensor.ts"
-import type { IntegerScheme } from "../core/scheme.ts"
-import { bytesOf, encodeScales, pack, pinned, rowWords, transposed } from "./arrays.ts"
-import { compressedTensorsConfiguration, strategyOf } from "./compressed-tensors-config.ts"
+import type { Scheme } from "../core/scheme.ts"
+import { compressedTensorsConfiguration } from "./compressed-tensors-configuration.ts"
 import { CompressedTensorsReader } from "./compressed-tensors-reader.ts"
-import { type CheckpointFormat, type NamedTensor, refusesOthers, traitsOf, type WriteOptions } from "./format.ts"
+import { formatOf, refusesActivations, storageOf } from "./compressed-tensors-scheme.ts"
+import { writeModule } from "./compressed-tensors-writer.ts"
+import { type CheckpointFormat, refusesOthers, type TensorTraits, traitsOf } from "./format.ts"
+import { mxGroup, nvfp4Group, refusesLevels } from "./stored-scales.ts"
+
+const name = "compressed-tensors"
 
 export const compressedTensors: CheckpointFormat = {
-  name: "compressed-tensors",
+  name,
 
   detect: config => config.quant_method === "compressed-tensors" || config.quant_method === "compressed_tensors",
 
-  refuses(_module, _shape, scheme, extra = {}) {
-    const other = refusesOthers("compressed-tensors", scheme, extra)
+  refuses(_module, shape, scheme, traits = {}) {
+    const { activations, ...weights } = scheme
+    const inputs = activations ? refusesActivations(activations) : null
+    if (inputs) return inputs
+    if (scheme.codebook !== undefined) return refusesFloats(shape, scheme, traits)
+    const other = refusesOthers(name, weights, traits)
     if (other) return other
-    if (extra.groupIndex && scheme.granularity !== "group")
+    if (traits.groupIndex && scheme.granularity !== "group")
       return "compressed-tensors stores reordered columns only with groups"
     return null
   },
 
   async write(module, tensor, options) {
-    const { shape, scheme, groupIndex } = tensor
-    const reason = compressedTensors.refuses(module, shape, scheme, traitsOf(tensor))
+    const reason = compressedTensors.refuses(module, tensor.shape, tensor.scheme, traitsOf(tensor))
     if (reason) throw new TsqError("ERR_UNSUPPORTED", `${module}: ${reason}`)
-    const [n, k] = shape
-    const { bits } = scheme
-    const tensors: NamedTensor[] = [
-      {
-        name: `${module}.weight_packed`,
-        dtype: "I32",
-        shape: [n, rowWords(k, bits)],
-        data: bytesOf(await pack(tensor.codes, n, k, bits)),
-      },
-      await scaleTensor(module, tensor, options),
-      {
-        name: `${module}.weight_shape`,
-        dtype: "I64",
-        shape: [2],
-        data: bytesOf(BigInt64Array.of(BigInt(n), BigInt(k))),
-      },
-    ]
-    if (tensor.zeros) {
-      // Zero points are packed along the outputs: the rows of the transpose, transposed back.
-      const { groups } = tensor
-      const rows = rowWords(n, bits)
-      const words = await pack(await transposed(tensor.zeros, n, groups), groups, n, bits)
-      tensors.push({
-        name: `${module}.weight_zero_point`,
-        dtype: "I32",
-        shape: [rows, groups],
-        data: bytesOf(await transposed(words, groups, rows)),
-      })
-    }
-    if (groupIndex)
-      tensors.push({ name: `${module}.weight_g_idx`, dtype: "I32", shape: [k], data: bytesOf(pinned(groupIndex)) })
-    return tensors
+    return writeModule(module, tensor, options)
   },
 
   configuration: compressedTensorsConfiguration,
@@ -69,20 +44,20 @@ export const compressedTensors: CheckpointFormat = {
   reader: (checkpoint, quantizationConfig, warn) => new CompressedTensorsReader(checkpoint, quantizationConfig, warn),
 }
 
-/** In the model's dtype where that is exact, otherwise in the scales' own. */
-async function scaleTensor(module: string, tensor: QuantizedTensor, options: WriteOptions): Promise<NamedTensor> {
-  const { shape, groups } = tensor
-  const scheme = tensor.scheme as IntegerScheme
-  const whole = strategyOf(scheme) === "tensor"
-  const types = [options.scaleType, scheme.scaleType, "f32"] as const
-  const scales = (await encodeScales(whole ? tensor.scales.slice(0, 1) : tensor.scales, types)) as {
-    dtype: string
-    data: Uint8Array
-  }
-  return {
-    name: `${module}.weight_scale`,
-    dtype: scales.dtype,
-    shape: whole ? [1] : [shape[0], groups],
-    data: scales.data,
-  }
+function refusesFloats([, k]: readonly [number, number], scheme: Scheme, traits: TensorTraits): string | null {
+  const { codebook, granularity, groupSize, scaleType } = scheme
+  const format = formatOf(scheme)
+  if (format === null)
+    return codebook === "e2m1" || codebook === "e4m3"
+      ? `${name} stores ${codebook} with ${codebook === "e2m1" ? "scales of FP8 or powers of two (NVFP4, MXFP4)" : "float scales or powers of two"}, not with ${scaleType} scales`
+      : `${name} stores codes of e4m3 (FP8) and e2m1 (FP4), not of the code book ${codebook}`
+  if (traits.inputScale) return `${name} cannot store a scale per input; fold it into the layer before`
+  if (granularity === "flat") return `${name} has no scales of runs across rows`
+  if (traits.groupIndex && (storageOf[format] === "nibbles" || granularity !== "group"))
+    return `${format} stores no reordered columns`
+  if (scaleType !== "levels" && scaleType !== "e8m0") return null
+  const columns = scaleType === "levels" ? nvfp4Group : mxGroup
+  if (granularity !== "group" || groupSize !== columns || k % columns !== 0)
+    return `${format} has a scale for each ${columns} columns, and this tensor has ${k} columns with one for each ${granularity === "group" ? groupSize : granularity}`
+  return traits.levels ? refusesLevels(traits.levels, true, format) : null
 }

@@ -2,13 +2,21 @@
 
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import type { NamedTensor } from "../containers/safetensors-writer.ts"
-import type { QuantizedTensor } from "../core/quantized-tensor.ts"
+import type { QuantizedTensor, ScaleLevels } from "../core/quantized-tensor.ts"
 import { isFloatScale, isIntegerScheme, type Scheme } from "../core/scheme.ts"
 import type { StoredTensor } from "../core/stored-tensor.ts"
 
 export type { NamedTensor }
 
-export type FormatName = "gptq" | "awq" | "compressed-tensors" | "bitsandbytes" | "marlin"
+export type FormatName =
+  | "gptq"
+  | "awq"
+  | "compressed-tensors"
+  | "bitsandbytes"
+  | "marlin"
+  | "fp8"
+  | "fbgemm_fp8"
+  | "modelopt"
 
 /** Layouts of GPTQ files; "planar" is GPTQModel's gptq_p. */
 export const gptqVersions = ["v1", "v2", "planar"] as const
@@ -23,6 +31,8 @@ export interface FormatSummary {
   /** damp used, for formats that record it; null where GPTQ was not used. */
   damp: number | null
   version: string
+  /** FormatReader.carried of a source of the same format. */
+  carried?: Readonly<Record<string, unknown>> | undefined
 }
 
 /** What a tensor has besides its scheme. */
@@ -32,6 +42,8 @@ export interface TensorTraits {
   offsets?: boolean
   /** The zero points themselves, where they are known. */
   zeros?: Uint8Array | null
+  /** Likewise the levels of the scales. */
+  levels?: ScaleLevels | null
   gptqVersion?: GptqVersion
 }
 
@@ -40,12 +52,13 @@ export const traitsOf = (tensor: QuantizedTensor, gptqVersion?: GptqVersion): Te
   inputScale: tensor.inputScale !== null,
   offsets: tensor.offsets !== null,
   zeros: tensor.zeros,
+  levels: tensor.levels,
   ...(gptqVersion && { gptqVersion }),
 })
 
 /** For formats of whole numbers with zero points and float scales along rows: why the tensor is something else; null when it is not. */
 export function refusesOthers(format: string, scheme: Scheme, traits: TensorTraits): string | null {
-  const { codebook, granularity, scaleType } = scheme
+  const { codebook, granularity, scaleType, activations } = scheme
   if (codebook !== undefined) return `${format} stores whole numbers, not codes of the code book ${codebook}`
   if (traits.offsets) return `${format} stores integer zero points, and this tensor adds a float to each group`
   if (!isIntegerScheme(scheme))
@@ -53,6 +66,7 @@ export function refusesOthers(format: string, scheme: Scheme, traits: TensorTrai
       ? `${format} has no scales of ${granularity === "block" ? "blocks of several rows" : "runs across rows"}`
       : `${format} has no ${scaleType === "e8m0" ? "e8m0 scales" : "scales in two levels"}`
   if (traits.inputScale) return `${format} cannot store a scale per input; fold it into the layer before`
+  if (activations) return `${format} cannot say that activations are quantized to ${activations.type}`
   return null
 }
 
@@ -89,6 +103,10 @@ export interface WriteOptions {
 export interface FormatReader {
   /** Names of the modules stored quantized. */
   modules: readonly string[]
+  /** What of the configuration concerns no module, for a checkpoint of the same format that is made of this one. */
+  carried?: Readonly<Record<string, unknown>>
+  /** Scales of a quantized KV cache, which belong to no module. */
+  kvScales?: readonly string[]
   /** Tensor names in the checkpoint that belong to quantized modules (not to be copied as dense tensors). */
   tensorNames(module: string): readonly string[]
   /** A module whose codes stay in the checkpoint, which must stay open. */

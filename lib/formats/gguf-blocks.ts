@@ -99,7 +99,8 @@ export async function gptqBlocks(
   return { blocks, report }
 }
 
-function checkDecodable({ name, type }: BlockTensor): void {
+/** ERR_UNSUPPORTED for types that the library only knows by name. */
+export function checkDecodable({ name, type }: BlockTensor): void {
   if (!type.decode)
     throw new TsqError(
       "ERR_UNSUPPORTED",
@@ -108,7 +109,7 @@ function checkDecodable({ name, type }: BlockTensor): void {
 }
 
 /** A vector is one row. */
-function matrixOf({ name, type, shape }: BlockTensor): { rows: number; k: number } {
+export function matrixOf({ name, type, shape }: BlockTensor): { rows: number; k: number } {
   const size = elementCount(shape, `tensor ${JSON.stringify(name)}`)
   const k = shape.at(-1) ?? 1
   if (k % type.blockSize !== 0)
@@ -119,7 +120,8 @@ function matrixOf({ name, type, shape }: BlockTensor): { rows: number; k: number
   return { rows: k === 0 ? 0 : size / k, k }
 }
 
-async function named<T>({ name, type }: BlockTensor, work: () => Promise<T>): Promise<T> {
+/** Errors of `work` with the name of the tensor. */
+export async function named<T>({ name, type }: BlockTensor, work: () => Promise<T>): Promise<T> {
   try {
     return await work()
   } catch (error) {

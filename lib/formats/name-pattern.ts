@@ -14,15 +14,20 @@ const script = new Script("pattern.test(name)")
 export class NamePattern {
   readonly #source: string
   readonly #key: string
+  readonly #where: string
   readonly #pattern: RegExp
   /** A match takes at most about length^degree steps. */
   readonly #degree: number
   #spentMs = 0
 
-  /** `source` in Python's dialect, matched from the start of a name as re.match does. ERR_FORMAT, naming `key`, for what cannot be read. */
-  constructor(source: string, key: string) {
+  /**
+   * `source` in Python's dialect, matched from the start of a name as re.match does. ERR_FORMAT, naming `key` of the object `where`, for
+   * what cannot be read.
+   */
+  constructor(source: string, key: string, where = "quantization_config") {
     this.#source = source
     this.#key = key
+    this.#where = where
     this.#degree = degreeOf(source)
     try {
       this.#pattern = new RegExp(`^(?:${source})`)
@@ -47,7 +52,7 @@ export class NamePattern {
   }
 
   #refused(what: string, cause: unknown): TsqError {
-    return new TsqError("ERR_FORMAT", `quantization_config.${this.#key}: ${JSON.stringify(this.#source)} ${what}`, {
+    return new TsqError("ERR_FORMAT", `${this.#where}.${this.#key}: ${JSON.stringify(this.#source)} ${what}`, {
       cause,
     })
   }

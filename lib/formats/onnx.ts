@@ -176,7 +176,12 @@ export class OnnxReader {
     const layer = this.#layer(name)
     const { n, k, bits, block, blocks } = layer
     const scheme: Scheme = {
-      ...{ bits, symmetric: layer.zeros === "", granularity: "group", groupSize: Math.min(block, k) },
+      ...{
+        bits,
+        symmetric: layer.zeros === "",
+        granularity: block < k ? "group" : "channel",
+        groupSize: Math.min(block, k),
+      },
       scaleType: this.#scaleType(layer.scales, name),
     }
     this.#expect(layer.codes, "u8", n * blocks * ((block * bits) / 8), name)

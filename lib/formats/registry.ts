@@ -2,12 +2,25 @@
 import { describe } from "../containers/json.ts"
 import { TsqError } from "../core/errors.ts"
 import { awq } from "./awq.ts"
+import { bitsandbytes } from "./bitsandbytes.ts"
 import { compressedTensors } from "./compressed-tensors.ts"
+import { fbgemmFp8 } from "./fbgemm-fp8.ts"
 import type { CheckpointFormat } from "./format.ts"
+import { fp8 } from "./fp8.ts"
 import { gptq } from "./gptq.ts"
 import { marlin } from "./marlin.ts"
+import { modelopt } from "./modelopt.ts"
 
-export const formats: readonly CheckpointFormat[] = [gptq, awq, compressedTensors, marlin]
+export const formats: readonly CheckpointFormat[] = [
+  gptq,
+  awq,
+  compressedTensors,
+  bitsandbytes,
+  marlin,
+  fp8,
+  fbgemmFp8,
+  modelopt,
+]
 
 const names = formats.map(format => format.name).join(", ")
 

@@ -4,7 +4,7 @@ import type { Checkpoint } from "../containers/checkpoint.ts"
 import { throwIfAborted } from "../core/errors.ts"
 import type { LongWork } from "../core/progress.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
-import type { IntegerScheme } from "../core/scheme.ts"
+import type { Scheme } from "../core/scheme.ts"
 import { sharedFloats } from "../core/tensor.ts"
 import { prepack } from "../kernels/packed-weight.ts"
 import { Accumulator } from "../models/accumulator.ts"
@@ -162,7 +162,7 @@ export function stages(section: ModelProgram["sections"][number]): Stage[] {
 
 /** The clip search belongs to AWQ with plain rounding (a scale search subsumes it); q and k are left alone as in the paper's code. One
  * scale for the whole tensor has no groups to clip. */
-const usesClip = (recipe: Recipe, module: string, scheme: IntegerScheme): boolean =>
+const usesClip = (recipe: Recipe, module: string, scheme: Scheme): boolean =>
   recipe.transforms.includes("awq") &&
   recipe.rounding === "nearest" &&
   scheme.granularity !== "tensor" &&

@@ -3,6 +3,7 @@
 // A block file is a safetensors file in terms of the canonical tensor, whatever format is written in the end:
 //   <module>.codes  I32 [n, ceil(k * bits / 32)]   dense bit stream a row
 //   <module>.scales F32 [n, groups]    <module>.zeros U8 [n, groups]    <module>.group_index I32 [k]
+//   <module>.level_codes U8, .level_values F32, .level_supers F32          scales in two levels
 //   <tensor>        F32                            dense tensors that a transform changed
 // and its metadata holds schemes, reports and the SHA-256 of the tensors' bytes as JSON.
 import { createHash, randomBytes } from "node:crypto"
@@ -15,8 +16,8 @@ import { writeError, writeFully } from "../containers/disk.ts"
 import { SafetensorsFile } from "../containers/safetensors.ts"
 import { compareNames, serializeHeader } from "../containers/safetensors-header.ts"
 import { ioError, TsqError, throwIfAborted } from "../core/errors.ts"
-import { QuantizedTensor } from "../core/quantized-tensor.ts"
-import type { IntegerScheme } from "../core/scheme.ts"
+import { QuantizedTensor, type ScaleLevels } from "../core/quantized-tensor.ts"
+import { type Scheme, storedScales } from "../core/scheme.ts"
 import { sharedBytes, sharedFloats, sharedInts } from "../core/tensor.ts"
 import { native } from "../native.ts"
 import type { RoundingReport } from "../rounding/rounding.ts"
@@ -54,10 +55,15 @@ export async function fingerprint(
   return hash.digest("hex")
 }
 
+/** ScaleLevels but for its arrays. */
+interface LevelNumbers extends Pick<ScaleLevels, "perSuper" | "divides" | "shift"> {
+  values: number
+}
+
 interface BlockMetadata {
   /** Of all tensors' bytes in file order. */
   sha256: string
-  schemes: Record<string, { scheme: IntegerScheme; shape: [number, number] }>
+  schemes: Record<string, { scheme: Scheme; shape: [number, number]; levels?: LevelNumbers }>
   reports: Record<string, RoundingReport>
   transforms: TransformReport[]
 }
@@ -123,13 +129,20 @@ export class BlockStore {
       const words = Math.ceil((k * tensor.scheme.bits) / 32)
       const packed = sharedInts(n * words)
       await native.packBits(tensor.codes, n, k, tensor.scheme.bits, false, 0, packed)
-      metadata.schemes[module] = { scheme: tensor.scheme as IntegerScheme, shape: [n, k] }
+      metadata.schemes[module] = { scheme: tensor.scheme, shape: [n, k] }
       parts.push({ name: `${module}.codes`, dtype: "I32", shape: [n, words], data: packed })
       parts.push({ name: `${module}.scales`, dtype: "F32", shape: [n, tensor.groups], data: tensor.scales })
       if (tensor.zeros)
         parts.push({ name: `${module}.zeros`, dtype: "U8", shape: [n, tensor.groups], data: tensor.zeros })
       if (tensor.groupIndex)
         parts.push({ name: `${module}.group_index`, dtype: "I32", shape: [k], data: tensor.groupIndex })
+      if (tensor.levels) {
+        const { codes, values, supers, perSuper, divides, shift } = tensor.levels
+        metadata.schemes[module].levels = { perSuper, divides, shift, values: values.length }
+        parts.push({ name: `${module}.level_codes`, dtype: "U8", shape: [codes.length], data: codes })
+        parts.push({ name: `${module}.level_values`, dtype: "F32", shape: [values.length], data: values })
+        parts.push({ name: `${module}.level_supers`, dtype: "F32", shape: [supers.length], data: supers })
+      }
     }
     for (const [tensor, values] of block.changed)
       parts.push({ name: tensor, dtype: "F32", shape: [values.length], data: values })
@@ -163,6 +176,8 @@ export class BlockStore {
     }
   }
 }
+
+const partNames = ["codes", "scales", "zeros", "group_index", "level_codes", "level_values", "level_supers"]
 
 /** A finished block; tensors are read when asked for. */
 export class StoredBlock {
@@ -200,15 +215,13 @@ export class StoredBlock {
     return this.#metadata.transforms
   }
 
-  scheme(module: string): IntegerScheme {
+  scheme(module: string): Scheme {
     return this.#metadata.schemes[module]!.scheme
   }
 
   /** Names of dense tensors that a transform changed. */
   get changed(): string[] {
-    const parts = new Set(
-      this.modules.flatMap(module => ["codes", "scales", "zeros", "group_index"].map(part => `${module}.${part}`)),
-    )
+    const parts = new Set(this.modules.flatMap(module => partNames.map(part => `${module}.${part}`)))
     return [...this.#file.entries.keys()].filter(name => !parts.has(name))
   }
 
@@ -233,7 +246,20 @@ export class StoredBlock {
     if (zeros) await this.#read(`${module}.zeros`, zeros)
     const groupIndex = this.#file.entries.has(`${module}.group_index`) ? sharedInts(k) : null
     if (groupIndex) await this.#read(`${module}.group_index`, groupIndex)
-    return new QuantizedTensor({ scheme, shape, codes, scales, zeros, groupIndex })
+    return new QuantizedTensor({ scheme, shape, codes, scales, zeros, groupIndex, levels: await this.#levels(module) })
+  }
+
+  async #levels(module: string): Promise<ScaleLevels | null> {
+    const { scheme, shape, levels } = this.#metadata.schemes[module]!
+    if (!levels) return null
+    const count = storedScales(scheme, shape)
+    const codes = sharedBytes(count)
+    const values = sharedFloats(levels.values)
+    const supers = sharedFloats(Math.ceil(count / levels.perSuper))
+    await this.#read(`${module}.level_codes`, codes)
+    await this.#read(`${module}.level_values`, values)
+    await this.#read(`${module}.level_supers`, supers)
+    return { ...levels, codes, values, supers }
   }
 
   async #read(name: string, out: Float32Array | Int32Array | Uint8Array): Promise<void> {

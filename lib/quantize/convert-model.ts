@@ -1,160 +1,162 @@
-// convertModel: a quantized checkpoint into another format, exactly or not at all.
-import { Checkpoint } from "../containers/checkpoint.ts"
-import { OutputDirectory } from "../containers/output.ts"
-import { dtypeInfo } from "../core/dtype.ts"
-import { TsqError } from "../core/errors.ts"
-import { listChoices, Options } from "../core/options.ts"
+// convertModel: a model into another format, exactly or not at all, unless rounding again is asked for.
+import { TsqError, throwIfAborted } from "../core/errors.ts"
+import { describe, Options } from "../core/options.ts"
 import { type LongWork, progressReporter } from "../core/progress.ts"
-import type { QuantizedTensor } from "../core/quantized-tensor.ts"
-import { sharedArray, sharedFloats } from "../core/tensor.ts"
-import { packageVersion } from "../core/version.ts"
-import { type FormatName, type FormatSummary, type GptqVersion, gptqVersions, traitsOf } from "../formats/format.ts"
-import { detectFormat, formatByName, formats } from "../formats/registry.ts"
-import { describeModel } from "../models/registry.ts"
-import { native } from "../native.ts"
-import { linearsOf } from "./linears.ts"
+import { type FormatName, type GptqVersion, gptqVersions } from "../formats/format.ts"
+import { type GgufPreset, ggufPresets, isGgufPreset } from "../formats/gguf-mixes.ts"
+import { formatByName } from "../formats/registry.ts"
+import { ConversionRefused, type ConversionReport } from "./conversion-report.ts"
+import { type ConversionSource, openConversionSource } from "./conversion-source.ts"
+import { convertGguf } from "./convert-gguf.ts"
+import { convertToFolder } from "./convert-to-folder.ts"
+import { convertToGguf, type GgufTarget } from "./convert-to-gguf.ts"
 import { scaleTypeOf } from "./plan.ts"
 import { readFormat } from "./recipe.ts"
-import { verifyModules } from "./verify.ts"
-import { writeCheckpoint } from "./write-checkpoint.ts"
+import type { Requantization } from "./requantize.ts"
+import { type GroupSize, parseScheme, type SchemeName } from "./scheme.ts"
+
+export type { ConversionReport, ConvertedTensor, Refusal } from "./conversion-report.ts"
+export { ConversionRefused } from "./conversion-report.ts"
 
 export interface ConvertModelOptions extends LongWork {
-  format: FormatName
+  /** Of a folder: a checkpoint format, or "dense" for floats. An output called .gguf is a GGUF file, with no format or "gguf". */
+  format?: FormatName | "dense" | "gguf"
   gptqVersion?: GptqVersion
+  /** Round what the target does not hold to nearest codes of `scheme` or `preset`. Default false: such tensors are refused. */
+  allowRequantize?: boolean
+  /** Scheme of what is rounded again for a folder. Default "w4a16" in groups of 128, 64 or 32 columns, symmetric. */
+  scheme?: SchemeName
+  groupSize?: GroupSize
+  symmetric?: boolean
+  /** Mixture of block types of a GGUF file. Without one every tensor gets the type that holds it. */
+  preset?: GgufPreset
+  /** Of matrices that become dense. Default "f32", which holds their values; the others round, and the report says how much. */
+  dtype?: "f32" | "f16" | "bf16"
+  /** Tensor bytes of a part of a GGUF file, at most. Default: one file. */
+  maxPartBytes?: number
   /** Replace an existing output. */
   force?: boolean
   onWarning?: (message: string) => void
 }
 
-export interface ConversionReport {
-  from: FormatName
-  to: FormatName
-  modules: number
-  totalBytes: number
-}
+const known = [
+  ...[
+    "format",
+    "gptqVersion",
+    "allowRequantize",
+    "scheme",
+    "groupSize",
+    "symmetric",
+    "preset",
+    "dtype",
+    "maxPartBytes",
+  ],
+  ...["force", "signal", "onProgress", "onWarning"],
+]
 
 /**
- * Converts the quantized checkpoint in folder `source` into folder `out`: same codes, scales and zero points, so that converting
- * back gives the same bytes. ERR_UNSUPPORTED listing every module that the target cannot hold, with the reason; ERR_FORMAT when the
- * source is not quantized.
+ * Converts a checkpoint folder or a .gguf file (any part of a split one) into folder `out`, or into the GGUF file `out`: same codes,
+ * scales and zero points, or other codes that stand for the same values, so that nothing is rounded. Codes become floats with
+ * format "dense". What was written is read back and run before it gets its name.
+ *
+ * ERR_UNSUPPORTED (a ConversionRefused, with every tensor that the target cannot hold and the reason) unless allowRequantize is set;
+ * ERR_FORMAT when nothing is quantized and a quantized format is asked for; ERR_OPTION, ERR_IO, ERR_CORRUPT, ERR_NUMERIC, ERR_ABORTED.
  */
 export async function convertModel(
   source: string,
   out: string,
-  options: ConvertModelOptions,
+  options: ConvertModelOptions = {},
 ): Promise<ConversionReport> {
-  const checked = new Options("convertModel", options, [
-    "format",
-    "gptqVersion",
-    "force",
-    "signal",
-    "onProgress",
-    "onWarning",
-  ])
-  const name = readFormat(checked) ?? checked.fail("format", listChoices(formats.map(({ name }) => name)))
-  const gptqVersion = checked.oneOf("gptqVersion", gptqVersions, "v1")
-  const signal = checked.signal()
-  const report = progressReporter(checked.onProgress())
-  const checkpoint = await Checkpoint.open(source)
+  const checked = new Options("convertModel", options, known)
+  const toGguf = typeof out === "string" && out.endsWith(".gguf")
+  const target = readTarget(checked, toGguf)
+  const warn = options.onWarning ?? (() => {})
+  throwIfAborted(target.signal)
   try {
-    const config = checkpoint.quantizationConfig
-    if (!config)
-      throw new TsqError(
-        "ERR_FORMAT",
-        `${source}: is not quantized, there is nothing to convert; quantizeModel makes a quantized checkpoint of it`,
-      )
-    const from = detectFormat(config)!
-    const program = describeModel(checkpoint.config)
-    const reader = from.reader(checkpoint, config, options.onWarning ?? (() => {}))
-    const format = formatByName(name)
-    const places = new Map<string, string>()
-    const omitted = new Set<string>()
-    for (const module of reader.modules) {
-      const names = reader.tensorNames(module)
-      places.set(names[0]!, module)
-      for (const tensor of names) omitted.add(tensor)
-    }
-    const schemes = await refuseWhatDoesNotFit(
-      reader.modules,
-      module => reader.read(module),
-      format,
-      gptqVersion,
-      done => report({ stage: "check", done, total: reader.modules.length }),
-    )
-    const output = await OutputDirectory.create(out, { source, force: checked.boolean("force", false) })
+    if (toGguf && typeof source === "string" && source.endsWith(".gguf"))
+      return await convertGguf(source, out, ggufTarget(checked, warn))
+    const opened = await openConversionSource(source, toGguf ? "gguf" : (target.format as string), warn)
     try {
-      const linears = program.blocks.flatMap((_, layer) =>
-        linearsOf(program, layer).map(slot => program.blockPrefix(layer) + slot.module),
-      )
-      const { totalBytes } = await writeCheckpoint(output.path, {
-        source: checkpoint,
-        format,
-        summary: {
-          modules: schemes,
-          unquantized: [...new Set([...linears, program.head])].filter(
-            module => !schemes.has(module) && module !== program.embedding,
-          ),
-          damp: null,
-          version: packageVersion,
-        },
-        options: { scaleType: scaleTypeOf(name, program), gptqVersion },
-        tensor: module => reader.read(module),
-        moduleAt: tensor => places.get(tensor) ?? null,
-        omitted,
-        changed: async () => null,
-        files: () => ({}),
-        signal,
-        onTensor: (tensor, done, total) => report({ stage: "write", done, total, tensor }),
+      if (toGguf) return await convertToGguf(opened, out, ggufTarget(checked, warn))
+      if (opened.format === "dense" && target.format !== "dense")
+        throw new TsqError(
+          "ERR_FORMAT",
+          `${source}: is not quantized, there is nothing to convert; quantizeModel makes a quantized checkpoint of it`,
+        )
+      return await convertToFolder(opened, out, {
+        ...target,
+        format: target.format === "dense" ? null : formatByName(target.format as string),
+        requantization: target.template && requantizationOf(target, opened),
       })
-      await verifyModules(output.path, format.name, schemes.keys(), module => reader.read(module), signal)
-      await output.commit()
-      return { from: from.name, to: format.name, modules: schemes.size, totalBytes }
-    } catch (error) {
-      await output.discard()
-      throw error
+    } finally {
+      opened.dispose()
     }
-  } finally {
-    checkpoint.dispose()
+  } catch (error) {
+    if (error instanceof ConversionRefused && error.refused.length > 5)
+      for (const { tensor, reason } of error.refused) warn(`${tensor}: ${reason}`)
+    throw error
   }
 }
 
-async function refuseWhatDoesNotFit(
-  modules: readonly string[],
-  read: (module: string) => Promise<QuantizedTensor>,
-  format: ReturnType<typeof formatByName>,
-  gptqVersion: GptqVersion,
-  onModule: (done: number) => void,
-): Promise<Map<string, FormatSummary["modules"] extends ReadonlyMap<string, infer V> ? V : never>> {
-  const schemes = new Map()
-  const refused: string[] = []
-  for (const [index, module] of modules.entries()) {
-    const tensor = await read(module)
-    const reason =
-      format.refuses(module, tensor.shape, tensor.scheme, traitsOf(tensor, gptqVersion)) ??
-      (await scalesDoNotFit(tensor, format.name))
-    if (reason) refused.push(`${module}: ${reason}`)
-    schemes.set(module, { ...tensor.scheme, hasGroupIndex: tensor.groupIndex !== null })
-    onModule(index + 1)
-  }
-  if (refused.length > 0)
+/** Everything that is checked before a file is opened. */
+function readTarget(options: Options, toGguf: boolean) {
+  const raw = options.raw("format")
+  const gguf = raw === "gguf" || (raw === undefined && toGguf)
+  if (gguf !== toGguf)
     throw new TsqError(
-      "ERR_UNSUPPORTED",
-      `${format.name} cannot hold ${refused.length} of ${modules.length} modules: ${refused.slice(0, 5).join("; ")}${refused.length > 5 ? " …" : ""}`,
+      "ERR_OPTION",
+      `convertModel: format ${describe(raw)} and the output's name do not agree: GGUF files are called .gguf, and no folder is`,
     )
-  return schemes
+  const format = gguf || raw === "dense" ? raw : readFormat(options)
+  if (!gguf && format === undefined) options.fail("format", 'the name of a checkpoint format, or "dense"')
+  const allowRequantize = options.boolean("allowRequantize", false)
+  for (const name of ["scheme", "groupSize", "symmetric"])
+    if (options.has(name) && (!allowRequantize || gguf || format === "dense"))
+      options.fail(name, "no value: it says how a folder's tensors are rounded again, with allowRequantize")
+  for (const name of ["preset", "maxPartBytes"])
+    if (options.has(name) && !gguf) options.fail(name, "no value: only GGUF files have it")
+  if (options.has("preset") && !isGgufPreset(options.raw("preset")))
+    options.fail("preset", `one of ${ggufPresets.join(", ")}`)
+  if (options.has("dtype") && gguf) options.fail("dtype", "no value: it is of dense tensors in a folder")
+  if (options.has("onWarning") && typeof options.raw("onWarning") !== "function")
+    options.fail("onWarning", "a function")
+  options.integer("maxPartBytes", { min: 1 }, undefined)
+  const scheme = new Options(
+    "convertModel",
+    { scheme: "w4a16", ...given(options, ["scheme", "groupSize", "symmetric"]) },
+    known,
+  )
+  return {
+    format,
+    template: allowRequantize && !gguf && format !== "dense" ? parseScheme(scheme) : null,
+    gptqVersion: options.oneOf("gptqVersion", gptqVersions, "v1"),
+    dtype: options.oneOf("dtype", ["f32", "f16", "bf16"], null),
+    force: options.boolean("force", false),
+    signal: options.signal(),
+    report: progressReporter(options.onProgress()),
+  }
 }
 
-/** GPTQ, AWQ and Marlin store scales as f16: a scale of another type fits only if it is an f16 value (or, in GPTQ files, a bf16 one). */
-async function scalesDoNotFit(tensor: QuantizedTensor, format: FormatName): Promise<string | null> {
-  const { scaleType } = tensor.scheme
-  if (!["gptq", "awq", "marlin"].includes(format)) return null
-  if (scaleType === "f16" || (format === "gptq" && scaleType === "bf16")) return null
-  const { f32, f16 } = { f32: dtypeInfo("f32").code, f16: dtypeInfo("f16").code }
-  const half = sharedArray("f16", tensor.scales.length)
-  const back = sharedFloats(tensor.scales.length)
-  await native.convertAsync(tensor.scales, f32, half, f16, back.length)
-  await native.convertAsync(half, f16, back, f32, back.length)
-  const bytes = (array: Float32Array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength)
-  if (bytes(back).equals(bytes(tensor.scales))) return null
-  return `its ${scaleType} scales are not all f16 values; compressed-tensors keeps them`
+const given = (options: Options, names: readonly string[]) =>
+  Object.fromEntries(names.filter(name => options.has(name)).map(name => [name, options.raw(name)]))
+
+function ggufTarget(options: Options, warn: (message: string) => void): GgufTarget {
+  return {
+    preset: (options.raw("preset") as GgufPreset | undefined) ?? null,
+    allowRequantize: options.boolean("allowRequantize", false),
+    maxPartBytes: options.integer("maxPartBytes", { min: 1 }, undefined),
+    force: options.boolean("force", false),
+    signal: options.signal(),
+    report: progressReporter(options.onProgress()),
+    warn,
+  }
+}
+
+function requantizationOf(
+  { template, format, gptqVersion }: ReturnType<typeof readTarget>,
+  { program }: ConversionSource,
+): Requantization {
+  // v1 files store zero points minus one and so cannot hold 0 (lib/formats/gptq.ts).
+  const minZero = format === "gptq" && gptqVersion === "v1" && !template!.symmetric ? 1 : 0
+  return { template: template!, scaleType: scaleTypeOf(format as FormatName, program), minZero }
 }

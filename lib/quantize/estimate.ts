@@ -6,11 +6,23 @@ import { native } from "../native.ts"
 import { linearsOf } from "./linears.ts"
 import type { PlannedModule } from "./plan.ts"
 import { needsCalibrationRun, type Recipe } from "./recipe.ts"
+import { isBitsandbytes } from "./scheme.ts"
 
 /** Bits of a weight whose groups are all whole. */
-export function nominalBits({ bits, symmetric, groupSize }: Recipe, scaleType: IntegerScheme["scaleType"]): number {
+export function nominalBits(recipe: Recipe, scaleType: IntegerScheme["scaleType"]): number {
+  const { bits, symmetric, groupSize } = recipe
   if (typeof groupSize !== "number") return bits
-  return bits + ((scaleType === "f32" ? 32 : 16) + (symmetric ? 0 : bits)) / groupSize
+  if (recipe.scheme === "fp8") return bits
+  if (recipe.scheme === "mxfp4" || recipe.scheme === "nvfp4") return bits + 8 / groupSize
+  // bitsandbytes' scales are f32, or 8 bits and an f32 number for 256 of them.
+  const scaleBits = !isBitsandbytes(recipe.scheme)
+    ? scaleType === "f32"
+      ? 32
+      : 16
+    : recipe.doubleQuantization
+      ? 8.125
+      : 32
+  return bits + (scaleBits + (symmetric ? 0 : bits)) / groupSize
 }
 
 export function sizeUp(checkpoint: Checkpoint, modules: readonly PlannedModule[]) {

@@ -2,7 +2,6 @@
 // folders (block-quantizer.ts).
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import { throwIfAborted } from "../core/errors.ts"
-import type { ProgressStep } from "../core/progress.ts"
 import { sharedInts } from "../core/shared-array.ts"
 import { CheckpointSource } from "../engine/checkpoint-source.ts"
 import { encodeBlocks, gptqBlocks, hasGrid, packBlocks } from "../formats/gguf-blocks.ts"
@@ -25,7 +24,7 @@ export interface GgufGptqInput {
   set: CalibrationSet
   options: Required<Pick<RoundingOptions, "damp" | "block">> & { order: "none" | "static" | "group-aware" }
   signal: AbortSignal | undefined
-  report: (step: ProgressStep) => void
+  onTensor(source: string, detail: string): void
   warn: (message: string) => void
 }
 
@@ -61,7 +60,7 @@ export class GgufGptq {
   }
 
   async #roundLayer(layer: number): Promise<void> {
-    const { program, signal, report } = this.#input
+    const { program, signal, onTensor } = this.#input
     const run = this.#run
     const section = program.sections[program.blocks[layer]!]!
     const prefix = program.blockPrefix(layer)
@@ -78,8 +77,7 @@ export class GgufGptq {
             this.#blocks.set(tensor.name, blocks)
             const from = tensor.permuted ? checkpointOrder(tensor.shape[0]!, program.config.headDim) : null
             bound = run.own(bound.set(module, run.own(await packBlocks(tensor, blocks, from))))
-            const detail = `block ${layer + 1}/${program.blocks.length} ${module}`
-            report({ stage: "gptq", done: layer, total: program.blocks.length, detail, tensor: tensor.name })
+            onTensor(tensor.source!, `block ${layer + 1}/${program.blocks.length}`)
           }
         } finally {
           hessian.dispose()

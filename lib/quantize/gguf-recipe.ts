@@ -10,7 +10,7 @@ import type { QuantizeModelOptions, RoundingName } from "./recipe.ts"
 export interface GgufOptions
   extends LongWork,
     Pick<QuantizeModelOptions, "calibration" | "samples" | "sequenceLength" | "rounding" | "damp" | "block">,
-    Pick<QuantizeModelOptions, "force" | "onWarning"> {
+    Pick<QuantizeModelOptions, "adapters" | "force" | "onWarning"> {
   /** A mixture of block types by the name that llama-quantize has for it. */
   preset: GgufPreset
   /** An importance matrix that llama-imatrix or `saveImatrix` made: .gguf, or the older .dat. */
@@ -31,12 +31,13 @@ export interface GgufRecipe {
   calibration: NonNullable<QuantizeModelOptions["calibration"]> | null
   samples: number | null
   sequenceLength: number | null
+  adapters: readonly string[]
   force: boolean
   gptq: { damp: number; block: number; order: keyof typeof blockOrders }
 }
 
 const known = [
-  ...["preset", "rounding", "imatrix", "saveImatrix", "calibration", "samples", "sequenceLength"],
+  ...["preset", "rounding", "imatrix", "saveImatrix", "calibration", "samples", "sequenceLength", "adapters"],
   ...["damp", "block", "order", "device", "force", "signal", "onProgress", "onWarning"],
 ]
 
@@ -64,6 +65,7 @@ export function makeGgufRecipe(values: GgufOptions, out: string): GgufRecipe {
     ),
     samples: options.integer("samples", { min: 1 }, null),
     sequenceLength: options.integer("sequenceLength", { min: 2 }, null),
+    adapters: options.strings("adapters", []),
     force: options.boolean("force", false),
     gptq: {
       damp: options.number("damp", { min: 0, aboveMin: true, max: 1 }, 0.01),

@@ -1,4 +1,5 @@
 // Rows of a checkpoint's tensor in the order of the GGUF tensor.
+import { setImmediate as turn } from "node:timers/promises"
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import type { GgufTensorPlan } from "../containers/gguf-writer.ts"
 import { dtypeInfo } from "../core/dtype.ts"
@@ -14,6 +15,8 @@ export interface PlannedTensor extends GgufTensorPlan {
   /** The mixture's type, where rows do not fill its blocks. */
   instead: string | null
 }
+
+const turnElements = 1 << 20
 
 /** f32 [count, k], on shared memory. Where rows change places, `begin` and `count` are whole heads. */
 export async function readRows(
@@ -31,7 +34,10 @@ export async function readRows(
   await native.convertAsync(stored, code, values, dtypeInfo("f32").code, size)
   if (!permuted) return values
   const ordered = sharedFloats(size)
+  // A few megabytes in one turn of the event loop.
+  const rowsInTurn = Math.max(1, Math.floor(turnElements / k))
   for (let row = 0; row < count; row++) {
+    if (row > 0 && row % rowsInTurn === 0) await turn()
     const from = hfRow(row, headDim) * k
     ordered.set(values.subarray(from, from + k), row * k)
   }

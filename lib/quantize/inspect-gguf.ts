@@ -1,6 +1,8 @@
 // What a GGUF file holds: its metadata and tensors. Nothing is decoded.
 import { Gguf, type GgufEntry } from "../containers/gguf.ts"
 import type { GgufArray, GgufMetadata, GgufValue } from "../containers/gguf-types.ts"
+import type { EngineName, StoredModel } from "../formats/engines/engine.ts"
+import { judge } from "../formats/engines/registry.ts"
 import type { ModelInspection } from "./inspect-model.ts"
 
 /** `value` as JSON can hold it: of an array the first elements, 64-bit integers beyond 2^53 and numbers that are not finite as text. */
@@ -18,7 +20,10 @@ type MetadataScalar = string | number | boolean
 /** Elements of an array that are shown: the rest of a vocabulary says nothing more. */
 const shownElements = 8
 
-export async function inspectGguf(path: string): Promise<ModelInspection> {
+export async function inspectGguf(
+  path: string,
+  engines: readonly EngineName[] | null = null,
+): Promise<ModelInspection> {
   const model = await Gguf.open(path)
   try {
     const entries = [...model.entries.values()]
@@ -39,9 +44,20 @@ export async function inspectGguf(path: string): Promise<ModelInspection> {
       batch: 0,
       tensors: entries.map(tensorOf),
       metadata: fieldsOf(model.metadata),
+      ...(engines && { findings: judge(engines, storedModel(model)) }),
     }
   } finally {
     model.dispose()
+  }
+}
+
+function storedModel({ metadata, entries }: Gguf): StoredModel {
+  const architecture = metadata.get("general.architecture")
+  return {
+    format: "gguf",
+    architecture: architecture?.type === "string" ? architecture.value : "unknown",
+    ...{ configText: null, settings: null, modules: [], metadata },
+    tensors: Array.from(entries.values(), ({ name, shape, type }) => ({ name, shape, type: type.name })),
   }
 }
 

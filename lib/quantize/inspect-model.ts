@@ -3,6 +3,8 @@ import { Checkpoint } from "../containers/checkpoint.ts"
 import { SafetensorsFile } from "../containers/safetensors.ts"
 import { Options } from "../core/options.ts"
 import type { Scheme } from "../core/scheme.ts"
+import type { EngineFinding, EngineName, StoredModule } from "../formats/engines/engine.ts"
+import { checkEngines, judge } from "../formats/engines/registry.ts"
 import { detectFormat } from "../formats/registry.ts"
 import { describeModel } from "../models/registry.ts"
 import { inspectGguf, type MetadataField } from "./inspect-gguf.ts"
@@ -12,6 +14,8 @@ export interface InspectModelOptions {
   context?: number
   /** Sequences at once. Default 1. */
   batch?: number
+  /** Engines to say of what they would refuse, run slowly or ignore. */
+  for?: readonly EngineName[]
   onWarning?: (message: string) => void
 }
 
@@ -34,6 +38,8 @@ export interface ModelInspection {
   tensors: { name: string; shape: number[]; dtype: string | null; scheme: string | null; bytes: number }[]
   /** Of a GGUF file. */
   metadata?: MetadataField[]
+  /** Where engines were named; empty where they load the model as it is. */
+  findings?: EngineFinding[]
 }
 
 /** "w4a16 g128 asymmetric", "nf4 g64", "e4m3 block 128x128, activations e4m3 dynamic per token". */
@@ -54,9 +60,13 @@ export function schemeText({ bits, symmetric, granularity, groupSize, blockRows,
  * the bytes of all its tensors.
  */
 export async function inspectModel(path: string, options: InspectModelOptions = {}): Promise<ModelInspection> {
-  const checked = new Options("inspectModel", options, ["context", "batch", "onWarning"])
-  if (typeof path === "string" && path.endsWith(".safetensors")) return inspectFile(path)
-  if (typeof path === "string" && path.endsWith(".gguf")) return inspectGguf(path)
+  const checked = new Options("inspectModel", options, ["context", "batch", "for", "onWarning"])
+  const engines = checked.has("for") ? checkEngines(options.for, "inspectModel") : null
+  if (typeof path === "string" && path.endsWith(".safetensors")) {
+    if (engines) checked.fail("for", "no value for a single .safetensors file: engines load folders and .gguf files")
+    return inspectFile(path)
+  }
+  if (typeof path === "string" && path.endsWith(".gguf")) return inspectGguf(path, engines)
   const checkpoint = await Checkpoint.open(path)
   try {
     const program = describeModel(checkpoint.config)
@@ -67,6 +77,7 @@ export async function inspectModel(path: string, options: InspectModelOptions = 
     const format = detectFormat(config)
     const reader = format?.reader(checkpoint, config!, options.onWarning ?? (() => {}))
     const tensors: ModelInspection["tensors"] = []
+    const modules: StoredModule[] = []
     const ownedBy = new Set<string>()
     const schemes = new Set<string>()
     let parameters = 0
@@ -81,6 +92,8 @@ export async function inspectModel(path: string, options: InspectModelOptions = 
         bytes += checkpoint.entry(name).bytes
       }
       const size = tensor.shape[0] * tensor.shape[1]
+      const { shape, scheme } = tensor
+      modules.push({ name: module, shape, scheme, groupIndex: tensor.groupIndex !== null })
       schemes.add(schemeText(tensor.scheme))
       tensors.push({ name: module, shape: [...tensor.shape], dtype: null, scheme: schemeText(tensor.scheme), bytes })
       parameters += size
@@ -95,6 +108,19 @@ export async function inspectModel(path: string, options: InspectModelOptions = 
       parameters += countOf(shape)
       weightBytes += bytes
     }
+    const found = engines && {
+      findings: judge(engines, {
+        format: format?.name ?? "dense",
+        architecture: program.config.architecture,
+        configText: checkpoint.configText,
+        settings: config,
+        modules,
+        tensors: tensors
+          .filter(({ dtype }) => dtype !== null)
+          .map(({ name, shape, dtype }) => ({ name, shape, type: dtype as string })),
+        metadata: null,
+      }),
+    }
     return {
       architecture: program.config.architecture,
       parameters,
@@ -108,6 +134,7 @@ export async function inspectModel(path: string, options: InspectModelOptions = 
       context,
       batch,
       tensors,
+      ...found,
     }
   } finally {
     checkpoint.dispose()

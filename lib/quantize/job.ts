@@ -3,6 +3,7 @@ import { Checkpoint } from "../containers/checkpoint.ts"
 import { TsqError, throwIfAborted } from "../core/errors.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
+import { Adapters } from "./adapters.ts"
 import { type CalibrationSet, readCalibration } from "./calibration.ts"
 import { checkFinite } from "./finite.ts"
 import { makePlan, type Plan } from "./plan.ts"
@@ -21,6 +22,7 @@ export class QuantizationJob {
   readonly recipe: Recipe
   readonly calibration: CalibrationSet | null
   readonly plan: Plan
+  readonly adapters: Adapters
 
   private constructor(
     checkpoint: Checkpoint,
@@ -28,12 +30,14 @@ export class QuantizationJob {
     recipe: Recipe,
     calibration: CalibrationSet | null,
     plan: Plan,
+    adapters: Adapters,
   ) {
     this.checkpoint = checkpoint
     this.program = program
     this.recipe = recipe
     this.calibration = calibration
     this.plan = plan
+    this.adapters = adapters
   }
 
   /** Validates the options, opens the source and plans. Nothing is written and no weight is read. */
@@ -43,28 +47,35 @@ export class QuantizationJob {
     const open = makeRecipe(options)
     throwIfAborted(options.signal)
     const checkpoint = await Checkpoint.open(source)
+    let adapters: Adapters | null = null
     try {
       if (checkpoint.quantizationConfig)
         throw new TsqError(
           "ERR_UNSUPPORTED",
           `${source}: this checkpoint is quantized already (${String(checkpoint.quantizationConfig.quant_method ?? "unknown method")}); ` +
-            "quantize the original, or convertModel this one to another format",
+            "quantize the original, or convertModel this one to another format" +
+            (open.adapters.length > 0
+              ? "; adapters are merged into unquantized weights, none run beside quantized ones yet"
+              : ""),
         )
       const program = describeModel(checkpoint.config)
+      adapters = await Adapters.open(options.adapters ?? [], checkpoint, options.onWarning ?? (() => {}))
       const recipe = closeRecipe(open, program)
       const calibration = await calibrationOf(source, program, recipe, options)
       const rows = calibration ? calibration.windows.length * calibration.sequenceLength : 0
       const tokens = calibration && { rows, windows: calibration.windows.length, length: calibration.sequenceLength }
       const plan = makePlan(checkpoint, program, recipe, tokens, options)
-      return new QuantizationJob(checkpoint, program, recipe, calibration, plan)
+      return new QuantizationJob(checkpoint, program, recipe, calibration, plan, adapters)
     } catch (error) {
+      await adapters?.dispose()
       checkpoint.dispose()
       throw error
     }
   }
 
-  dispose(): void {
+  async dispose(): Promise<void> {
     this.checkpoint.dispose()
+    await this.adapters.dispose()
   }
 }
 

@@ -1,13 +1,15 @@
 // The plan: every tensor with its scheme or the reason why it is left alone, sizes, memory and time, before any work is done.
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import { TsqError } from "../core/errors.ts"
-import type { IntegerScheme } from "../core/scheme.ts"
+import type { IntegerScheme, Scheme } from "../core/scheme.ts"
 import type { FormatName } from "../formats/format.ts"
 import { formatByName } from "../formats/registry.ts"
 import type { ModelProgram } from "../models/program.ts"
+import { engineScheme, isEngineScheme } from "./engine-schemes.ts"
 import { estimateMemory, estimateSeconds, nominalBits, sizeUp } from "./estimate.ts"
 import { linearsOf } from "./linears.ts"
-import { bitsOf, type QuantizeModelOptions, type Recipe } from "./recipe.ts"
+import type { QuantizeModelOptions, Recipe } from "./recipe.ts"
+import { bitsandbytesScheme, bitsOf, isBitsandbytes, type SchemeName } from "./scheme.ts"
 
 export interface PlannedModule {
   /** Full module name. */
@@ -16,7 +18,7 @@ export interface PlannedModule {
   layer: number | null
   shape: readonly [number, number]
   /** null: left as it is, for `reason`. */
-  scheme: IntegerScheme | null
+  scheme: Scheme | null
   reason: string | null
   /** It was to be quantized, and the format cannot hold it or one that it is fused with. */
   refused: boolean
@@ -36,9 +38,10 @@ export interface Plan {
   warnings: readonly string[]
 }
 
-/** Scales are stored in f16 by GPTQ and AWQ, in the model's own type by compressed-tensors. */
+/** Scales are stored in f16 by GPTQ, AWQ and Marlin, in f32 by formats of FP8, in the model's own type by compressed-tensors. */
 export function scaleTypeOf(format: FormatName, program: ModelProgram): IntegerScheme["scaleType"] {
-  if (format !== "compressed-tensors") return "f16"
+  if (["gptq", "awq", "marlin"].includes(format)) return "f16"
+  if (["fp8", "fbgemm_fp8", "modelopt"].includes(format)) return "f32"
   const { torchDtype } = program.config
   return torchDtype === "bfloat16" ? "bf16" : torchDtype === "float16" ? "f16" : "f32"
 }
@@ -129,24 +132,38 @@ function planModule(
   const override = recipe.overrides.find(({ pattern }) => matches(pattern, module))
   if (override?.scheme === "none") return leave("ignored by override")
   if (layer === null && !override) return leave(module === program.head ? "output head, kept" : "embedding, kept")
-  const bits = override ? bitsOf(override.scheme as never) : recipe.bits
-  const k = shape[1]
-  if (typeof recipe.groupSize === "number" && recipe.groupSize > k)
-    throw new TsqError(
-      "ERR_OPTION",
-      `quantizeModel: groupSize is ${recipe.groupSize}, larger than k = ${k} of ${module} [${shape.join(", ")}]; use at most ${k} or "channel", or leave the module alone (ignore)`,
-    )
-  const scheme: IntegerScheme = {
-    bits,
-    symmetric: recipe.symmetric,
-    granularity: typeof recipe.groupSize === "number" ? "group" : recipe.groupSize,
-    groupSize: typeof recipe.groupSize === "number" ? recipe.groupSize : k,
-    scaleType: scaleTypeOf(recipe.format, program),
-  }
+  const scheme = schemeOn(module, shape, (override?.scheme as SchemeName | undefined) ?? recipe.scheme, recipe, program)
   const reason = formatByName(recipe.format).refuses(module, shape, scheme, {
     groupIndex: recipe.rounding === "gptq" && recipe.roundingOptions.order === "dynamic",
   })
   return reason ? leave(reason, true) : { module, layer, shape, scheme, reason: null, refused: false }
+}
+
+/** A scheme by its name on a weight. ERR_OPTION for groups that it cannot have. */
+function schemeOn(
+  module: string,
+  shape: readonly [number, number],
+  name: SchemeName,
+  recipe: Recipe,
+  program: ModelProgram,
+): Scheme {
+  const { groupSize } = recipe
+  const k = shape[1]
+  if (isBitsandbytes(name)) return bitsandbytesScheme(name, groupSize, k, recipe.doubleQuantization, "quantizeModel")
+  if (isEngineScheme(name))
+    return engineScheme(name, groupSize, k, scaleTypeOf(recipe.format, program), "quantizeModel")
+  if (typeof groupSize === "number" && groupSize > k)
+    throw new TsqError(
+      "ERR_OPTION",
+      `quantizeModel: groupSize is ${groupSize}, larger than k = ${k} of ${module} [${shape.join(", ")}]; use at most ${k} or "channel", or leave the module alone (ignore)`,
+    )
+  return {
+    bits: bitsOf(name),
+    symmetric: recipe.symmetric,
+    granularity: typeof groupSize === "number" ? "group" : groupSize,
+    groupSize: typeof groupSize === "number" ? groupSize : k,
+    scaleType: scaleTypeOf(recipe.format, program),
+  }
 }
 
 /** "*" stands for any run of characters; anything else is literal. */

@@ -18,6 +18,7 @@ import { ggufOfTokenizer } from "../models/gguf-tokenizer-writer.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
 import type { GptqReport } from "../native.ts"
+import { Adapters } from "./adapters.ts"
 import { GgufGptq } from "./gguf-gptq.ts"
 import { Weighing } from "./gguf-importance.ts"
 import { type GgufOptions, type GgufRecipe, makeGgufRecipe } from "./gguf-recipe.ts"
@@ -68,6 +69,7 @@ export async function quantizeToGguf(source: string, out: string, values: GgufOp
   const report = progressReporter(values.onProgress)
   throwIfAborted(signal)
   const checkpoint = await Checkpoint.open(source)
+  let adapters: Adapters | null = null
   try {
     if (checkpoint.quantizationConfig)
       throw new TsqError(
@@ -75,6 +77,7 @@ export async function quantizeToGguf(source: string, out: string, values: GgufOp
         `${source}: this checkpoint is quantized already (${String(checkpoint.quantizationConfig.quant_method ?? "unknown method")}); make the GGUF file of the original`,
       )
     const program = describeModel(checkpoint.config)
+    adapters = await Adapters.open(recipe.adapters, checkpoint, onWarning ?? (() => {}))
     const { metadata, ropeFactors } = ggufOfConfig(checkpoint.config, {
       name: basename(resolve(source)),
       fileType: ggufFileType(preset),
@@ -93,19 +96,24 @@ export async function quantizeToGguf(source: string, out: string, values: GgufOp
       signal,
     })
     let gptq: GgufGptq | null = null
+    let done = 0
+    const progress = (tensor: string, detail?: string) =>
+      report({ stage: "quantize", done, total: tensors.length, tensor, ...(detail !== undefined && { detail }) })
     try {
       const warn = onWarning ?? (() => {})
+      await adapters.merge(out, signal, (done, total, tensor) => report({ stage: "merge", done, total, tensor }))
       const importance = await weighing.importance(checkpoint, tensors, { signal, report, warn })
       if (recipe.rounding === "gptq") {
         const input = { checkpoint, program, tensors, importance, set: weighing.set!, options: recipe.gptq }
-        gptq = await GgufGptq.start({ ...input, signal, report, warn })
+        gptq = await GgufGptq.start({ ...input, signal, warn, onTensor: progress })
       }
       const context = { writer, checkpoint, headDim: program.config.headDim, ropeFactors, importance, signal }
-      for (const [done, tensor] of tensors.entries()) {
+      for (const tensor of tensors) {
         const rounded = (await gptq?.take(tensor)) ?? null
         if (rounded) await writer.write(tensor.name, rounded)
         else await writeTensor(context, tensor)
-        report({ stage: "quantize", done: done + 1, total: tensors.length, tensor: tensor.source ?? tensor.name })
+        done++
+        progress(tensor.source ?? tensor.name)
       }
       const { totalBytes } = await writer.finish()
       return makeReport(recipe, architecture, checkpoint, tensors, gptq, totalBytes, tokenizer.notes)
@@ -115,10 +123,11 @@ export async function quantizeToGguf(source: string, out: string, values: GgufOp
     }
   } finally {
     checkpoint.dispose()
+    await adapters?.dispose()
   }
 }
 
-async function describeTokenizer(
+export async function describeTokenizer(
   source: string,
   { config }: ModelProgram,
 ): Promise<ReturnType<typeof ggufOfTokenizer>> {

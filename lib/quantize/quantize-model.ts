@@ -19,8 +19,8 @@ import type { QuantizeModelOptions, Recipe } from "./recipe.ts"
 import { makeReport, type QuantizationReport } from "./report.ts"
 import { RunLock } from "./run-lock.ts"
 import { storedSource } from "./stored-source.ts"
-import { smokeTest, verifyModules } from "./verify.ts"
-import { writeCheckpoint } from "./write-checkpoint.ts"
+import { smokeTest, spreadTokens, verifyModules } from "./verify.ts"
+import { fromCheckpoint, writeCheckpoint } from "./write-checkpoint.ts"
 
 export type { Plan } from "./plan.ts"
 export type { GgufOptions, GgufReport } from "./quantize-gguf.ts"
@@ -50,7 +50,7 @@ export async function planQuantization(
     }
     return { recipe, plan, calibration: windows }
   } finally {
-    job.dispose()
+    await job.dispose()
   }
 }
 
@@ -93,6 +93,9 @@ async function quantizeToFolder(
     let lock: RunLock | null = null
     try {
       lock = await RunLock.acquire(output.target)
+      await job.adapters.merge(output.target, options.signal, (done, total, tensor) =>
+        report({ stage: "merge", done, total, tensor }),
+      )
       await refuseBadWeights(job, options.signal, (done, total) => report({ stage: "check", done, total }))
       const print = await fingerprint(job.checkpoint, job.recipe, job.calibration, packageVersion, options.signal)
       const { device: id } = job.recipe
@@ -110,7 +113,7 @@ async function quantizeToFolder(
       await lock?.release()
     }
   } finally {
-    job.dispose()
+    await job.dispose()
   }
 }
 
@@ -220,7 +223,7 @@ async function writeOutput(
     const result = makeReport(job, blocks)
     const damps = result.tensors.map(entry => entry.damp).filter(damp => damp !== undefined)
     await writeCheckpoint(output.path, {
-      source: checkpoint,
+      source: fromCheckpoint(checkpoint, async name => (await changedIn.get(name)?.dense(name)) ?? null),
       format: formatByName(recipe.format),
       summary: {
         modules: new Map(
@@ -239,7 +242,6 @@ async function writeOutput(
       tensor,
       moduleAt: name => (name.endsWith(".weight") && blockOf.has(name.slice(0, -7)) ? name.slice(0, -7) : null),
       omitted: new Set(),
-      changed: async name => (await changedIn.get(name)?.dense(name)) ?? null,
       files: totalBytes => {
         result.outputBytes = totalBytes
         return { "quantization-report.json": result }
@@ -259,4 +261,4 @@ async function writeOutput(
 
 /** The beginning of the calibration set, or ids spread over the vocabulary. */
 const smokeTokens = (vocabulary: number, window: Int32Array | undefined): number[] =>
-  window ? [...window.subarray(0, 32)] : Array.from({ length: 8 }, (_, i) => Math.floor((i * vocabulary) / 8))
+  window ? [...window.subarray(0, 32)] : spreadTokens(vocabulary)

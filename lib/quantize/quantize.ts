@@ -5,7 +5,7 @@ import { TsqError, throwIfAborted } from "../core/errors.ts"
 import { describe, Options } from "../core/options.ts"
 import { type LongWork, type ProgressStep, progressReporter } from "../core/progress.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
-import type { IntegerScheme } from "../core/scheme.ts"
+import type { IntegerScheme, Scheme } from "../core/scheme.ts"
 import { Tensor } from "../core/tensor.ts"
 import { denseShape } from "../kernels/packed-weight.ts"
 import { Accumulator } from "../models/accumulator.ts"
@@ -107,7 +107,7 @@ export async function quantize(weight: Tensor, options: QuantizeOptions): Promis
 }
 
 interface Request extends LongWork {
-  scheme: IntegerScheme
+  scheme: Scheme
   rounding: Rounding
   transform: "awq" | undefined
   calibration: Tensor | undefined

@@ -1,4 +1,5 @@
 // What quantizeModel is asked to do: options validated once, presets expanded, every default written out.
+import { basename, resolve } from "node:path"
 import { type CudaDeviceId, type Device, readDevice } from "../core/cuda.ts"
 import { TsqError } from "../core/errors.ts"
 import { describe, listChoices, Options } from "../core/options.ts"
@@ -9,13 +10,22 @@ import { isGgufPreset } from "../formats/gguf-mixes.ts"
 import { formats } from "../formats/registry.ts"
 import type { ModelProgram } from "../models/program.ts"
 import type { RoundingOptions } from "../rounding/rounding.ts"
-import { type GroupSize, type SchemeName, schemeNames } from "./scheme.ts"
+import { isEngineScheme } from "./engine-schemes.ts"
+import {
+  bitsOf,
+  defaultGroups,
+  type GroupSize,
+  isBitsandbytes,
+  isNearestOnly,
+  type SchemeName,
+  schemeNames,
+} from "./scheme.ts"
 
 export type { SchemeName } from "./scheme.ts"
 
 export type RoundingName = "nearest" | "mse" | "gptq"
 export type TransformName = "awq"
-export type PresetName = "rtn" | "gptq" | "awq" | "awq-gptq"
+export type PresetName = "rtn" | "gptq" | "awq" | "awq-gptq" | "nf4" | "llm.int8"
 
 export interface QuantizeModelOptions extends LongWork, RoundingOptions {
   /** A named point in the space below; options given beside it win. Default "gptq" with calibration, "rtn" without. */
@@ -30,6 +40,10 @@ export interface QuantizeModelOptions extends LongWork, RoundingOptions {
   format?: FormatName
   /** GPTQ files: "v1" (default; widest reach), "v2", or "planar" (GPTQModel's gptq_p, which holds 5 to 7 bits too). */
   gptqVersion?: GptqVersion
+  /** nf4 and fp4: quantize the scales once more, in blocks of 256, as bnb_4bit_use_double_quant has it. Default false. */
+  doubleQuantization?: boolean
+  /** Folders of LoRA adapters as PEFT saves them, merged into the weights first, in this order. */
+  adapters?: readonly string[]
   /** Calibration text or token ids. */
   calibration?: string | readonly number[] | Int32Array
   /** Windows of calibration asked for. Default: up to 128, whatever the text gives. */
@@ -63,6 +77,9 @@ export interface Recipe {
   transforms: readonly TransformName[]
   format: FormatName
   gptqVersion: GptqVersion
+  doubleQuantization: boolean
+  /** Names of the folders. */
+  adapters: readonly string[]
   samples: number | null
   sequenceLength: number | null
   ignore: readonly string[]
@@ -77,14 +94,16 @@ const presets: Record<PresetName, Partial<Recipe>> = {
   gptq: { rounding: "gptq", transforms: [], symmetric: true, format: "gptq" },
   awq: { rounding: "nearest", transforms: ["awq"], symmetric: false, format: "awq" },
   "awq-gptq": { rounding: "gptq", transforms: ["awq"], symmetric: true, format: "gptq" },
+  nf4: { scheme: "nf4", rounding: "nearest", transforms: [], symmetric: true, format: "bitsandbytes" },
+  "llm.int8": { scheme: "llm.int8", rounding: "nearest", transforms: [], symmetric: true, format: "bitsandbytes" },
 }
 
 /** Names that belong to the surface and are not built yet: refused as unsupported rather than unknown. */
-const laterPresets = ["smoothquant", "fp8", "nf4", "llm.int8", "best"]
-const laterSchemes = ["w8a8", "fp8", "nf4", "fp4", "mxfp4", "nvfp4"]
+const laterPresets = ["smoothquant", "fp8", "best"]
+const laterSchemes: readonly string[] = []
 const laterRoundings = ["hqq", "auto-round", "qronos"]
 const laterTransforms = ["smooth", "hadamard"]
-const laterFormats = ["fp8", "gguf", "onnx"]
+const laterFormats = ["gguf", "onnx"]
 
 const known = [
   "preset",
@@ -95,6 +114,8 @@ const known = [
   "transforms",
   "format",
   "gptqVersion",
+  "doubleQuantization",
+  "adapters",
   "calibration",
   "samples",
   "sequenceLength",
@@ -127,6 +148,8 @@ const groupSizes = [defaultGroupSize, 64, 32]
  */
 export function closeRecipe(recipe: OpenRecipe, program: ModelProgram): Recipe {
   if (recipe.groupSize !== null) return { ...recipe, groupSize: recipe.groupSize }
+  const usual = defaultGroups(recipe.scheme, recipe.format)
+  if (usual !== null) return { ...recipe, groupSize: usual }
   const columns = program.blocks.flatMap(block =>
     program.sections[block]!.weights.flatMap(slot => (slot.kind === "linear" ? [slot.k] : [])),
   )
@@ -147,7 +170,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     )
   const preset = choose(options, "preset", Object.keys(presets) as PresetName[], laterPresets) ?? defaultPreset(values)
   const defaults = presets[preset]
-  const scheme = choose(options, "scheme", schemeNames, laterSchemes) ?? "w4a16"
+  const scheme = choose(options, "scheme", schemeNames, laterSchemes) ?? defaults.scheme ?? "w4a16"
   const rounding =
     choose(options, "rounding", ["nearest", "mse", "gptq"], laterRoundings) ?? defaults.rounding ?? "nearest"
   const transforms = options.strings("transforms", defaults.transforms ?? []) as readonly TransformName[]
@@ -159,8 +182,22 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
       ? options.oneOf("groupSize", ["channel", "tensor"], null)
       : options.integer("groupSize", { min: 1 }, null)
   const overrides = checkOverrides(options)
+  const own = [scheme, ...overrides.map(override => override.scheme)].find(
+    name => name !== "none" && (isNearestOnly(name) || name === "w8a8"),
+  )
+  const nearestOnly = own && own !== "none" && isNearestOnly(own)
+  if ((own && !symmetric) || (nearestOnly && (rounding !== "nearest" || transforms.length > 0)))
+    throw new TsqError(
+      "ERR_OPTION",
+      `quantizeModel: scheme "${own}" is symmetric${nearestOnly ? " and rounded to the nearest value, without transforms" : ""}; found rounding "${rounding}"${transforms.length > 0 ? `, transforms ${transforms.join(", ")}` : ""}${symmetric ? "" : ", symmetric false"}`,
+    )
   const format =
-    readFormat(options) ?? defaultFormat(defaults.format, { bits: bitsOf(scheme), symmetric, groupSize, overrides })
+    readFormat(options) ??
+    (isBitsandbytes(scheme)
+      ? "bitsandbytes"
+      : isEngineScheme(scheme)
+        ? "compressed-tensors"
+        : defaultFormat(defaults.format, { bits: bitsOf(scheme), symmetric, groupSize, overrides }))
   for (const name of ["strict", "force", "resume", "scaleSearch"] as const) options.boolean(name, false)
   options.number("maxMemory", { min: 0, aboveMin: true }, 0)
   options.signal()
@@ -176,6 +213,8 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     transforms: [...transforms],
     format,
     gptqVersion: options.oneOf("gptqVersion", gptqVersions, "v1"),
+    doubleQuantization: options.boolean("doubleQuantization", false),
+    adapters: options.strings("adapters", []).map(path => basename(resolve(path))),
     samples: options.integer("samples", { min: 1 }, null),
     sequenceLength: options.integer("sequenceLength", { min: 2 }, null),
     ignore: [...options.strings("ignore", [])],
@@ -192,6 +231,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
 }
 
 function defaultPreset(values: QuantizeModelOptions): PresetName {
+  if (values.scheme !== undefined && schemeNames.includes(values.scheme) && isNearestOnly(values.scheme)) return "rtn"
   return values.calibration === undefined ? "rtn" : "gptq"
 }
 
@@ -205,8 +245,6 @@ function checkOverrides(options: Options): Recipe["overrides"] {
   }
   return [...(list as Recipe["overrides"])]
 }
-
-export const bitsOf = (scheme: SchemeName): IntegerScheme["bits"] => Number(scheme[1]) as IntegerScheme["bits"]
 
 /** Whether a recipe looks at activations. */
 export const needsCalibration = (recipe: Recipe): boolean => recipe.rounding === "gptq" || recipe.transforms.length > 0

@@ -1,5 +1,5 @@
 // quantization-report.json: what was done to every tensor. Holds no times, so that the same run writes the same bytes.
-import type { IntegerScheme } from "../core/scheme.ts"
+import type { Scheme } from "../core/scheme.ts"
 import { packageVersion } from "../core/version.ts"
 import type { RoundingReport } from "../rounding/rounding.ts"
 import type { TransformReport } from "../transforms/transform.ts"
@@ -10,7 +10,7 @@ import type { Recipe } from "./recipe.ts"
 export interface TensorReport extends RoundingReport {
   name: string
   shape: readonly [number, number]
-  scheme: IntegerScheme
+  scheme: Scheme
 }
 
 export interface QuantizationReport {

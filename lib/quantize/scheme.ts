@@ -1,13 +1,70 @@
 // Schemes by name: "w4a16" with a group size and symmetry, and what they become on a weight of a given k.
 import { TsqError } from "../core/errors.ts"
 import { closest, describe, listChoices, type Options } from "../core/options.ts"
-import type { IntegerScheme } from "../core/scheme.ts"
+import type { IntegerScheme, Scheme } from "../core/scheme.ts"
+import { blockScheme } from "../formats/bitsandbytes-reader.ts"
+import type { FormatName } from "../formats/format.ts"
+import { int8Scheme } from "../rounding/blockwise.ts"
+import { engineBits, engineGroups, engineScheme, isEngineScheme } from "./engine-schemes.ts"
 
-export const schemeNames = ["w8a16", "w6a16", "w5a16", "w4a16", "w3a16", "w2a16"] as const
+export const schemeNames = [
+  "w8a16",
+  "w6a16",
+  "w5a16",
+  "w4a16",
+  "w3a16",
+  "w2a16",
+  "nf4",
+  "fp4",
+  "llm.int8",
+  "w8a8",
+  "fp8",
+  "mxfp4",
+  "nvfp4",
+] as const
 export type SchemeName = (typeof schemeNames)[number]
 
-/** Named by the design, refused until they are built. */
-const laterSchemes: readonly string[] = ["w8a8", "fp8", "nf4", "fp4", "mxfp4", "nvfp4"]
+/** Code books of bitsandbytes, with scales of blocks along the flattened weight. */
+const isBlockScheme = (name: SchemeName): name is "nf4" | "fp4" => name === "nf4" || name === "fp4"
+
+/** Schemes of bitsandbytes, which are rounded to the nearest value and symmetric. */
+export const isBitsandbytes = (name: SchemeName): boolean => isBlockScheme(name) || name === "llm.int8"
+
+export const bitsOf = (name: SchemeName): IntegerScheme["bits"] =>
+  isEngineScheme(name)
+    ? engineBits(name)
+    : isBlockScheme(name)
+      ? 4
+      : name === "llm.int8"
+        ? 8
+        : (Number(name[1]) as IntegerScheme["bits"])
+
+/** Schemes that are rounded to the nearest value, symmetric, without transforms. */
+export const isNearestOnly = (name: SchemeName): boolean =>
+  isBitsandbytes(name) || (isEngineScheme(name) && name !== "w8a8")
+
+/** What the engine of a scheme takes; null where that depends on the model. */
+export function defaultGroups(name: SchemeName, format: FormatName | undefined): GroupSize | null {
+  if (isEngineScheme(name)) return engineGroups(name, format)
+  return isBitsandbytes(name) ? (isBlockScheme(name) ? 64 : "channel") : null
+}
+
+/** A scheme of bitsandbytes on a weight of k columns. ERR_OPTION for groups that it does not have. */
+export function bitsandbytesScheme(
+  name: SchemeName,
+  groupSize: GroupSize,
+  k: number,
+  twice: boolean,
+  caller: string,
+): Scheme {
+  if (isBlockScheme(name) && typeof groupSize === "number")
+    return blockScheme(name, groupSize, k, twice ? "levels" : "f32")
+  if (name === "llm.int8" && groupSize === "channel") return int8Scheme(k)
+  throw new TsqError(
+    "ERR_OPTION",
+    `${caller}: groupSize is ${describe(groupSize)}; scheme "${name}" has ${isBlockScheme(name) ? "blocks of a number of elements" : 'one scale a row, "channel"'}`,
+  )
+}
 
 export type GroupSize = number | "channel" | "tensor"
 
@@ -27,22 +84,19 @@ const defaultGroupSize = 128
 export function parseScheme(options: Options): SchemeTemplate {
   const name = options.raw("scheme")
   if (!isSchemeName(name)) {
-    if (laterSchemes.includes(name as string))
-      throw new TsqError(
-        "ERR_UNSUPPORTED",
-        `${options.caller}: scheme ${describe(name)} is not available in this version; available: ${schemeNames.join(", ")}`,
-      )
     const meant = typeof name === "string" ? closest(name, schemeNames) : null
     options.fail("scheme", `${listChoices(schemeNames)}${meant ? ` (did you mean ${JSON.stringify(meant)}?)` : ""}`)
   }
   const groupSize = options.raw("groupSize")
   if (groupSize !== undefined && groupSize !== "channel" && groupSize !== "tensor" && !isCount(groupSize))
     options.fail("groupSize", 'an integer of at least 1, "channel" or "tensor"')
+  const symmetric = options.boolean("symmetric", true)
+  if ((isNearestOnly(name) || name === "w8a8") && !symmetric) options.fail("symmetric", `true for scheme "${name}"`)
   return {
     name,
-    bits: Number(name[1]) as IntegerScheme["bits"],
-    symmetric: options.boolean("symmetric", true),
-    groupSize: groupSize ?? defaultGroupSize,
+    bits: bitsOf(name),
+    symmetric,
+    groupSize: groupSize ?? defaultGroups(name, undefined) ?? defaultGroupSize,
     groupSizeGiven: groupSize !== undefined,
   }
 }
@@ -60,8 +114,10 @@ export function resolveScheme(
   k: number,
   scaleType: IntegerScheme["scaleType"],
   caller: string,
-): IntegerScheme {
-  const { bits, symmetric, groupSize } = template
+): Scheme {
+  const { name, bits, symmetric, groupSize } = template
+  if (isBitsandbytes(name)) return bitsandbytesScheme(name, groupSize, k, false, caller)
+  if (isEngineScheme(name)) return engineScheme(name, groupSize, k, scaleType, caller)
   if (typeof groupSize !== "number") return { bits, symmetric, granularity: groupSize, groupSize: k, scaleType }
   if (groupSize <= k) return { bits, symmetric, granularity: "group", groupSize, scaleType }
   if (template.groupSizeGiven)

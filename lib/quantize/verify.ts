@@ -7,8 +7,10 @@ import { sharedFloats, sharedInts } from "../core/tensor.ts"
 import { CheckpointSource } from "../engine/checkpoint-source.ts"
 import type { FormatName } from "../formats/format.ts"
 import { formatByName } from "../formats/registry.ts"
+import type { ModelProgram } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
 import { ModelRunner } from "../models/runner.ts"
+import type { WeightSource } from "../models/weights.ts"
 
 const sliceBytes = 4 * 2 ** 20
 
@@ -67,23 +69,27 @@ export async function verifyModules(
 export async function smokeTest(directory: string, tokens: readonly number[], signal?: AbortSignal): Promise<void> {
   const checkpoint = await Checkpoint.open(directory)
   try {
-    await runTokens(checkpoint, tokens, signal)
+    await runTokens(describeModel(checkpoint.config), new CheckpointSource(checkpoint, () => {}), tokens, signal)
   } finally {
     checkpoint.dispose()
   }
 }
 
-async function runTokens(
-  checkpoint: Checkpoint,
+/** Ids spread over the vocabulary, for models that come without a text. */
+export const spreadTokens = (vocabulary: number): number[] =>
+  Array.from({ length: 8 }, (_, i) => Math.floor((i * vocabulary) / 8))
+
+/** The same for weights from anywhere. */
+export async function runTokens(
+  program: ModelProgram,
+  source: WeightSource,
   tokens: readonly number[],
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const program = describeModel(checkpoint.config)
   const runner = new ModelRunner(program)
   const rows = tokens.length
   const pages = Array.from({ length: Math.ceil(rows / 16) }, (_, page) => page)
   const cache = runner.createCache(1, pages.length)
-  const source = new CheckpointSource(checkpoint, () => {})
   const hidden = sharedFloats(rows * program.config.hiddenSize)
   const ids = sharedInts(rows)
   ids.set(tokens)

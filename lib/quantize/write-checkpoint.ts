@@ -12,9 +12,32 @@ import { Tensor } from "../core/tensor.ts"
 import type { CheckpointFormat, FormatSummary, WriteOptions } from "../formats/format.ts"
 import { native } from "../native.ts"
 
+/** What is written besides quantized modules, in this order. */
+export interface DenseSource {
+  /** config.json; keys that are not about quantization keep their text. */
+  configText: string
+  /** Tensors, and modules or tensors of modules in whose place quantized ones are written. */
+  names: readonly string[]
+  dense(name: string): Promise<NamedTensor>
+  /** Files that travel along: paths by their names in the folder. */
+  companions: ReadonlyMap<string, string>
+}
+
+/** A checkpoint as it is. `changed`: new values of dense tensors, null where unchanged. */
+export const fromCheckpoint = (
+  checkpoint: Checkpoint,
+  changed: (name: string) => Promise<Float32Array | null> = async () => null,
+): DenseSource => ({
+  configText: checkpoint.configText,
+  names: checkpoint.names,
+  dense: async name => denseTensor(checkpoint, name, await changed(name)),
+  companions: new Map(checkpoint.companionFiles().map(name => [name, join(checkpoint.directory, name)])),
+})
+
 export interface CheckpointContents {
-  source: Checkpoint
-  format: CheckpointFormat
+  source: DenseSource
+  /** null: nothing is quantized. */
+  format: CheckpointFormat | null
   summary: FormatSummary
   options: WriteOptions
   /** A quantized module by its full name. */
@@ -23,8 +46,8 @@ export interface CheckpointContents {
   omitted: ReadonlySet<string>
   /** The module that is written at the place of a source tensor, or null. */
   moduleAt(name: string): string | null
-  /** New values of dense tensors, null where unchanged. */
-  changed(name: string): Promise<Float32Array | null>
+  /** All tensors in the order of writing, where that is known before: then they are written once (SafetensorsWriterOptions.tensors). */
+  tensors?: readonly Omit<NamedTensor, "data">[]
   /** More files (name -> JSON), given the bytes of all tensors. */
   files(totalBytes: number): Record<string, unknown>
   signal?: AbortSignal | undefined
@@ -38,8 +61,14 @@ export async function writeCheckpoint(
 ): Promise<{ totalBytes: number; files: string[] }> {
   const { source, format, options, signal } = contents
   // First: a format refuses what its configuration cannot describe before gigabytes are written.
-  const { quantizationConfig, files } = format.configuration(contents.summary, options)
-  const writer = new SafetensorsWriter(directory, { signal })
+  const { quantizationConfig, files } = format?.configuration(contents.summary, options) ?? {
+    quantizationConfig: undefined,
+    files: {},
+  }
+  const writer = new SafetensorsWriter(directory, {
+    signal,
+    ...(contents.tensors && { tensors: contents.tensors }),
+  })
   const written = await addTensors(writer, contents).catch(async error => {
     await writer.discard()
     throw error
@@ -48,11 +77,11 @@ export async function writeCheckpoint(
   await writeNewFile(join(directory, "config.json"), config)
   for (const [name, value] of Object.entries({ ...files, ...contents.files(written.totalBytes) }))
     await writeNewFile(join(directory, name), `${JSON.stringify(value, null, 2)}\n`)
-  for (const name of source.companionFiles()) {
+  for (const [name, path] of source.companions) {
     const target = join(directory, name)
     try {
       await mkdir(dirname(target), { recursive: true })
-      await copyFile(join(source.directory, name), target)
+      await copyFile(path, target)
     } catch (cause) {
       throw writeError(`copy ${name} to`, target, cause)
     }
@@ -66,10 +95,9 @@ async function addTensors(writer: SafetensorsWriter, contents: CheckpointContent
   for (const name of source.names) {
     throwIfAborted(signal)
     const module = contents.moduleAt(name)
-    if (module !== null)
+    if (module !== null && format)
       for (const tensor of await format.write(module, await contents.tensor(module), options)) await writer.add(tensor)
-    else if (!contents.omitted.has(name))
-      await writer.add(await denseTensor(source, name, await contents.changed(name)))
+    else if (!contents.omitted.has(name)) await writer.add(await source.dense(name))
     contents.onTensor?.(name, ++done, source.names.length)
   }
   return writer.finish()

@@ -71,6 +71,34 @@ export const metadataTable = (
     }),
   )
 
+/** What engines say of a model: the same words once, with every tensor that they are said of. */
+export function findingText(
+  findings: readonly {
+    engine: string
+    tensor: string | null
+    setting: string | null
+    reason: string
+    severity: string
+  }[],
+  engines: readonly string[],
+): string {
+  const lines = engines.map(engine => {
+    const own = findings.filter(finding => finding.engine === engine)
+    if (own.length === 0) return `${engine}: nothing to say against it`
+    const said = new Map<string, string[]>()
+    for (const { tensor, setting, reason, severity } of own) {
+      const text = `${severity}: ${setting === null ? "" : `${setting}: `}${reason}`
+      said.set(text, [...(said.get(text) ?? []), ...(tensor === null ? [] : [tensor])])
+    }
+    const parts = Array.from(
+      said,
+      ([text, tensors]) => `  ${text}${tensors.length > 0 ? `\n    ${tensors.join(", ")}` : ""}`,
+    )
+    return `${engine}:\n${parts.join("\n")}`
+  })
+  return lines.join("\n")
+}
+
 export const planTable = (
   modules: readonly {
     module: string

@@ -1,7 +1,7 @@
 // What every rounding does around the native call: the grid, arrays for the codes, and how far the result is from the weight.
-import { throwIfAborted } from "../core/errors.ts"
+import { TsqError, throwIfAborted } from "../core/errors.ts"
 import { QuantizedTensor } from "../core/quantized-tensor.ts"
-import type { IntegerScheme } from "../core/scheme.ts"
+import { isIntegerScheme, type Scheme } from "../core/scheme.ts"
 import { sharedBytes, sharedFloats } from "../core/shared-array.ts"
 import { dequantizeAsync } from "../kernels/dequantize.ts"
 import { type Grid, native, type RoundedArrays } from "../native.ts"
@@ -10,8 +10,13 @@ import type { RoundingInput } from "./rounding.ts"
 
 const scaleTypes = { f32: 0, f16: 1, bf16: 2 } as const
 
-/** The native description of a scheme. */
-export function gridOf(scheme: IntegerScheme, minZero = 0): Grid {
+/** The native description of a scheme. ERR_UNSUPPORTED for one that is no grid of whole numbers. */
+export function gridOf(scheme: Scheme, minZero = 0): Grid {
+  if (!isIntegerScheme(scheme))
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      `${scheme.codebook ?? `${scheme.bits} bits with ${scheme.scaleType} scales`} can only be rounded to by "nearest", without transforms`,
+    )
   return {
     bits: scheme.bits,
     symmetric: scheme.symmetric,
@@ -23,7 +28,7 @@ export function gridOf(scheme: IntegerScheme, minZero = 0): Grid {
 }
 
 /** Codes [n, k], scales [n, groups] and, for asymmetric schemes, zeros [n, groups], on shared memory. */
-export function roundedArrays(n: number, k: number, scheme: IntegerScheme): RoundedArrays {
+export function roundedArrays(n: number, k: number, scheme: Scheme): RoundedArrays {
   const groups = Math.ceil(k / scheme.groupSize)
   return {
     codes: sharedBytes(n * k),

@@ -29,7 +29,7 @@ function limitBetween(lower: number, upper: number, tieGoesUp: boolean): number 
 }
 
 /** The f32 before x, which is finite, in the order in which -0 comes before 0. */
-function nextBelow(x: number): number {
+export function nextBelow(x: number): number {
   const bits = new Int32Array(Float32Array.of(x).buffer)
   const sign = (bits[0] as number) < 0
   bits[0] = sign ? (bits[0] as number) + 1 : bits[0] === 0 ? -0x80000000 : (bits[0] as number) - 1

@@ -1,7 +1,7 @@
 // The interface of roundings: how codes are chosen for a weight on a given scheme.
 import type { LongWork } from "../core/progress.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
-import type { IntegerScheme } from "../core/scheme.ts"
+import type { Scheme } from "../core/scheme.ts"
 import type { Handle, NativeHandle } from "../native.ts"
 
 /** What calibration knows about the inputs of a linear. */
@@ -20,7 +20,8 @@ export interface RoundingInput extends LongWork {
   weight: Float32Array
   n: number
   k: number
-  scheme: IntegerScheme
+  /** Whole numbers; "nearest" takes the code books and LLM.int8() too that blockwise.ts knows. */
+  scheme: Scheme
   /** Absent without calibration. */
   statistics?: InputStatistics | undefined
   /** [n, groups] largest |w| kept (AWQ's clip search), or absent. */

@@ -6,6 +6,7 @@
 #include "bindings/exports.h"
 #include "bindings/rounding_arguments.h"
 #include "bindings/work.h"
+#include "gguf/canonical.h"
 #include "gguf/codec.h"
 #include "gguf/gptq.h"
 #include "gguf/pack.h"
@@ -45,11 +46,53 @@ Napi::Value encodeBlocks(Arguments& a) {
   return promise(a, [=]() -> Status { return gguf::encode(found.matrix, w.data, importance.data, out.data, abort); });
 }
 
+std::vector<int32_t> order(Arguments& a, const Napi::Value& value) {
+  return a.isNull(value) ? std::vector<int32_t>() : a.copy<int32_t>(value, "from");
+}
+
+// How many scales a row of the type has. ERR_UNSUPPORTED for types that hold no codes.
+gguf::BlockGrid gridOfCodes(const gguf::Matrix& matrix) {
+  const gguf::BlockGrid grid = gguf::blockGridOf(matrix.type);
+  if (grid.group == 0) take(Result<int64_t>(Status(Code::kUnsupported, "the type holds no codes")));
+  return grid;
+}
+
+Napi::Value readBlockCodes(Arguments& a) {
+  const Blocks found = blocks(a);
+  const gguf::Matrix matrix = found.matrix;
+  const gguf::BlockGrid grid = gridOfCodes(matrix);
+  const Source source = a.source(a[0], "source", Dtype::kU8, found.bytes);
+  std::vector<int32_t> from = order(a, a[4]);
+  const int64_t groups = product({matrix.rows, matrix.k / grid.group}, "groups");
+  const auto codes = a.view<uint8_t>(a[5], "codes", product({matrix.rows, matrix.k}, "codes"));
+  const auto scales = a.view<float>(a[6], "scales", groups);
+  float* offsets = grid.hasOffsets ? a.view<float>(a[7], "offsets", groups).data : nullptr;
+  return promise(a, [=, from = std::move(from)]() -> Status {
+    return gguf::readCodes(matrix, source.data, from, {codes.data, scales.data, offsets});
+  });
+}
+
+Napi::Value writeBlockCodes(Arguments& a) {
+  const Blocks found = blocks(a);
+  const gguf::Matrix matrix = found.matrix;
+  (void)gridOfCodes(matrix);
+  gguf::CanonicalCodes source{};
+  source.codes = a.view<uint8_t>(a[0], "codes", product({matrix.rows, matrix.k}, "codes")).data;
+  std::vector<int32_t> from = order(a, a[4]);
+  source.bits = static_cast<int>(a.integer(a[5], "bits", 2, 8));
+  source.groupSize = a.integer(a[6], "groupSize", 1);
+  const int64_t groups = product({matrix.rows, groupCount(matrix.k, source.groupSize)}, "groups");
+  source.scales = a.view<float>(a[7], "scales", groups).data;
+  source.zeros = a.optionalView<uint8_t>(a[8], "zeros", groups).data;
+  source.offsets = a.optionalView<float>(a[9], "offsets", groups).data;
+  uint8_t* out = a.optionalView<uint8_t>(a[10], "out", found.bytes).data;
+  return promise(a, [=, from = std::move(from)]() -> Status { return gguf::writeCodes(matrix, source, from, out); });
+}
+
 Napi::Value packBlocks(Arguments& a) {
   const Blocks found = blocks(a);
   const Source source = a.source(a[0], "source", Dtype::kU8, found.bytes);
-  std::vector<int32_t> from;
-  if (!a.isNull(a[4])) from = a.copy<int32_t>(a[4], "from");
+  std::vector<int32_t> from = order(a, a[4]);
   return promise(
       a, [=, from = std::move(from)]() { return gguf::pack(found.matrix, source.data, from); },
       [](Napi::Env env, PackedWeight& weight) -> Napi::Value {
@@ -85,10 +128,9 @@ Napi::Value gptqBlocks(Arguments& a) {
 }
 
 constexpr Export kExports[] = {
-    {"packBlocks", packBlocks, true},
-    {"decodeBlocks", decodeBlocks, true},
-    {"encodeBlocks", encodeBlocks, true},
-    {"gptqBlocks", gptqBlocks, true},
+    {"packBlocks", packBlocks, true},           {"decodeBlocks", decodeBlocks, true},
+    {"encodeBlocks", encodeBlocks, true},       {"readBlockCodes", readBlockCodes, true},
+    {"writeBlockCodes", writeBlockCodes, true}, {"gptqBlocks", gptqBlocks, true},
 };
 
 }  // namespace

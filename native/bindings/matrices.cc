@@ -1,6 +1,7 @@
 // Passes over f32 matrices: scaling, low-rank updates, AWQ's column magnitudes, the distance of two.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "bindings/exports.h"
@@ -130,6 +131,34 @@ double squaredDistance(const float* a, const float* b, int64_t count) {
   return total;
 }
 
+// The largest |a - b|; NaN counts as infinite.
+double largestDistance(const float* a, const float* b, int64_t count) {
+  constexpr int64_t kBlock = int64_t{1} << 16;
+  std::vector<float> peaks(static_cast<size_t>((count + kBlock - 1) / kBlock));
+  auto task = [&](int64_t block, int) {
+    const int64_t end = std::min(count, (block + 1) * kBlock);
+    float peak = 0;
+    bool ordered = true;
+    for (int64_t i = block * kBlock; i < end; ++i) {
+      const float distance = std::fabs(a[i] - b[i]);
+      ordered &= distance == distance;
+      peak = std::max(peak, distance);
+    }
+    peaks[static_cast<size_t>(block)] = ordered ? peak : std::numeric_limits<float>::infinity();
+  };
+  ThreadPool::instance().run(static_cast<int64_t>(peaks.size()), task);
+  return peaks.empty() ? 0 : *std::max_element(peaks.begin(), peaks.end());
+}
+
+Napi::Value largestDifference(Arguments& a) {
+  const int64_t count = a.integer(a[2], "count");
+  const float* x = a.view<float>(a[0], "a", count).data;
+  const float* y = a.view<float>(a[1], "b", count).data;
+  return promise(
+      a, [=]() -> Result<double> { return largestDistance(x, y, count); },
+      [](Napi::Env env, double& peak) { return Napi::Number::New(env, peak); });
+}
+
 Napi::Value squaredDifference(Arguments& a) {
   const int64_t count = a.integer(a[2], "count");
   const float* x = a.view<float>(a[0], "a", count).data;
@@ -165,6 +194,7 @@ constexpr Export kExports[] = {
     {"columnMagnitude", columnMagnitude, true},
     {"groupMagnitude", groupMagnitude, true},
     {"squaredDifference", squaredDifference, true},
+    {"largestDifference", largestDifference, true},
 };
 
 }  // namespace

@@ -380,20 +380,11 @@ t.test("other formats and settings are refused, by name", async t => {
     return { tensor, warnings }
   }
   t.same(contents((await read({})).tensor), contents(q))
-  for (const format of [
-    "int-quantized",
-    "float-quantized",
-    "naive-quantized",
-    "nvfp4-pack-quantized",
-    "mxfp4-pack-quantized",
-    "mxfp8-quantized",
-    "marlin-24",
-    "sparse-24-bitmask",
-  ])
+  for (const format of ["marlin-24", "sparse-24-bitmask", "mixed-precision"])
     await t.rejects(read({ format }), tsqError("ERR_UNSUPPORTED", new RegExp(`the format "${format}"`)))
   await t.rejects(
     read({ format: "mixed-precision", group: { format: "nvfp4-pack-quantized" } }),
-    tsqError("ERR_UNSUPPORTED", /nvfp4-pack-quantized/),
+    tsqError("ERR_UNSUPPORTED", /4-bit int; of nvfp4-pack-quantized 4-bit floats/),
   )
   t.same(contents((await read({ format: "mixed-precision", group: { format: "pack-quantized" } })).tensor), contents(q))
   t.same(contents((await read({ weights: { strategy: "GROUP", type: "INT" } })).tensor), contents(q), "in either case")
@@ -421,8 +412,10 @@ t.test("other formats and settings are refused, by name", async t => {
   )
   await t.rejects(read({ weights: { group_size: 8 } }), tsqError("ERR_SHAPE", /weight_scale has 16 scales/))
   await t.rejects(read({ weights: { symmetric: false } }), tsqError("ERR_FORMAT", /weight_zero_point is missing/))
-  t.match((await read({ kv_cache_scheme: { num_bits: 8 } })).warnings, [/kv_cache_scheme/])
-  t.match((await read({ group: { input_activations: { num_bits: 8 } } })).warnings, [/activations are not quantized/])
+  const inputs = { num_bits: 8, type: "int", strategy: "token", dynamic: true }
+  const beside = await read({ kv_cache_scheme: { num_bits: 8 }, group: { input_activations: inputs } })
+  t.same(beside.warnings, [], "running says that they are not used")
+  t.match(beside.tensor.scheme.activations, { type: "int8", dynamic: true, granularity: "token" })
 })
 
 t.test("checkpoints that are not what they say", async t => {

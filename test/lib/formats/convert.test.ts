@@ -1,10 +1,21 @@
 // Any format into any other and back: bit for bit, wherever the target can hold the scheme.
+import { isDeepStrictEqual } from "node:util"
 import t from "tap"
 import type { QuantizedTensor } from "../../../lib/core/quantized-tensor.ts"
 import type { IntegerScheme } from "../../../lib/core/scheme.ts"
 import type { CheckpointFormat, NamedTensor, WriteOptions } from "../../../lib/formats/format.ts"
 import { detectFormat, formatByName, formats } from "../../../lib/formats/registry.ts"
 import { random, tsqError } from "../containers/support.ts"
+import {
+  dynamicGroup,
+  dynamicToken,
+  e4m3,
+  floatValues,
+  localGroup,
+  nvfp4,
+  randomFloats,
+  staticTensor,
+} from "./float-support.ts"
 import { contents, find, randomTensor, written } from "./support.ts"
 
 const module = "model.layers.0.self_attn.q_proj"
@@ -65,10 +76,75 @@ t.test("A to B to A", async t => {
         converted.set(pair, (converted.get(pair) ?? 0) + 1)
       }
   }
-  const names = [...new Set(cases.map(([format]) => format))]
-  for (const from of names)
-    for (const to of names)
+  const integers = [...new Set(cases.map(([format]) => format))]
+  for (const from of integers)
+    for (const to of integers)
       if (from !== to) t.ok((converted.get(`${from.name} ${to.name}`) ?? 0) >= 5, `${from.name} to ${to.name}`)
+})
+
+t.test("A to B to A, of floats", async t => {
+  const numbers = random(62)
+  const { below, pick } = numbers
+  const converted = new Map<string, number>()
+  const holders = ["compressed-tensors", "fp8", "fbgemm_fp8", "modelopt"].map(formatByName)
+  const options: WriteOptions = { scaleType: "bf16" }
+  for (let i = 0; i < 28; i++) {
+    const shape: [number, number] = [128, 128 * (1 + below(2))]
+    const k = shape[1]
+    const scheme = [
+      e4m3({ granularity: "tensor", groupSize: k, activations: staticTensor("e4m3") }),
+      e4m3({ granularity: "tensor", groupSize: k, activations: dynamicToken("e4m3") }),
+      e4m3({ granularity: "channel", groupSize: k, activations: dynamicToken("e4m3") }),
+      e4m3({ granularity: "block", groupSize: 128, blockRows: 128, activations: dynamicGroup(128) }),
+      e4m3({ granularity: "block", groupSize: 128, blockRows: 128 }),
+      { ...nvfp4, activations: localGroup },
+      nvfp4,
+    ][i % 7]!
+    const q = randomFloats(numbers, shape, scheme, { divides: pick([true, false]), global: 2 ** (below(20) - 10) })
+    const fits = (format: CheckpointFormat) => format.refuses(module, shape, scheme, { levels: q.levels }) === null
+    for (const from of holders)
+      for (const to of holders) {
+        if (from === to || !fits(from) || !fits(to)) continue
+        const a = await written(t, from, { [module]: q }, options)
+        const b = await written(t, to, { [module]: await a.reader.read(module) }, options)
+        const inB = await b.reader.read(module)
+        const again = await written(t, from, { [module]: inB }, options)
+        const pair = `${from.name} ${to.name}`
+        t.same(bytes(again.tensors), bytes(a.tensors), pair)
+        t.same(again.config, a.config)
+        t.ok(isDeepStrictEqual(floatValues(inB), floatValues(q)), "the same values on the way")
+        converted.set(pair, (converted.get(pair) ?? 0) + 1)
+      }
+  }
+  t.same([...converted.keys()].sort(), [
+    "compressed-tensors fbgemm_fp8",
+    "compressed-tensors fp8",
+    "compressed-tensors modelopt",
+    "fbgemm_fp8 compressed-tensors",
+    "fbgemm_fp8 modelopt",
+    "fp8 compressed-tensors",
+    "fp8 modelopt",
+    "modelopt compressed-tensors",
+    "modelopt fbgemm_fp8",
+    "modelopt fp8",
+  ])
+  for (const [pair, count] of converted) t.ok(count >= 3, pair)
+})
+
+t.test("activations are never lost in a conversion", t => {
+  const activations = dynamicToken("int8")
+  const scheme = {
+    bits: 8,
+    symmetric: true,
+    granularity: "channel",
+    groupSize: 64,
+    scaleType: "f16",
+    activations,
+  } as const
+  t.equal(formatByName("compressed-tensors").refuses(module, [32, 64], scheme), null)
+  for (const name of ["gptq", "awq"])
+    t.match(formatByName(name).refuses(module, [32, 64], scheme), /cannot say that activations are quantized to int8/)
+  t.end()
 })
 
 t.test("marlin to the other formats and back", async t => {
@@ -116,15 +192,15 @@ t.test("gptq and compressed-tensors are each other's transposes", async t => {
 t.test("by name, by configuration", async t => {
   t.throws(
     () => formatByName("gguf"),
-    tsqError("ERR_OPTION", /"gguf", expected one of gptq, awq, compressed-tensors, marlin/),
+    tsqError("ERR_OPTION", /"gguf", expected one of gptq, awq, compressed-tensors, bitsandbytes, marlin/),
   )
   t.equal(detectFormat(null), null)
   for (const format of formats) t.equal(detectFormat({ quant_method: format.name }), format)
   t.equal(detectFormat({ quant_method: "gptq", checkpoint_format: "marlin" })?.name, "marlin")
   t.equal(detectFormat({ quant_method: "gptq", is_marlin_format: true })?.name, "marlin")
   t.throws(
-    () => detectFormat({ quant_method: "bitsandbytes" }),
-    tsqError("ERR_UNSUPPORTED", /quant_method is string "bitsandbytes"; quantized checkpoints of gptq/),
+    () => detectFormat({ quant_method: "quanto" }),
+    tsqError("ERR_UNSUPPORTED", /quant_method is string "quanto"; quantized checkpoints of gptq/),
   )
   t.throws(() => detectFormat({}), tsqError("ERR_UNSUPPORTED", /quant_method is nothing/))
 })

@@ -239,24 +239,36 @@ t.test("refuses weights", async t => {
   await rejects(t, detached, options, "ERR_SHAPE", /was transferred/)
 })
 
+t.test("code books of bitsandbytes, and LLM.int8()", async t => {
+  for (const [scheme, groupSize] of [
+    ["nf4", 64],
+    ["fp4", 32],
+    ["llm.int8", undefined],
+  ] as const) {
+    const q = await quantize(weight, { scheme, ...(groupSize && { groupSize }) })
+    t.match(q.scheme, scheme === "llm.int8" ? { bits: 8, granularity: "channel" } : { bits: 4, codebook: scheme })
+    const values = dequantize(q).data as Float32Array
+    const floats = (await weight.cast("f32")).data as Float32Array
+    const largest = Math.max(...floats.map(Math.abs))
+    t.ok(Math.max(...values.map((x, i) => Math.abs(x - floats[i]!))) < largest * (scheme === "llm.int8" ? 0.005 : 0.2))
+  }
+})
+
 t.test("refuses options", async t => {
   const refuse = (options: unknown, message: string | RegExp, code = "ERR_OPTION") =>
     rejects(t, weight, options, code, message)
   await refuse(
     undefined,
-    'quantize: option "scheme" is undefined, expected "w8a16", "w6a16", "w5a16", "w4a16", "w3a16" or "w2a16"',
+    'quantize: option "scheme" is undefined, expected "w8a16", "w6a16", "w5a16", "w4a16", "w3a16", "w2a16", "nf4", "fp4", "llm.int8", "w8a8", "fp8", "mxfp4" or "nvfp4"',
   )
   await refuse(
     { scheme: "w4a61" },
-    'option "scheme" is "w4a61", expected "w8a16", "w6a16", "w5a16", "w4a16", "w3a16" or "w2a16" (did you mean "w4a16"?)',
+    'option "scheme" is "w4a61", expected "w8a16", "w6a16", "w5a16", "w4a16", "w3a16", "w2a16", "nf4", "fp4", "llm.int8", "w8a8", "fp8", "mxfp4" or "nvfp4" (did you mean "w4a16"?)',
   )
   await refuse({ scheme: 4 }, 'option "scheme" is 4, expected')
-  for (const scheme of ["w8a8", "fp8", "nf4", "fp4"])
-    await refuse(
-      { scheme },
-      `quantize: scheme "${scheme}" is not available in this version; available: w8a16`,
-      "ERR_UNSUPPORTED",
-    )
+  await refuse({ scheme: "nf4", symmetric: false }, /option "symmetric" is false, expected true for scheme "nf4"/)
+  await refuse({ scheme: "nf4", groupSize: "channel" }, /groupSize is "channel"; scheme "nf4" has blocks/)
+  await refuse({ scheme: "nf4", rounding: "mse" }, /nf4 can only be rounded to by "nearest"/, "ERR_UNSUPPORTED")
   for (const groupSize of [0, -1, 1.5, Number.NaN, "row", null, "128"])
     await refuse(
       { scheme: "w4a16", groupSize },
