@@ -40,11 +40,21 @@ const { values, positionals } = parseArgs({
 function subjectsOf([models, texts]: string[]): Subject[] {
   const text = (path: string) => readFileSync(path, "utf8").slice(0, 60_000)
   const subjects = [
-    { name: "fable-5m", path: join(root, "models/fable-5m"), text: text(join(root, "models/text/fable-eval.txt")) },
+    {
+      name: "fable-5m",
+      path: join(root, "models/fable-5m"),
+      text: text(join(root, "models/text/fable-eval.txt")),
+      calibration: text(join(root, "models/text/fable-calib.txt")),
+    },
   ]
   const stories = models && texts && join(models, "stories260K")
   if (stories && existsSync(stories))
-    subjects.push({ name: "stories260K", path: stories, text: text(join(texts, "tinystories-eval.txt")) })
+    subjects.push({
+      name: "stories260K",
+      path: stories,
+      text: text(join(texts, "tinystories-eval.txt")),
+      calibration: text(join(texts, "tinystories-calib.txt")),
+    })
   else console.error("stories260K is left out: give the folders of models and texts as arguments")
   return subjects
 }

@@ -14,8 +14,9 @@ import type { LlamaEngine, Positions } from "./llama-session.ts"
 export interface Subject {
   name: string
   path: string
-  /** Of the evaluation text. */
+  /** Parts of the evaluation and the calibration text. */
   text: string
+  calibration: string
 }
 
 export interface LlamaRow {
@@ -64,6 +65,8 @@ const leastSame = (preset: GgufPreset): number =>
 const leastDecoded = 0.999
 const largestNll = 0.002
 const largestPerplexity = 0.005
+/** Mixtures that are not made without an importance matrix. */
+const weighed: ReadonlySet<GgufPreset> = new Set(["q2_k_s"])
 /** Nats between two tokens that 16-bit arithmetic may swap. */
 const nearTie = 0.01
 
@@ -75,7 +78,8 @@ export async function checkMixture(
 ): Promise<LlamaRow> {
   const path = join(work, `${subject.name}-${preset}.gguf`)
   const decoded = join(work, "decoded.gguf")
-  const report = await quantizeModel(subject.path, path, { preset, force: true })
+  const weighing = weighed.has(preset) && { calibration: subject.calibration, samples: 16, sequenceLength: 256 }
+  const report = await quantizeModel(subject.path, path, { preset, force: true, ...weighing })
   await writeDecoded(path, decoded)
   const exact = await loadModel(path)
   const rounded = await loadModel(path, { activations: "int8" })

@@ -10,7 +10,7 @@ export function enginesPage({ onnxruntime, llama }: EngineResults): string {
     const { version, greedy, rows } = llama
     const positions = rows[0]?.positions ?? 0
     lines.push(
-      `${version}. Every mixture is made of the model by \`quantizeModel\`, loaded there, and compared over ${positions} positions of windows of 512 tokens.`,
+      `${version}. Every mixture is made of the model by \`quantizeModel\`, loaded there, and compared over ${positions} positions of windows of 512 tokens; q2_k_s with an importance matrix, the others without.`,
       "",
       "- *same*: share of positions at which llama.cpp's most probable token is ours.",
       "- *f32*: the same with the file's values decoded into f32 and attention in f32, and the largest difference of a token's NLL, in nats: what the format has to do with it.",
@@ -26,7 +26,7 @@ export function enginesPage({ onnxruntime, llama }: EngineResults): string {
       "",
       ...greedy.map(
         ({ model, prompts, tokens, ties, failures }) =>
-          `${model} in F16, greedily: ${tokens} tokens after ${prompts} prompts are llama.cpp's${ties ? `; ${ties} continuations part at two tokens within 0.01 nats` : ""}${failures.length ? `; **${failures.join("; ")}**` : ""}.`,
+          `${model} in F16, greedily: ${tokens} tokens after ${prompts} prompts are llama.cpp's${ties ? `; ${ties} of them part at two tokens within 0.01 nats` : ""}${failures.length ? `; **${failures.join("; ")}**` : ""}.`,
       ),
     )
   }
