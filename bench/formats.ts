@@ -68,11 +68,11 @@ async function writePlainly(directory: string, sync: boolean): Promise<void> {
   await file.close()
 }
 
-const target = sharedBytes(tensorBytes)
-
-async function readPlainly(path: string): Promise<void> {
+/** Into new memory for every tensor, as readers give it; or always the same, which shows what new memory costs. */
+async function readPlainly(path: string, again: Uint8Array | null): Promise<void> {
   const mapping = native.mapFile(path)
-  for (let i = 0; i < count; i++) await native.readMappingAsync(mapping, i * tensorBytes, target)
+  for (let i = 0; i < count; i++)
+    await native.readMappingAsync(mapping, i * tensorBytes, again ?? sharedBytes(tensorBytes))
   native.release(mapping)
 }
 
@@ -147,7 +147,11 @@ try {
   await writeSafetensors(join(folder, "st"))
   await writeGguf(join(folder, "gg"))
   await writePlainly(join(folder, "pl"), false)
-  const plain = () => readPlainly(join(folder, "pl", "plain"))
+  const plain = () => readPlainly(join(folder, "pl", "plain"), null)
+  const target = sharedBytes(tensorBytes)
+  await compare("a plain copy into new memory, beside one into the same", plain, () =>
+    readPlainly(join(folder, "pl", "plain"), target),
+  )
   await compare("reading safetensors", () => readCheckpoint(join(folder, "st")), plain)
   await compare("reading GGUF", () => readGguf(join(folder, "gg", "model.gguf")), plain)
   await rm(join(folder, "gg"), { recursive: true })
