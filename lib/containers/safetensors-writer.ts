@@ -23,6 +23,11 @@ export interface NamedTensor {
 export interface SafetensorsWriterOptions {
   /** Tensor bytes of a file, at most (a larger single tensor gets its own file). Default 5 GB. */
   maxShardBytes?: number
+  /**
+   * All tensors, in the order in which they will come, where that is known before: then every byte goes to its place at once.
+   * Otherwise it is written twice. The files are the same.
+   */
+  tensors?: readonly Omit<NamedTensor, "data">[]
   signal?: AbortSignal | undefined
 }
 
@@ -36,6 +41,8 @@ interface OpenShard {
   file: FileHandle
   tensors: StoredTensor[]
   bytes: number
+  /** The header, which is written, and where the tensors belong in the file; null: they are appended. */
+  plan: { header: Uint8Array; places: ReadonlyMap<string, number> } | null
 }
 
 interface ClosedShard {
@@ -51,6 +58,8 @@ export class SafetensorsWriter {
   readonly #directory: string
   readonly #maxShardBytes: number
   readonly #signal: AbortSignal | undefined
+  /** Of each shard, in order; null where they were not given. */
+  readonly #plans: readonly (readonly HeaderEntry[])[] | null
   readonly #names = new Set<string>()
   readonly #closed: ClosedShard[] = []
   #open: OpenShard | null = null
@@ -66,6 +75,7 @@ export class SafetensorsWriter {
     this.#directory = directory
     this.#maxShardBytes = maxShardBytes
     this.#signal = signal
+    this.#plans = options.tensors ? planShards(options.tensors, maxShardBytes) : null
   }
 
   /** Writes a tensor's bytes. Calls may overlap; they are carried out in turn. */
@@ -77,7 +87,8 @@ export class SafetensorsWriter {
   finish(): Promise<{ files: string[]; totalBytes: number }> {
     return this.#inTurn(async () => {
       // A checkpoint without a tensor is a file with an empty header.
-      if (this.#open || this.#closed.length === 0) await this.#closeShard(this.#open ?? (await this.#openShard()))
+      if (this.#closed.length === 0) this.#open ??= await this.#openShard()
+      if (this.#open) await this.#closeShard(this.#open)
       const count = this.#closed.length
       const files: string[] = []
       const weightMap: [string, string][] = []
@@ -150,8 +161,10 @@ export class SafetensorsWriter {
       await this.#closeShard(this.#open)
     this.#open ??= await this.#openShard()
     const shard = this.#open
+    const place = shard.plan ? shard.plan.places.get(name) : null
+    if (place === undefined) throw this.#unannounced(`tensor ${JSON.stringify(name)}`)
     await this.#attempt(`write ${bytes} bytes of tensor ${JSON.stringify(name)} to`, shard.path, () =>
-      this.#store(shard.file, data),
+      this.#store(shard.file, data, place),
     )
     shard.tensors.push({ name, dtype, shape: [...shape], offset: shard.bytes, bytes })
     shard.bytes += bytes
@@ -159,25 +172,34 @@ export class SafetensorsWriter {
     this.#names.add(name)
   }
 
-  async #store(file: FileHandle, data: Uint8Array | Tensor): Promise<void> {
-    if (!(data instanceof Tensor)) return writeFully(file, data)
+  /** `place`: the first byte's position in the file; null: its end. */
+  async #store(file: FileHandle, data: Uint8Array | Tensor, place: number | null): Promise<void> {
+    if (!(data instanceof Tensor)) return writeFully(file, data, place)
     const source = data.source
     if (ArrayBuffer.isView(source))
-      return writeFully(file, new Uint8Array(source.buffer, source.byteOffset, source.byteLength))
+      return writeFully(file, new Uint8Array(source.buffer, source.byteOffset, source.byteLength), place)
     const { mapping, offset, bytes } = source satisfies Mapped
     const buffer = new Uint8Array(new SharedArrayBuffer(Math.min(bytes, copyBytes)))
     for (let done = 0; done < bytes; done += copyBytes) {
       throwIfAborted(this.#signal)
       const part = buffer.subarray(0, Math.min(copyBytes, bytes - done))
       await native.readMappingAsync(mapping, offset + done, part)
-      await writeFully(file, part)
+      await writeFully(file, part, place === null ? null : place + done)
     }
   }
 
   async #openShard(): Promise<OpenShard> {
     const path = join(this.#directory, `.shard-${number(++this.#shards)}.data`)
     const file = await this.#attempt("create", path, () => open(path, "wx+"))
-    return { path, file, tensors: [], bytes: 0 }
+    const shard: OpenShard = { path, file, tensors: [], bytes: 0, plan: null }
+    if (!this.#plans) return shard
+    const plan = this.#plans[this.#shards - 1] ?? []
+    const header = serializeHeader(plan, { format: "pt" })
+    await this.#attempt("write the header of", path, () => writeFully(file, header))
+    return {
+      ...shard,
+      plan: { header, places: new Map(plan.map(({ name, begin }) => [name, header.byteLength + begin])) },
+    }
   }
 
   /** Writes header and data of a full shard in the reference order and removes its data file. */
@@ -191,6 +213,13 @@ export class SafetensorsWriter {
     })
     const path = shard.path.replace(/\.data$/, ".safetensors")
     this.#closed.push({ path, names: entries.map(entry => entry.name) })
+    if (shard.plan) {
+      const header = serializeHeader(entries, { format: "pt" })
+      if (Buffer.compare(header, shard.plan.header) !== 0) throw this.#unannounced(shard.path)
+      await shard.file.close()
+      this.#open = null
+      return this.#attempt("rename", path, () => rename(shard.path, path))
+    }
     await this.#attempt(`lay out ${shard.bytes} bytes of tensors in`, path, async () => {
       const out = await open(path, "wx")
       try {
@@ -203,6 +232,10 @@ export class SafetensorsWriter {
     this.#open = null
     await shard.file.close()
     await rm(shard.path)
+  }
+
+  #unannounced(what: string): TsqError {
+    return new TsqError("ERR_FORMAT", `${what}: other tensors have come than were announced to the writer`)
   }
 
   /** The shard's tensors in their new order; neighbours that were neighbours already go in one run. */
@@ -232,6 +265,28 @@ export class SafetensorsWriter {
       throw writeError(action, path, cause)
     }
   }
+}
+
+/** The headers' entries, shard by shard, divided as tensors are that come without having been announced. */
+function planShards(tensors: readonly Omit<NamedTensor, "data">[], maxShardBytes: number): HeaderEntry[][] {
+  const shards: (Omit<HeaderEntry, "begin" | "end"> & { bytes: number })[][] = [[]]
+  let filled = 0
+  for (const { name, dtype, shape } of tensors) {
+    const bytes = tensorBytes(dtype, shape, `tensor ${JSON.stringify(name)}`)
+    if (filled > 0 && filled + bytes > maxShardBytes) {
+      shards.push([])
+      filled = 0
+    }
+    shards.at(-1)!.push({ name, dtype, shape: [...shape], bytes })
+    filled += bytes
+  }
+  return shards.map(shard => {
+    let begin = 0
+    return shard.sort(writingOrder).map(({ bytes, ...entry }) => {
+      begin += bytes
+      return { ...entry, begin: begin - bytes, end: begin }
+    })
+  })
 }
 
 const number = (index: number) => String(index).padStart(5, "0")

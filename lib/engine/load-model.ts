@@ -89,7 +89,7 @@ export async function loadModel(path: string, values?: LoadOptions): Promise<Mod
     try {
       stored.start(signal)
       const later = cache.tokenizerMayWait(stored)
-      return await assemble(request, await readConfig(path), stored, new Folder(path, later))
+      return told(await assemble(request, await readConfig(path), stored, new Folder(path, later)), warn)
     } catch (error) {
       throwIfAborted(signal)
       if (!stored.hasFailed(error)) throw error
@@ -103,9 +103,9 @@ export async function loadModel(path: string, values?: LoadOptions): Promise<Mod
   try {
     const source = new CheckpointSource(checkpoint, warn)
     const folder = new Folder(path)
-    if (!cache?.write) return await assemble(request, checkpoint.config, source, folder)
+    if (!cache?.write) return told(await assemble(request, checkpoint.config, source, folder), warn)
     const recorder = new WeightRecorder(source)
-    const model = await assemble(request, checkpoint.config, recorder, folder)
+    const model = told(await assemble(request, checkpoint.config, recorder, folder), warn)
     try {
       const report = progressOf("cache", 1, onProgress)
       report(0)
@@ -121,6 +121,16 @@ export async function loadModel(path: string, values?: LoadOptions): Promise<Mod
   } finally {
     checkpoint.dispose()
   }
+}
+
+/** The model, once it was said which of its weights no kernel takes. */
+function told(model: Model, warn: (message: string) => void): Model {
+  const { referenceModules: slow } = model.weights
+  if (slow.length > 0)
+    warn(
+      `${model.path}: ${slow.length} modules have codes that no kernel takes, ${slow[0]} first: they are exact, and take the memory and the time of f32 weights`,
+    )
+  return model
 }
 
 interface Request extends LongWork {

@@ -27,6 +27,8 @@ export interface WeightSummary {
   bitsPerWeight: number
   /** Modules stored quantized. */
   quantizedModules: readonly string[]
+  /** Of these, modules whose codes no kernel takes: held as f32 values (PackedWeight.kernel). */
+  referenceModules: readonly string[]
   /** Native bytes of all packed weights. */
   bytes: number
 }

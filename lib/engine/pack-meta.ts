@@ -66,4 +66,5 @@ const isSummary = (value: unknown): value is WeightSummary =>
   isObject(value) &&
   typeof value.bitsPerWeight === "number" &&
   isList(value.quantizedModules, isString) &&
+  isList(value.referenceModules, isString) &&
   isSize(value.bytes)

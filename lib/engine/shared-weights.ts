@@ -9,6 +9,14 @@ export interface PackedLinear {
   quantized: boolean
 }
 
+interface Linear {
+  weights: number
+  bits: number
+  quantized: boolean
+  bytes: number
+  fused: boolean
+}
+
 interface Shared {
   weight: Promise<PackedWeight>
   users: number
@@ -18,7 +26,7 @@ interface Shared {
 export class SharedWeights {
   readonly #pack: (module: string, n: number, k: number) => Promise<PackedLinear>
   readonly #shared = new Map<string, Shared>()
-  readonly #linears = new Map<string, { weights: number; bits: number; quantized: boolean; bytes: number }>()
+  readonly #linears = new Map<string, Linear>()
 
   constructor(pack: (module: string, n: number, k: number) => Promise<PackedLinear>) {
     this.#pack = pack
@@ -55,13 +63,26 @@ export class SharedWeights {
     const bits = counted.reduce((sum, linear) => sum + linear.bits, 0)
     let bytes = 0
     for (const linear of this.#linears.values()) bytes += linear.bytes
-    const modules = [...this.#linears].filter(([, linear]) => linear.quantized).map(([module]) => module)
-    return { bitsPerWeight: bits / weights, quantizedModules: modules, bytes }
+    const those = (has: (linear: Linear) => boolean) =>
+      [...this.#linears].filter(([, linear]) => has(linear)).map(([module]) => module)
+    return {
+      bitsPerWeight: bits / weights,
+      quantizedModules: those(linear => linear.quantized),
+      referenceModules: those(linear => !linear.fused),
+      bytes,
+    }
   }
 
   async #packed(module: string, n: number, k: number): Promise<PackedWeight> {
     const { weight, bitsPerWeight, quantized } = await this.#pack(module, n, k)
-    this.#linears.set(module, { weights: n * k, bits: n * k * bitsPerWeight, quantized, bytes: weight.bytes })
+    const { bytes, kernel } = weight
+    this.#linears.set(module, {
+      weights: n * k,
+      bits: n * k * bitsPerWeight,
+      quantized,
+      bytes,
+      fused: kernel === "fused",
+    })
     return weight
   }
 }

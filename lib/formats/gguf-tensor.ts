@@ -82,9 +82,10 @@ const offsetTypes = ["Q2_K", "Q4_K", "Q4_1", "Q5_K", "Q5_1"]
 
 /** The types that might hold tensors of a scheme, smallest first; or why none does. */
 function candidates({ scheme, zeros, offsets, groupIndex, inputScale }: QuantizedTensor): string[] | string {
-  const { codebook, granularity, groupSize, scaleType, bits } = scheme
+  const { codebook, granularity, groupSize, scaleType, bits, activations } = scheme
   if (groupIndex) return "GGUF has no activation order: groups are consecutive columns"
   if (inputScale) return "GGUF cannot store a scale per input"
+  if (activations) return `GGUF cannot say that activations are quantized to ${activations.type}`
   if (codebook === "iq4_nl") return ["IQ4_XS", "IQ4_NL"]
   if (codebook === "e2m1" && scaleType === "e8m0") return ["MXFP4"]
   if (codebook !== undefined)

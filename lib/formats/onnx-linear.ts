@@ -1,5 +1,6 @@
 // ONNX's operator MatMulNBits (domain com.microsoft): a weight as codes of 2, 4 or 8 bits in blocks along the inputs.
 // Source: microsoft/onnxruntime, docs/ContribOperators.md and contrib_ops/cpu/quantization/matmul_nbits_helper.h.
+import { setImmediate as turn } from "node:timers/promises"
 import type { OnnxGraph } from "../containers/onnx-bytes.ts"
 import type { OnnxTensor } from "../containers/onnx-types.ts"
 import { TsqError } from "../core/errors.ts"
@@ -42,6 +43,10 @@ export const smallestBlock = 16
 const largestBlock = 256
 /** Where there is one scale a row, and no other size divides the inputs. */
 const paddedBlock = 32
+
+/** Work on scales that is done before other work gets a turn: about a millisecond. */
+const rowsPerTurn = 2048
+export const groupsPerTurn = 1 << 17
 
 /** Columns of a block: the largest power of two that divides the groups, whose scales are repeated; null where that is too small. */
 export function blockOf(k: number, groupSize: number): number | null {
@@ -163,7 +168,7 @@ export async function* initializerData(
     }
   }
   if (weight.offsets) {
-    const points = await repeated(zeroPoints(plan.name, weight.scales, weight.offsets), sizes)
+    const points = await repeated(await zeroPoints(plan.name, weight.scales, weight.offsets), sizes)
     yield { name: own.zeros!.name, data: await exactFloats(plan.name, "zero points", points, type) }
   }
   if (weight.groupIndex)
@@ -205,14 +210,16 @@ async function repeated<T extends Float32Array | Uint8Array>(
 ): Promise<T> {
   if (groups === blocks) return values
   const out = sharedArray(values instanceof Float32Array ? "f32" : "u8", n * blocks) as T
-  for (let row = 0; row < n; row++)
+  for (let row = 0; row < n; row++) {
     for (let block = 0; block < blocks; block++)
       out[row * blocks + block] = values[row * groups + Math.floor(block / repeat)] as number
+    if (row % rowsPerTurn === rowsPerTurn - 1) await turn()
+  }
   return out
 }
 
 /** scale · code + offset as scale · (code − zero point): a division, rounded to f32. */
-function zeroPoints(name: string, scales: Float32Array, offsets: Float32Array): Float32Array {
+async function zeroPoints(name: string, scales: Float32Array, offsets: Float32Array): Promise<Float32Array> {
   const points = sharedFloats(offsets.length)
   for (const [i, offset] of offsets.entries()) {
     const scale = scales[i] as number
@@ -222,6 +229,7 @@ function zeroPoints(name: string, scales: Float32Array, offsets: Float32Array): 
         "ERR_UNSUPPORTED",
         `${name}: group ${i} adds ${offset} to codes whose scale is ${scale}, which MatMulNBits has no zero point for`,
       )
+    if (i % groupsPerTurn === groupsPerTurn - 1) await turn()
   }
   return points
 }

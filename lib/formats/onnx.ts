@@ -1,4 +1,5 @@
 // Quantized linear layers as ONNX models that onnxruntime runs, and out of any ONNX model that has them.
+import { setImmediate as turn } from "node:timers/promises"
 import { OnnxFile } from "../containers/onnx.ts"
 import type { OnnxNode } from "../containers/onnx-types.ts"
 import { OnnxWriter, type OnnxWriterOptions } from "../containers/onnx-writer.ts"
@@ -13,6 +14,7 @@ import { native } from "../native.ts"
 import { resizedRows, rowWords, unpack } from "./arrays.ts"
 import { readGroupIndex } from "./group-index.ts"
 import {
+  groupsPerTurn,
   initializerData,
   linearsGraph,
   type OnnxLinear,
@@ -274,7 +276,10 @@ export class OnnxReader {
     if (zeros === "") return { zeros: null, offsets: null }
     if (this.#file.initializer(zeros).type !== "u8") {
       const offsets = await this.#floats(zeros, n * blocks, name)
-      for (const [i, zero] of offsets.entries()) offsets[i] = -(scales[i] as number) * zero
+      for (const [i, zero] of offsets.entries()) {
+        offsets[i] = -(scales[i] as number) * zero
+        if (i % groupsPerTurn === groupsPerTurn - 1) await turn()
+      }
       return { zeros: null, offsets }
     }
     const bytes = Math.ceil((blocks * bits) / 8)

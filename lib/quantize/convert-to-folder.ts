@@ -10,7 +10,13 @@ import type { QuantizedTensor } from "../core/quantized-tensor.ts"
 import { sharedArray, sharedFloats } from "../core/tensor.ts"
 import { packageVersion } from "../core/version.ts"
 import { bytesOf, encodeScales, scaleNames } from "../formats/arrays.ts"
-import { type CheckpointFormat, type GptqVersion, type NamedTensor, traitsOf } from "../formats/format.ts"
+import {
+  type CheckpointFormat,
+  type GptqVersion,
+  type NamedTensor,
+  traitsOf,
+  type WriteOptions,
+} from "../formats/format.ts"
 import { dequantizeAsync } from "../kernels/dequantize.ts"
 import { folderOfGguf } from "../models/gguf-folder.ts"
 import { native } from "../native.ts"
@@ -39,7 +45,14 @@ export interface FolderTarget {
 }
 
 /** What becomes of a quantized module: its codes, other codes, or floats. */
-type Fate = { how: "exact" | "again" | "dense"; hasGroupIndex: boolean; scheme: QuantizedTensor["scheme"] }
+interface Fate {
+  how: "exact" | "again" | "dense"
+  hasGroupIndex: boolean
+  scheme: QuantizedTensor["scheme"]
+  /** What the format writes of it, where that is known already. */
+  layout?: Layout[]
+}
+type Layout = Omit<NamedTensor, "data">
 
 /** See convertModel. */
 export async function convertToFolder(
@@ -48,7 +61,8 @@ export async function convertToFolder(
   target: FolderTarget,
 ): Promise<ConversionReport> {
   const modules = source.weights.filter(weight => weight.kind === "quantized")
-  const fates = await decide(modules, target)
+  const options = optionsOf(source, target)
+  const fates = await decide(modules, target, options)
   const dtype = target.dtype ?? floatTypeOf(source, target)
   const output = await OutputDirectory.create(out, { source: source.path, force: target.force })
   try {
@@ -66,24 +80,34 @@ export async function convertToFolder(
   }
 }
 
-/** Why a format cannot hold a tensor; null where it can. What refuses() cannot see, writing says. */
-async function reasonAgainst(
+const optionsOf = ({ program }: ConversionSource, { format, gptqVersion }: FolderTarget): WriteOptions => ({
+  scaleType: format ? scaleTypeOf(format.name, program) : "f32",
+  gptqVersion,
+})
+
+/** What a format makes of a tensor, or why it cannot hold it. What refuses() cannot see, writing says. */
+async function tried(
   { format, gptqVersion }: FolderTarget,
   module: string,
   tensor: QuantizedTensor,
-): Promise<string | null> {
+  options: WriteOptions,
+): Promise<Layout[] | string> {
   const reason = format!.refuses(module, tensor.shape, tensor.scheme, traitsOf(tensor, gptqVersion))
   if (reason) return reason
   try {
-    await format!.write(module, tensor, { scaleType: "f32", gptqVersion })
-    return null
+    const written = await format!.write(module, tensor, options)
+    return written.map(({ name, dtype, shape }) => ({ name, dtype, shape }))
   } catch (error) {
     if (!(error instanceof TsqError) || error.code !== "ERR_UNSUPPORTED") throw error
     return error.message.startsWith(`${module}: `) ? error.message.slice(module.length + 2) : error.message
   }
 }
 
-async function decide(modules: readonly QuantizedWeight[], target: FolderTarget): Promise<Map<string, Fate>> {
+async function decide(
+  modules: readonly QuantizedWeight[],
+  target: FolderTarget,
+  options: WriteOptions,
+): Promise<Map<string, Fate>> {
   const { format, requantization, report, signal } = target
   const fates = new Map<string, Fate>()
   const refused: Refusal[] = []
@@ -91,15 +115,15 @@ async function decide(modules: readonly QuantizedWeight[], target: FolderTarget)
     throwIfAborted(signal)
     const tensor = await module.read()
     const { name, shape } = module
-    const reason = format ? await reasonAgainst(target, name, tensor) : null
+    const found = format ? await tried(target, name, tensor, options) : []
     const exact: Fate = { how: "exact", scheme: tensor.scheme, hasGroupIndex: tensor.groupIndex !== null }
     if (!format) fates.set(name, { ...exact, how: "dense" })
-    else if (reason === null) fates.set(name, exact)
+    else if (typeof found !== "string") fates.set(name, { ...exact, layout: found })
     else if (requantization) {
       const scheme = newScheme(requantization, shape[1])
       const still = format.refuses(name, shape, scheme, { gptqVersion: target.gptqVersion })
       fates.set(name, { how: still === null ? "again" : "dense", scheme, hasGroupIndex: false })
-    } else refused.push({ tensor: name, reason })
+    } else refused.push({ tensor: name, reason: found })
     report({ stage: "check", done: index + 1, total: modules.length, tensor: name })
   }
   if (refused.length > 0)
@@ -152,13 +176,14 @@ class Writing {
 
   async write(directory: string): Promise<number> {
     const { source, target, fates } = this
-    const { format, gptqVersion, signal, report } = target
+    const { format, signal, report } = target
     const { program } = source
     const quantized = [...fates].filter(([, { how }]) => how !== "dense")
     const linears = program.blocks.flatMap((_, layer) =>
       linearsOf(program, layer).map(slot => program.blockPrefix(layer) + slot.module),
     )
     const folder = this.#folder()
+    const layout = await this.#layout()
     const { totalBytes } = await writeCheckpoint(directory, {
       source: folder.source,
       format,
@@ -171,7 +196,8 @@ class Writing {
         version: packageVersion,
         carried: source.carried,
       },
-      options: { scaleType: format ? scaleTypeOf(format.name, program) : "f32", gptqVersion },
+      options: optionsOf(source, target),
+      ...(layout && { tensors: layout }),
       tensor: module => this.#tensor(module),
       moduleAt: name => (quantizedFate(fates.get(name)) ? name : null),
       omitted: new Set(),
@@ -205,6 +231,24 @@ class Writing {
     } finally {
       checkpoint.dispose()
     }
+  }
+
+  /** Every tensor of the output, in order; null where that shows only when codes are rounded again. */
+  async #layout(): Promise<Layout[] | null> {
+    const tensors: Layout[] = []
+    for (const weight of this.source.weights) {
+      const fate = this.fates.get(weight.name)
+      if (quantizedFate(fate) && !fate!.layout) return null
+      if (quantizedFate(fate)) tensors.push(...fate!.layout!)
+      else if (weight.kind === "quantized")
+        tensors.push({ name: `${weight.name}.weight`, dtype: scaleNames[this.dtype], shape: weight.shape })
+      else if (this.source.checkpoint) tensors.push({ name: weight.name, dtype: weight.type, shape: weight.shape })
+      else {
+        const { name, dtype, shape } = await this.#denseBytes(weight)
+        tensors.push({ name, dtype, shape })
+      }
+    }
+    return tensors
   }
 
   #folder(): { source: DenseSource; files: Record<string, unknown> } {

@@ -101,6 +101,7 @@ export async function quantizeToGguf(source: string, out: string, values: GgufOp
       report({ stage: "quantize", done, total: tensors.length, tensor, ...(detail !== undefined && { detail }) })
     try {
       const warn = onWarning ?? (() => {})
+      await adapters.merge(out, signal, (done, total, tensor) => report({ stage: "merge", done, total, tensor }))
       const importance = await weighing.importance(checkpoint, tensors, { signal, report, warn })
       if (recipe.rounding === "gptq") {
         const input = { checkpoint, program, tensors, importance, set: weighing.set!, options: recipe.gptq }

@@ -46,6 +46,8 @@ export interface CheckpointContents {
   omitted: ReadonlySet<string>
   /** The module that is written at the place of a source tensor, or null. */
   moduleAt(name: string): string | null
+  /** All tensors in the order of writing, where that is known before: then they are written once (SafetensorsWriterOptions.tensors). */
+  tensors?: readonly Omit<NamedTensor, "data">[]
   /** More files (name -> JSON), given the bytes of all tensors. */
   files(totalBytes: number): Record<string, unknown>
   signal?: AbortSignal | undefined
@@ -63,7 +65,10 @@ export async function writeCheckpoint(
     quantizationConfig: undefined,
     files: {},
   }
-  const writer = new SafetensorsWriter(directory, { signal })
+  const writer = new SafetensorsWriter(directory, {
+    signal,
+    ...(contents.tensors && { tensors: contents.tensors }),
+  })
   const written = await addTensors(writer, contents).catch(async error => {
     await writer.discard()
     throw error

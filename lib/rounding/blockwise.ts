@@ -98,7 +98,8 @@ export async function roundInt8(
   const scb = sharedFloats(n)
   await native.groupMagnitude(weight, n, k, k, scb)
   const factors = sharedFloats(n)
-  for (let row = 0; row < n; row++) factors[row] = scb[row] === 0 ? 0 : 127 / (scb[row] as number)
+  // As torch computes 127 / SCB: by the reciprocal, rounded to f32. CUDA's kernels divide approximately, which may differ where it is a half.
+  for (let row = 0; row < n; row++) factors[row] = scb[row] === 0 ? 0 : 127 * Math.fround(1 / (scb[row] as number))
   const scaled = sharedFloats(n * k)
   await native.scaleMatrix(weight, n, k, factors, null, scaled)
   const codes = sharedBytes(n * k)

@@ -62,7 +62,7 @@ Napi::Value packCodesWeight(Arguments& a) {
 
 Napi::Value weightIsFused(Arguments& a) {
   const auto weight = a.object<const PackedWeight>(a[0], "weight");
-  return Napi::Boolean::New(a.env(), layout::isInteger(weight->shape.kind) || weight->bits >= 16);
+  return Napi::Boolean::New(a.env(), isFused(*weight));
 }
 
 Napi::Value vector(Arguments& a) {

@@ -125,7 +125,7 @@ void gridRow(const uint8_t* blocks, int64_t k, uint8_t* codes, float* scales, fl
 }
 
 template <typename Block>
-constexpr Grid kGrid{kPackedBits<Block>, Codes<Block>::kGroup, Codes<Block>::kOffset, gridRow<Block>};
+constexpr Grid kGrid{kPackedBits<Block>, Codes<Block>::kGroup, Codes<Block>::kOffset, gridRow<Block>, kBook<Block>};
 
 template <typename Block>
 constexpr Codec kCodec{Block::kSize,        sizeof(Block),    largestOf<Block>(),

@@ -22,6 +22,8 @@ struct Grid {
   int64_t group;  // elements that share a scale, and an offset where there are any
   bool hasOffsets;
   void (*row)(const uint8_t* blocks, int64_t k, uint8_t* codes, float* scales, float* offsets);
+  // Of 16: a code is the position of code - 2^(bits - 1) there. Null: any code may be.
+  const int8_t* book;
 };
 // Null for types of floats. The type has a codec.
 const Grid* gridOf(Type type);

@@ -1,6 +1,7 @@
 // What blocks hold: codes of a few bits, and for each group a scale and for some types an offset, so that
 //   value = scale * (code - zero) + offset.
-// One specialisation for each block type. Code books become codes of the width of their (whole) values.
+// One specialisation for each block type. Code books become codes of the width of their (whole) values; kBook has
+// these.
 #pragma once
 #include "gguf/blocks.h"
 
@@ -43,6 +44,16 @@ TSQ_GGUF_CODES(IQ4_XS, 32, 8);
 TSQ_GGUF_CODES(TQ1_0, 256, 2);
 TSQ_GGUF_CODES(TQ2_0, 256, 2);
 #undef TSQ_GGUF_CODES
+
+// The whole numbers that the codes of a block less their zero point may be, 16; null: all.
+template <typename Block>
+constexpr const int8_t* kBook = nullptr;
+template <>
+inline constexpr const int8_t* kBook<IQ4_NL> = kIq4Values;
+template <>
+inline constexpr const int8_t* kBook<IQ4_XS> = kIq4Values;
+template <>
+inline constexpr const int8_t* kBook<MXFP4> = kE2M1Doubled;
 
 // The values, with the float32 operations of ggml (src/ggml-quants.c, dequantize_row_*): they agree bit for bit.
 template <typename Block>

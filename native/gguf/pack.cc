@@ -30,6 +30,22 @@ Result<PackedWeight> packFloats(const Matrix& matrix, const uint8_t* rows, int64
   return packDense(ordered.value().data(), dtype, matrix.rows, matrix.k, kind);
 }
 
+// Codes that are whole numbers of a code book, as positions in it again, which take 4 bits.
+struct BookCodes {
+  float values[layout::kBookSize] = {};
+  uint8_t position[256] = {};
+
+  explicit BookCodes(const Grid& grid) {
+    for (int i = layout::kBookSize - 1; grid.book != nullptr && i >= 0; --i) {
+      values[i] = grid.book[i];
+      position[grid.book[i] + (1 << (grid.bits - 1))] = static_cast<uint8_t>(i);
+    }
+  }
+  void positions(uint8_t* codes, int64_t count) const {
+    for (int64_t i = 0; i < count; ++i) codes[i] = position[codes[i]];
+  }
+};
+
 }  // namespace
 
 Result<PackedWeight> pack(const Matrix& matrix, const uint8_t* blocks, const std::vector<int32_t>& from) {
@@ -51,17 +67,20 @@ Result<PackedWeight> pack(const Matrix& matrix, const uint8_t* blocks, const std
   Result<AlignedBuffer> offsets =
       AlignedBuffer::allocate(grid->hasOffsets ? static_cast<size_t>(n * groups) * sizeof(float) : 0);
   if (!offsets.ok()) return offsets.status();
+  const BookCodes book(*grid);
   eachRow(matrix, kTaskElements, [&](int64_t row) {
     const int64_t source = from.empty() ? row : from[static_cast<size_t>(row)];
     grid->row(blocks + source * stride.value(), k, codes.value().as<uint8_t>() + row * k,
               scales.value().as<float>() + row * groups,
               grid->hasOffsets ? offsets.value().as<float>() + row * groups : nullptr);
+    if (grid->book != nullptr) book.positions(codes.value().as<uint8_t>() + row * k, k);
   });
   CodesSource source{};
   source.codes = codes.value().as<uint8_t>();
   source.n = n;
   source.k = k;
-  source.bits = grid->bits;
+  source.bits = grid->book != nullptr ? 4 : grid->bits;
+  if (grid->book != nullptr) source.codebook = book.values;
   source.groupSize = grid->group;
   source.scales = scales.value().as<float>();
   if (grid->hasOffsets) source.offsets = offsets.value().as<float>();

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/interleave.h"
 #include "layout/packed.h"
 
 namespace tsq {
@@ -52,6 +53,20 @@ TSQ_INLINE void threeBitWords(const uint8_t* codes, int64_t count, uint32_t* wor
   }
 }
 
+// 16 rows of bytes to [column][16]; columns in pairs.
+TSQ_INLINE void byteColumns(const void* rows, int64_t stride, int64_t columns, void* out) {
+  alignas(64) uint16_t pairs[kCodeChunk / 2 * layout::kPanel];
+  interleave(rows, stride, columns / 2, pairs);
+  uint8_t* to = static_cast<uint8_t*>(out);
+  for (int64_t i = 0; i < columns / 2; ++i, to += 2 * layout::kPanel) {
+    const uint16_t* __restrict from = pairs + i * layout::kPanel;
+    for (int64_t row = 0; row < layout::kPanel; ++row) {
+      to[row] = static_cast<uint8_t>(from[row]);
+      to[layout::kPanel + row] = static_cast<uint8_t>(from[row] >> 8);
+    }
+  }
+}
+
 // `count` codes (a multiple of groupAlign, at most kCodeChunk), each below 2^bits of the kind.
 TSQ_INLINE void codeWords(layout::WeightKind kind, const uint8_t* codes, int64_t count, uint32_t* words) {
   alignas(64) uint8_t pairs[kCodeChunk];
@@ -65,6 +80,8 @@ TSQ_INLINE void codeWords(layout::WeightKind kind, const uint8_t* codes, int64_t
       threeBitWords(codes, count, words);
       break;
     case layout::WeightKind::kU4:
+    case layout::WeightKind::kB4:
+    case layout::WeightKind::kI4:
       fold<4>(codes, count, out);
       break;
     default:

@@ -1,6 +1,7 @@
 // Integer codes into panels of 32-bit words (layout/packed.h).
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <new>
 #include <string>
@@ -23,8 +24,11 @@ using layout::WeightKind;
 // Panels that a task packs: they take whole cache lines of the columns of every layout that runs across rows.
 constexpr int64_t kTaskPanels = 8;
 
-WeightKind kindOf(int bits) {
-  return bits == 2 ? WeightKind::kU2 : bits == 3 ? WeightKind::kU3 : bits == 4 ? WeightKind::kU4 : WeightKind::kU8;
+// Of E4M3.
+bool hasNan(const uint8_t* codes, int64_t count) {
+  bool found = false;
+  for (int64_t i = 0; i < count; ++i) found |= (codes[i] & 0x7f) == 0x7f;
+  return found;
 }
 
 class CodePacker {
@@ -44,13 +48,17 @@ class CodePacker {
     return stored_.layout == layout::CodeLayout::kBytes || (moves_ && whole) ? 0 : kPanel * shape_.k;
   }
 
+  // What panels() returns where an E4M3 is no number, which is no code that could be wrong.
+  static constexpr uint8_t kNan = 1;
   // Packs panels [first, end); returns the bits that some code has and none may have.
   uint8_t panels(int64_t first, int64_t end, uint8_t* room) const {
     for (int64_t panel = first; panel < end; ++panel) scalesAndZeros(panel);
     const int64_t moved = moves_ ? std::clamp(shape_.n / kPanel, first, end) : first;
     if (moved > first) movePanelWords(stored_, shape_, first, moved - first, panelData(first));
     uint8_t seen = 0;
-    for (int64_t panel = moved; panel < end; ++panel) seen |= codes(panel, room);
+    bool nan = false;
+    for (int64_t panel = moved; panel < end; ++panel) seen |= codes(panel, room, &nan);
+    if (nan) return kNan;
     return static_cast<uint8_t>(seen & ~((1u << source_.bits) - 1));
   }
 
@@ -71,8 +79,8 @@ class CodePacker {
     if (source_.zeros != nullptr) panelZeros(panel);
   }
 
-  // Packs the codes of a panel; returns the bits that they have.
-  uint8_t codes(int64_t panel, uint8_t* room) const {
+  // Packs the codes of a panel; returns the bits that they have. *nan: set where an E4M3 is no number.
+  uint8_t codes(int64_t panel, uint8_t* room, bool* nan) const {
     // Rows apart by more than a power of two, so that they fall into different cache sets. Rows that pad the last
     // panel stay zero: they have no scale.
     constexpr int64_t kStride = kCodeChunk / 4 + 16;
@@ -92,9 +100,14 @@ class CodePacker {
         alignas(64) uint8_t gathered[kCodeChunk];
         fetchAhead(first, rows, p, row);
         const uint8_t* codes = rowCodes(first + row * shape_.k, panel * kPanel + row, p, count, gathered, &seen);
+        if (shape_.kind == WeightKind::kE4M3 && hasNan(codes, count)) *nan = true;
         codeWords(shape_.kind, codes, count, words + row * kStride);
       }
-      interleave(words, kStride * 4, perRow, out);
+      if (layout::isSmallFloat(shape_.kind)) {
+        byteColumns(words, kStride * 4, count, out);
+      } else {
+        interleave(words, kStride * 4, perRow, out);
+      }
       out += perRow * kPanel;
     }
     return seen;
@@ -195,7 +208,7 @@ Result<PackedWeight> packOffsets(const CodesSource& source, const PackedWeight& 
   return packDense(offsets, Dtype::kF32, source.n, groups, WeightKind::kF32);
 }
 
-// Values of code books in f32, which are exact: no kernel takes such codes.
+// What the codes stand for, in f32: no kernel takes them.
 Result<PackedWeight> packValues(const CodesSource& source) {
   if (source.groupIndex != nullptr) {
     std::vector<int32_t> order;
@@ -213,16 +226,38 @@ Result<PackedWeight> packValues(const CodesSource& source) {
   return weight;
 }
 
+// A code book whose values are whole numbers once they are doubled some times, and the scales halved.
+Result<PackedWeight> packHalves(const CodesSource& source) {
+  const int exponent = wholeExponent(source);
+  const int64_t count = source.n * layout::divideUp(source.k, source.groupSize);
+  Result<AlignedBuffer> halves = AlignedBuffer::allocate(static_cast<size_t>(count) * sizeof(float));
+  if (!halves.ok()) return halves.status();
+  float* scales = halves.value().as<float>();
+  const float down = std::ldexp(1.0f, -exponent);
+  for (int64_t i = 0; i < count; ++i) scales[i] = source.scales[i] * down;
+  float book[layout::kBookSize];
+  for (int i = 0; i < 1 << source.bits; ++i) book[i] = std::ldexp(source.codebook[i], exponent);
+  CodesSource whole = source;
+  whole.scales = scales;
+  whole.codebook = book;
+  return packCodes(whole);
+}
+
 }  // namespace
 
 Result<PackedWeight> packCodes(const CodesSource& source) try {
   TSQ_RETURN_IF_ERROR(checkSource(source));
-  if (source.codebook != nullptr) return packValues(source);
+  if (source.codebook != nullptr && source.bits <= 4 && wholeExponent(source) > 0) return packHalves(source);
   PackedWeight weight;
-  const WeightKind kind = kindOf(source.bits);
+  const WeightKind kind = kindOf(source);
+  if (kind == WeightKind::kF32) return packValues(source);
   weight.shape = {kind, source.n, source.k, source.groupSize};
   weight.bits = source.bits;
-  weight.zero = 1 << (source.bits - 1);
+  weight.zero = commonZero(kind, source.bits);
+  if (layout::hasBook(kind)) {
+    weight.book.assign(source.codebook, source.codebook + (size_t{1} << source.bits));
+    weight.book.resize(layout::kBookSize);
+  }
   if (source.groupIndex != nullptr) TSQ_RETURN_IF_ERROR(orderColumns(source, weight.shape, &weight.order));
   if (source.inputScale != nullptr) weight.inputScale.assign(source.inputScale, source.inputScale + source.k);
 
@@ -253,6 +288,8 @@ Result<PackedWeight> packCodes(const CodesSource& source) try {
     if (wrong != 0) valid.store(false, std::memory_order_relaxed);
   };
   pool.run(layout::divideUp(panels, kTaskPanels), pack, threads);
+  // The bits of a NaN are those of a number to the kernels.
+  if (!valid.load() && kind == WeightKind::kE4M3) return packValues(source);
   if (!valid.load()) return layout::invalidCode({source.codes, source.layout, source.n, source.k, source.bits});
   if (source.offsets != nullptr) {
     Result<PackedWeight> offsets = packOffsets(source, weight);

@@ -229,7 +229,7 @@ Result<std::vector<PackedWeight>> PackFile::readWeights(int64_t first, int64_t c
     addSections(weights.back(), sizes[i], offsets_[index], entry.checksums, &transfers);
   }
   TSQ_RETURN_IF_ERROR(readAll(file_, transfers, abort));
-  for (const PackedWeight& weight : weights) TSQ_RETURN_IF_ERROR(packfile::checkOrder(weight));
+  for (const PackedWeight& weight : weights) TSQ_RETURN_IF_ERROR(packfile::checkContents(weight));
   return weights;
 } catch (const std::bad_alloc&) {
   return noMemory();

@@ -1,6 +1,7 @@
 #include "kernels/pack_format.h"
 
 #include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <string>
@@ -19,7 +20,7 @@ static_assert(std::endian::native == std::endian::little);
 // Far above any weight, and small enough that sums of sizes cannot overflow.
 constexpr int64_t kMaxSection = int64_t{1} << 50;
 
-constexpr uint8_t kHasZeros = 1, kHasOrder = 2, kHasInputScale = 4;
+constexpr uint8_t kHasZeros = 1, kHasOrder = 2, kHasInputScale = 4, kHasOffsets = 8, kAllParts = 15;
 
 std::string number(int64_t value) {
   return std::to_string(value);
@@ -32,6 +33,9 @@ bool bitsFit(WeightKind kind, int bits) {
     case WeightKind::kF16:
     case WeightKind::kBF16:
       return bits == 16;
+    case WeightKind::kE4M3:
+    case WeightKind::kE5M2:
+      return bits == 8;
     default:
       return bits >= 2 && bits <= layout::codeBits(kind);
   }
@@ -45,6 +49,12 @@ Status damaged(const Entry& entry, const std::string& expected) {
   return {Code::kCorrupt, "a weight [" + number(entry.n) + ", " + number(entry.k) + "] of kind " + number(entry.kind) +
                               ", " + number(entry.bits) + " bits and groups of " + number(entry.groupSize) +
                               ", expected " + expected};
+}
+
+// Of the pack that a weight's offsets are.
+layout::Shape offsetsShape(const layout::Shape& shape) {
+  const int64_t groups = layout::groups(shape);
+  return {WeightKind::kF32, shape.n, groups, groups};
 }
 
 }  // namespace
@@ -69,27 +79,34 @@ Status checkHeader(const Header& header) {
 }
 
 Result<Sizes> sectionSizes(const Entry& entry) {
-  if (entry.kind > static_cast<uint8_t>(WeightKind::kU3)) return damaged(entry, "a kind of 0 to 6");
+  if (entry.kind > static_cast<uint8_t>(layout::kLastKind)) return damaged(entry, "a kind of 0 to 10");
   const layout::Shape shape = shapeOf(entry);
-  const bool integer = layout::isInteger(shape.kind);
+  const bool integer = layout::isInteger(shape.kind), scaled = layout::hasScales(shape.kind);
   if (!bitsFit(shape.kind, entry.bits)) return damaged(entry, "bits that fit the kind");
-  if (entry.scaleType > static_cast<uint8_t>(ScaleType::kBF16) || entry.optional > 7 || entry.reserved != 0)
+  if (entry.scaleType > static_cast<uint8_t>(ScaleType::kBF16) || entry.optional > kAllParts || entry.reserved != 0)
     return damaged(entry, "scales of type 0 to 2 and no unknown parts");
   if (entry.n < 1 || entry.k < 1 || entry.n > INT32_MAX || entry.k > INT32_MAX)
     return damaged(entry, "1 to 2^31 - 1 rows and columns");
-  if (entry.groupSize < 1 || entry.groupSize > entry.k || (!integer && entry.groupSize != entry.k))
-    return damaged(entry, integer ? "groups of 1 to k" : "one group of k");
-  if (!integer && (entry.optional & kHasZeros) != 0) return damaged(entry, "no zero points with floats");
+  if (entry.groupSize < 1 || entry.groupSize > entry.k || (!scaled && entry.groupSize != entry.k))
+    return damaged(entry, scaled ? "groups of 1 to k" : "one group of k");
+  if (!integer && (entry.optional & kHasZeros) != 0) return damaged(entry, "no zero points with floats and code books");
+  if (!integer && (entry.optional & kHasOffsets) != 0) return damaged(entry, "no offsets with floats and code books");
+  if ((entry.optional & (kHasZeros | kHasOffsets)) == (kHasZeros | kHasOffsets))
+    return damaged(entry, "zero points or offsets");
   // Neither factor exceeds 2^42, so only their product has to be watched.
   const int64_t panels = layout::panels(shape), groups = layout::groups(shape);
   if (layout::panelBytes(shape) > kMaxSection / panels || groups > kMaxSection / (panels * layout::kPanel * 4))
     return damaged(entry, "sections of at most 2^50 bytes");
-  const uint64_t scales = integer ? static_cast<uint64_t>(panels * groups * layout::kPanel) : 0;
+  const uint64_t scales = scaled ? static_cast<uint64_t>(panels * groups * layout::kPanel) : 0;
   const uint64_t columns = static_cast<uint64_t>(entry.k) * 4;
   return Sizes{{static_cast<uint64_t>(panels * layout::panelBytes(shape)),
                 scales * (static_cast<ScaleType>(entry.scaleType) == ScaleType::kF32 ? 4 : 2),
                 (entry.optional & kHasZeros) != 0 ? scales : 0, (entry.optional & kHasOrder) != 0 ? columns : 0,
-                (entry.optional & kHasInputScale) != 0 ? columns : 0}};
+                (entry.optional & kHasInputScale) != 0 ? columns : 0,
+                layout::hasBook(shape.kind) ? layout::kBookSize * sizeof(float) : 0,
+                (entry.optional & kHasOffsets) != 0
+                    ? static_cast<uint64_t>(panels * layout::panelBytes(offsetsShape(shape)))
+                    : 0}};
 }
 
 const void* section(const PackedWeight& weight, Part part) {
@@ -102,35 +119,44 @@ const void* section(const PackedWeight& weight, Part part) {
       return weight.zeros.data();
     case kOrder:
       return weight.order.data();
+    case kBook:
+      return weight.book.data();
+    case kOffsets:
+      return weight.offsets ? weight.offsets->data.data() : nullptr;
     default:
       return weight.inputScale.data();
   }
 }
 
 Result<Entry> describe(const PackedWeight& weight) {
-  if (weight.offsets) return Status(Code::kUnsupported, "a weight with offsets, expected codes with zero points");
   Entry entry{};
   entry.kind = static_cast<uint8_t>(weight.shape.kind);
   entry.bits = static_cast<uint8_t>(weight.bits);
   entry.scaleType = static_cast<uint8_t>(weight.scaleType);
   entry.optional =
       static_cast<uint8_t>((weight.zeros.size() > 0 ? kHasZeros : 0) | (weight.order.empty() ? 0 : kHasOrder) |
-                           (weight.inputScale.empty() ? 0 : kHasInputScale));
+                           (weight.inputScale.empty() ? 0 : kHasInputScale) | (weight.offsets ? kHasOffsets : 0));
   entry.n = weight.shape.n;
   entry.k = weight.shape.k;
   entry.groupSize = weight.shape.groupSize;
   const Result<Sizes> sizes = sectionSizes(entry);
   if (!sizes.ok()) return Status(Code::kUnsupported, sizes.status().message());
-  const uint64_t held[kParts] = {weight.data.size(), weight.scales.size(), weight.zeros.size(), weight.order.size() * 4,
-                                 weight.inputScale.size() * 4};
-  const int32_t zero = layout::isInteger(weight.shape.kind) ? 1 << (weight.bits - 1) : 0;
+  const uint64_t held[kParts] = {weight.data.size(),
+                                 weight.scales.size(),
+                                 weight.zeros.size(),
+                                 weight.order.size() * 4,
+                                 weight.inputScale.size() * 4,
+                                 weight.book.size() * 4,
+                                 weight.offsets ? weight.offsets->data.size() : 0};
+  const int32_t zero = commonZero(weight.shape.kind, weight.bits);
   if (std::memcmp(held, sizes.value().bytes, sizeof held) != 0 || weight.zero != zero)
     return Status(Code::kUnsupported, damaged(entry, "sections of the sizes that its shape has").message());
   return entry;
 }
 
 uint64_t blockBytes(const Sizes& sizes) {
-  return aligned(sizes.bytes[kData]) + aligned(sizes.bytes[kScales]) + aligned(sizes.bytes[kZeros]);
+  return aligned(sizes.bytes[kData]) + aligned(sizes.bytes[kScales]) + aligned(sizes.bytes[kZeros]) +
+         aligned(sizes.bytes[kOffsets]);
 }
 
 PackedWeight place(const Entry& entry, const Sizes& sizes, const std::shared_ptr<const AlignedBuffer>& block,
@@ -139,7 +165,7 @@ PackedWeight place(const Entry& entry, const Sizes& sizes, const std::shared_ptr
   weight.shape = shapeOf(entry);
   weight.bits = entry.bits;
   weight.scaleType = static_cast<ScaleType>(entry.scaleType);
-  weight.zero = layout::isInteger(weight.shape.kind) ? 1 << (weight.bits - 1) : 0;
+  weight.zero = commonZero(weight.shape.kind, weight.bits);
   const auto next = [&](Part part) {
     const uint64_t begin = offset;
     offset += aligned(sizes.bytes[part]);
@@ -148,12 +174,27 @@ PackedWeight place(const Entry& entry, const Sizes& sizes, const std::shared_ptr
   weight.data = next(kData);
   weight.scales = next(kScales);
   weight.zeros = next(kZeros);
+  if (sizes.bytes[kOffsets] > 0) {
+    PackedWeight offsets;
+    offsets.shape = offsetsShape(weight.shape);
+    offsets.bits = 32;
+    offsets.data = next(kOffsets);
+    weight.offsets = std::make_shared<const PackedWeight>(std::move(offsets));
+  }
   weight.order.resize(static_cast<size_t>(sizes.bytes[kOrder] / sizeof(int32_t)));
   weight.inputScale.resize(static_cast<size_t>(sizes.bytes[kInputScale] / sizeof(float)));
+  weight.book.resize(static_cast<size_t>(sizes.bytes[kBook] / sizeof(float)));
   return weight;
 }
 
-Status checkOrder(const PackedWeight& weight) {
+Status checkContents(const PackedWeight& weight) {
+  for (const float value : weight.book) {
+    const bool whole = value == std::nearbyint(value) && value >= -128 && value < 128;
+    if (!std::isfinite(value) || (weight.shape.kind == WeightKind::kI4 && !whole))
+      return {Code::kCorrupt, "a weight [" + number(weight.shape.n) + ", " + number(weight.shape.k) +
+                                  "] whose code book has the value " + std::to_string(value) +
+                                  ", expected finite numbers, and whole ones of 8 bits for kind 10"};
+  }
   std::vector<bool> seen(weight.order.size());
   for (const int32_t column : weight.order) {
     if (column < 0 || column >= weight.shape.k || seen[static_cast<size_t>(column)])

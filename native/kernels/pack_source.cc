@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <string>
 
 #include "runtime/thread_pool.h"
@@ -34,6 +35,51 @@ Status checkSource(const CodesSource& source) {
   if (source.codebook != nullptr && (source.zeros != nullptr || source.offsets != nullptr))
     return {Code::kFormat, "packCodes: there are a code book and zero points or offsets, expected one of them"};
   return layout::checkStoredCodes({source.codes, source.layout, source.n, source.k, source.bits});
+}
+
+int wholeExponent(const CodesSource& source) {
+  constexpr int kMost = 6;
+  const int values = 1 << source.bits;
+  for (int exponent = 0; exponent <= kMost; ++exponent) {
+    const auto whole = [exponent](float x) {
+      const float scaled = std::ldexp(x, exponent);
+      return std::fabs(scaled) < layout::kBookZero && scaled == std::nearbyint(scaled);
+    };
+    if (!std::all_of(source.codebook, source.codebook + values, whole)) continue;
+    // A scale that loses bits takes the book with it.
+    const int64_t count = source.n * layout::divideUp(source.k, source.groupSize);
+    const float up = std::ldexp(1.0f, exponent), down = 1 / up;
+    const auto exact = [up, down](float scale) { return scale * down * up == scale || std::isnan(scale); };
+    return exponent == 0 || std::all_of(source.scales, source.scales + count, exact) ? exponent : -1;
+  }
+  return -1;
+}
+
+layout::WeightKind kindOf(const CodesSource& source) {
+  using layout::WeightKind;
+  const int values = 1 << source.bits;
+  const float* book = source.codebook;
+  if (book == nullptr) {
+    return source.bits == 2   ? WeightKind::kU2
+           : source.bits == 3 ? WeightKind::kU3
+           : source.bits == 4 ? WeightKind::kU4
+                              : WeightKind::kU8;
+  }
+  if (values <= layout::kBookSize) {
+    // A column of padding counts nothing only where values are finite.
+    if (!std::all_of(book, book + values, [](float x) { return std::isfinite(x); })) return WeightKind::kF32;
+    return wholeExponent(source) >= 0 ? WeightKind::kI4 : WeightKind::kB4;
+  }
+  if (source.bits != 8) return WeightKind::kF32;
+  const auto holds = [book](float (*value)(uint8_t)) {
+    for (int i = 0; i < 256; ++i) {
+      const float own = value(static_cast<uint8_t>(i));
+      if (!(own == book[i] || (std::isnan(own) && std::isnan(book[i])))) return false;
+    }
+    return true;
+  };
+  if (holds([](uint8_t bits) { return e4m3ToFloat(bits); })) return WeightKind::kE4M3;
+  return holds([](uint8_t bits) { return e5m2ToFloat(bits); }) ? WeightKind::kE5M2 : WeightKind::kF32;
 }
 
 Status orderColumns(const CodesSource& source, const layout::Shape& shape, std::vector<int32_t>* order) {

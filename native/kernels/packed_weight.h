@@ -20,24 +20,28 @@ struct PackedView {
   layout::ScaleType scaleType;  // the narrowest that is exact
   const uint8_t* zeros;         // [panel][group][16]; null: every zero point is `zero`
   int32_t zero;                 // the common zero point, 2^(bits-1) for symmetric codes
+  const float* book = nullptr;  // kB4, kI4: its values
 };
 
 struct PackedWeight {
   layout::Shape shape{};
-  // Of a code; 16 or 32 for floats. 5- to 7-bit codes are stored as 8-bit, and codes that no kernel takes as f32.
+  // Of a code; 16 or 32 for floats. 5- to 7-bit codes are stored as 8-bit, those of a code book of up to 4 bits as
+  // 4-bit, and codes that no kernel takes as f32.
   int bits = 0;
   layout::ScaleType scaleType = layout::ScaleType::kF32;
   AlignedBuffer data, scales, zeros;
   int32_t zero = 0;
+  std::vector<float> book;        // kB4, kI4: [16]; empty otherwise
   std::vector<int32_t> order;     // packed (ordered) column -> column of the activations; empty: identity
   std::vector<float> inputScale;  // [k], by column of the activations; empty: ones. y = W_packed (x * inputScale)
   // f32 [n, groups], added to every weight of a group; null: none. A product of its own with the groups' sums of x.
   std::shared_ptr<const PackedWeight> offsets;
   PackedView view() const {
-    return {shape, data.data(), scales.data(), scaleType, zeros.size() ? zeros.as<uint8_t>() : nullptr, zero};
+    return {shape, data.data(), scales.data(), scaleType, zeros.size() ? zeros.as<uint8_t>() : nullptr,
+            zero,  book.data()};
   }
   uint64_t bytes() const {
-    return data.size() + scales.size() + zeros.size() + order.size() * 4 + inputScale.size() * 4 +
+    return data.size() + scales.size() + zeros.size() + (book.size() + order.size() + inputScale.size()) * 4 +
            (offsets ? offsets->bytes() : 0);
   }
 };
@@ -69,12 +73,23 @@ Result<PackedWeight> packCodes(const CodesSource& source);
 // Packs a row-major [n, k] float matrix of type `from` into kind `kind` (rounding to nearest even where it narrows).
 Result<PackedWeight> packDense(const void* source, Dtype from, int64_t n, int64_t k, layout::WeightKind kind);
 
+// The zero point where there is none for each group.
+inline int32_t commonZero(layout::WeightKind kind, int bits) {
+  if (kind == layout::WeightKind::kI4) return layout::kBookZero;
+  return layout::isInteger(kind) ? 1 << (bits - 1) : 0;
+}
+
+// Whether products take the weight as it is stored: false for codes that are held as the f32 values they stand for.
+inline bool isFused(const PackedWeight& weight) {
+  return layout::hasScales(weight.shape.kind) || weight.bits >= 16;
+}
+
 // Row `n` of the weight, dequantized to f32 [k] in the order of the activations' columns, inputScale applied: an
 // embedding lookup.
 void unpackRow(const PackedWeight& weight, int64_t n, float* out);
 
 // What is multiplied with the weights. kInt8: activations are rounded to 8 bits, symmetric, by row and block of a group
-// (layout/activations.h); weights of float kinds are multiplied exactly all the same.
+// (layout/activations.h); floats and codes of code books are multiplied exactly all the same.
 enum class Activations : uint8_t { kExact = 0, kInt8 = 1 };
 
 // y[m, n] = x[m, k] W^T (+ bias[n]). x and y may be f32, f16 or bf16 (each row-major and dense, any alignment);

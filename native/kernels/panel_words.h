@@ -59,8 +59,9 @@ inline bool hasPanelWords(const layout::StoredCodes& stored, const layout::Shape
   using layout::CodeLayout;
   const bool words = stored.layout == CodeLayout::kRows || stored.layout == CodeLayout::kColumns ||
                      stored.layout == CodeLayout::kAwq || stored.layout == CodeLayout::kNibbles;
-  return words && shape.kind != layout::WeightKind::kU3 && stored.bits == layout::codeBits(shape.kind) &&
-         shape.k % align == 0 && (layout::groups(shape) == 1 || shape.groupSize % align == 0);
+  return words && shape.kind != layout::WeightKind::kU3 && !layout::isSmallFloat(shape.kind) &&
+         stored.bits == layout::codeBits(shape.kind) && shape.k % align == 0 &&
+         (layout::groups(shape) == 1 || shape.groupSize % align == 0);
 }
 
 // Asks for the part of a column that is used soon: columns lie in different pages, where the hardware stops. Into the

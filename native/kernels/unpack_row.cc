@@ -24,6 +24,12 @@ void unpack(const PackedWeight& weight, float* out, Value value) {
   }
 }
 
+float scaleAt(const PackedWeight& weight, int64_t index) {
+  if (weight.scaleType == layout::ScaleType::kF16) return f16ToFloat(weight.scales.as<uint16_t>()[index]);
+  if (weight.scaleType == layout::ScaleType::kBF16) return bf16ToFloat(weight.scales.as<uint16_t>()[index]);
+  return weight.scales.as<float>()[index];
+}
+
 // Places in packed memory are divisions by constants once the kind is one.
 template <WeightKind kKind>
 void unpackCodes(const PackedWeight& weight, int64_t n, float* out) {
@@ -32,12 +38,7 @@ void unpackCodes(const PackedWeight& weight, int64_t n, float* out) {
   const uint32_t* words = weight.data.as<uint32_t>();
   const int64_t at = layout::scaleIndex(shape, n, 0);
   const uint8_t* zeros = weight.zeros.size() > 0 ? weight.zeros.as<uint8_t>() + at : nullptr;
-  const auto scale = [&, at](int64_t group) {
-    const int64_t index = at + group * layout::kPanel;
-    if (weight.scaleType == layout::ScaleType::kF16) return f16ToFloat(weight.scales.as<uint16_t>()[index]);
-    if (weight.scaleType == layout::ScaleType::kBF16) return bf16ToFloat(weight.scales.as<uint16_t>()[index]);
-    return weight.scales.as<float>()[index];
-  };
+  const auto scale = [&, at](int64_t group) { return scaleAt(weight, at + group * layout::kPanel); };
   const PackedWeight* offsets = weight.offsets.get();
   const float* offset = offsets ? offsets->data.as<float>() + layout::element(offsets->shape, n, 0) : nullptr;
   unpack(weight, out, [&](int64_t group, int64_t p) {
@@ -47,9 +48,20 @@ void unpackCodes(const PackedWeight& weight, int64_t n, float* out) {
     } else {
       code &= (1u << layout::codeBits(kKind)) - 1;
     }
+    if constexpr (layout::hasBook(kKind)) return scale(group) * weight.book[code];
     const int32_t zero = zeros != nullptr ? zeros[group * layout::kPanel] : weight.zero;
     const float value = scale(group) * static_cast<float>(static_cast<int32_t>(code) - zero);
     return offset != nullptr ? value + offset[group * layout::kPanel] : value;
+  });
+}
+
+void unpackSmallFloats(const PackedWeight& weight, int64_t n, float* out) {
+  const uint8_t* data = weight.data.as<uint8_t>() + layout::element(weight.shape, n, 0);
+  const int64_t at = layout::scaleIndex(weight.shape, n, 0);
+  const bool e4m3 = weight.shape.kind == WeightKind::kE4M3;
+  unpack(weight, out, [&](int64_t group, int64_t p) {
+    const uint8_t bits = data[p * layout::kPanel];
+    return scaleAt(weight, at + group * layout::kPanel) * (e4m3 ? e4m3ToFloat(bits) : e5m2ToFloat(bits));
   });
 }
 
@@ -79,6 +91,12 @@ void unpackRow(const PackedWeight& weight, int64_t n, float* out) {
       return unpackCodes<WeightKind::kU3>(weight, n, out);
     case WeightKind::kU2:
       return unpackCodes<WeightKind::kU2>(weight, n, out);
+    case WeightKind::kB4:
+    case WeightKind::kI4:
+      return unpackCodes<WeightKind::kB4>(weight, n, out);
+    case WeightKind::kE4M3:
+    case WeightKind::kE5M2:
+      return unpackSmallFloats(weight, n, out);
   }
 }
 

@@ -64,7 +64,8 @@ TSQ_INLINE constexpr int64_t pairColumn(WeightKind kind, int64_t i, int64_t e) {
   switch (kind) {
     case WeightKind::kU8:  // bytes (0, 2), (1, 3) of a word of 4 k
       return i / 2 * 4 + i % 2 + 2 * e;
-    case WeightKind::kU4:  // nibbles (0, 4), (1, 5), … of a word of 8 k
+    case WeightKind::kU4:
+    case WeightKind::kI4:  // nibbles (0, 4), (1, 5), … of a word of 8 k
       return i / 4 * 8 + i % 4 + 4 * e;
     case WeightKind::kU2:
     case WeightKind::kU3:  // bit pairs (0, 8), (1, 9), … of a word of 16 k
@@ -77,7 +78,8 @@ TSQ_INLINE constexpr int64_t pairColumn(WeightKind kind, int64_t i, int64_t e) {
 // kinds only.
 TSQ_INLINE constexpr int64_t quadColumn(WeightKind kind, int64_t i, int64_t e) {
   switch (kind) {
-    case WeightKind::kU4:  // nibbles (0, 2, 4, 6), (1, 3, 5, 7) of a word of 8 k
+    case WeightKind::kU4:
+    case WeightKind::kI4:  // nibbles (0, 2, 4, 6), (1, 3, 5, 7) of a word of 8 k
       return i / 2 * 8 + i % 2 + 2 * e;
     case WeightKind::kU2:
     case WeightKind::kU3:  // bit pairs (0, 4, 8, 12), (1, 5, 9, 13), … of a word of 16 k

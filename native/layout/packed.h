@@ -9,6 +9,10 @@
 //   U2   a line holds 16 k: bit pair i of a word is k = i
 //   U3   a step of 32 k is three lines: two U2 lines with the lower two bits of k = 0 … 15 and 16 … 31, then a line of
 //        top bits: that of k = 16 t + 8 h + j (t, h in {0, 1}, j < 8) is bit 16 h + 8 t + j of the word
+//   B4   as U4: codes of a code book of 16 values
+//   I4   as B4, of whole numbers of 8 bits
+//
+// 8-bit floats (E4M3, E5M2) lie as floats do, [k][16], a byte each.
 //
 // Every group of k starts at a step: groups are padded to a multiple of groupAlign(kind) k ("packed k").
 #pragma once
@@ -20,9 +24,25 @@ namespace tsq::layout {
 
 constexpr int64_t kPanel = 16;  // outputs in a panel
 // Of everything below. Files of packed weights name it: raise it with every change to where a code or scale lies.
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 
-enum class WeightKind : uint8_t { kF32 = 0, kF16 = 1, kBF16 = 2, kU4 = 3, kU8 = 4, kU2 = 5, kU3 = 6 };
+enum class WeightKind : uint8_t {
+  kF32 = 0,
+  kF16 = 1,
+  kBF16 = 2,
+  kU4 = 3,
+  kU8 = 4,
+  kU2 = 5,
+  kU3 = 6,
+  kB4 = 7,
+  kE4M3 = 8,  // finite: a weight with a NaN is none
+  kE5M2 = 9,
+  kI4 = 10
+};
+constexpr WeightKind kLastKind = WeightKind::kI4;
+constexpr int kBookSize = 16;
+// Kernels for bytes take a whole number of a code book as one without sign, and this as its zero point.
+constexpr int kBookZero = 128;
 // How group scales are stored: the narrowest type that holds every one of them exactly.
 enum class ScaleType : uint8_t { kF32 = 0, kF16 = 1, kBF16 = 2 };
 
@@ -33,13 +53,23 @@ TSQ_INLINE constexpr int64_t divideUp(int64_t value, int64_t step) {
   return (value + step - 1) / step;
 }
 TSQ_INLINE constexpr bool isInteger(WeightKind kind) {
+  return kind >= WeightKind::kU4 && kind <= WeightKind::kU3;
+}
+TSQ_INLINE constexpr bool hasBook(WeightKind kind) {
+  return kind == WeightKind::kB4 || kind == WeightKind::kI4;
+}
+TSQ_INLINE constexpr bool isSmallFloat(WeightKind kind) {
+  return kind == WeightKind::kE4M3 || kind == WeightKind::kE5M2;
+}
+// Whether there are scales, of groups; all but f32, f16 and bf16.
+TSQ_INLINE constexpr bool hasScales(WeightKind kind) {
   return kind >= WeightKind::kU4;
 }
 // Packed k of a group is a multiple of this: whole steps of codes, whole pairs of lines.
 TSQ_INLINE constexpr int64_t groupAlign(WeightKind kind) {
   return kind == WeightKind::kU3 ? 32 : kind == WeightKind::kU2 ? 16 : 8;
 }
-// Bits that a code takes in memory; 0 for float kinds.
+// Bits that a code takes in memory; 0 for f32, f16 and bf16.
 TSQ_INLINE constexpr int codeBits(WeightKind kind) {
   switch (kind) {
     case WeightKind::kU2:
@@ -47,15 +77,19 @@ TSQ_INLINE constexpr int codeBits(WeightKind kind) {
     case WeightKind::kU3:
       return 3;
     case WeightKind::kU4:
+    case WeightKind::kB4:
+    case WeightKind::kI4:
       return 4;
     case WeightKind::kU8:
+    case WeightKind::kE4M3:
+    case WeightKind::kE5M2:
       return 8;
     default:
       return 0;
   }
 }
 
-// Geometry of a packed weight. For float kinds groupSize = k (one group).
+// Geometry of a packed weight. For f32, f16 and bf16 groupSize = k (one group).
 struct Shape {
   WeightKind kind;
   int64_t n, k;
@@ -91,8 +125,8 @@ TSQ_INLINE constexpr int64_t panelBytes(const Shape& s) {
       return packedK(s) * kPanel * codeBits(s.kind) / 8;
   }
 }
-// Integer codes but U3: 32-bit word (index into the whole weight) and bit shift of the code of output n at packed
-// column p. For U3: of its lower two bits.
+// Codes but U3 and 8-bit floats: 32-bit word (index into the whole weight) and bit shift of the code of output n at
+// packed column p. For U3: of its lower two bits.
 TSQ_INLINE constexpr int64_t codeWord(const Shape& s, int64_t n, int64_t p) {
   const int64_t panel = (n / kPanel) * (panelBytes(s) / 4), lane = n % kPanel;
   if (s.kind == WeightKind::kU3) return panel + (p / 32 * 3 + p / 16 % 2) * kPanel + lane;
@@ -109,7 +143,7 @@ TSQ_INLINE constexpr int64_t topWord(const Shape& s, int64_t n, int64_t p) {
 TSQ_INLINE constexpr int topShift(int64_t p) {
   return static_cast<int>(p / 8 % 2 * 16 + p / 16 % 2 * 8 + p % 8);
 }
-// Float kinds: element index of output n at packed column p.
+// Float kinds and 8-bit floats: element index of output n at packed column p.
 TSQ_INLINE constexpr int64_t element(const Shape& s, int64_t n, int64_t p) {
   return ((n / kPanel) * packedK(s) + p) * kPanel + n % kPanel;
 }

@@ -172,21 +172,22 @@ Status checkPackedWeight(const PackedWeight& weight, int64_t n, int64_t k) {
   if (shape.n != n || shape.k != k) {
     return shapeError(" is [", shape.n, ", ", shape.k, "], expected [", n, ", ", k, "] from the slots' widths");
   }
-  if (shape.kind > layout::WeightKind::kU3 || shape.groupSize < 1 || shape.groupSize > k) {
+  if (shape.kind > layout::kLastKind || shape.groupSize < 1 || shape.groupSize > k) {
     return shapeError(" has kind ", static_cast<int>(shape.kind), " and groups of ", shape.groupSize,
                       ", expected a packed weight with groups of 1 to ", k);
   }
   const uint64_t data = static_cast<uint64_t>(layout::panels(shape) * layout::panelBytes(shape));
   const uint64_t scales = static_cast<uint64_t>(layout::panels(shape) * layout::kPanel * layout::groups(shape));
   const uint64_t scaleBytes = scales * (weight.scaleType == layout::ScaleType::kF32 ? 4 : 2);
-  const bool integer = layout::isInteger(shape.kind);
-  const bool whole = weight.data.size() >= data && (!integer || weight.scales.size() >= scaleBytes) &&
+  const bool scaled = layout::hasScales(shape.kind);
+  const bool whole = weight.data.size() >= data && (!scaled || weight.scales.size() >= scaleBytes) &&
+                     (!layout::hasBook(shape.kind) || weight.book.size() == layout::kBookSize) &&
                      (weight.zeros.size() == 0 || weight.zeros.size() >= scales) &&
                      (weight.order.empty() || static_cast<int64_t>(weight.order.size()) == k) &&
                      (weight.inputScale.empty() || static_cast<int64_t>(weight.inputScale.size()) == k);
   if (whole) return Status();
   return shapeError(" [", n, ", ", k, "] holds ", weight.data.size(), " bytes of data and ", weight.scales.size(),
-                    " of scales, expected ", data, " and ", integer ? scaleBytes : 0, ": pack it again");
+                    " of scales, expected ", data, " and ", scaled ? scaleBytes : 0, ": pack it again");
 }
 
 std::string opPosition(const ProgramSpec& spec, const StepRequest& request, size_t run, int32_t op) {

@@ -46,6 +46,15 @@ TSQ_INLINE float f16ToFloat(uint16_t half) {
   return bitsToFloat(sign | floatToBits(subnormal));
 }
 
+// 8-bit floats of OCP: E4M3 has no infinity, and one NaN of each sign.
+TSQ_INLINE float e4m3ToFloat(uint8_t bits) {
+  if ((bits & 0x7fu) == 0x7fu) return bitsToFloat(static_cast<uint32_t>(bits & 0x80u) << 24 | 0x7fc00000u);
+  return 256 * f16ToFloat(static_cast<uint16_t>((bits & 0x80u) << 8 | (bits & 0x7fu) << 7));
+}
+TSQ_INLINE float e5m2ToFloat(uint8_t bits) {
+  return f16ToFloat(static_cast<uint16_t>(bits << 8));
+}
+
 TSQ_INLINE uint16_t floatToF16(float value) {
   const uint32_t bits = floatToBits(value);
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);

@@ -54,6 +54,7 @@ export const sglang: Engine = {
     gguf: {},
     bitsandbytes: { model: () => old("bitsandbytes") },
     marlin: { model: () => old("Marlin") },
+    fbgemm_fp8: { model: () => old("fbgemm_fp8") },
   },
   otherwise: { model: ({ format }) => [on("format", refused(`${format} is no format that SGLang loads`))] },
 }

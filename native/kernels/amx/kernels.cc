@@ -42,6 +42,8 @@ void multiplyPairs(const DotCall& call) {
       return pairsOf<WeightKind::kU3>(call);
     case WeightKind::kU2:
       return pairsOf<WeightKind::kU2>(call);
+    case WeightKind::kI4:
+      return product<TilePairs<PairCodes<WeightKind::kI4, ZeroWay::kShared>>>(call);
     default:
       return pairsOf<WeightKind::kU4>(call);
   }
@@ -64,6 +66,8 @@ void multiplyQuads(const DotCall& call) {
       return quadsOf<WeightKind::kU3>(call);
     case WeightKind::kU2:
       return quadsOf<WeightKind::kU2>(call);
+    case WeightKind::kI4:
+      return quadsOf<WeightKind::kI4>(call);
     default:
       return quadsOf<WeightKind::kU4>(call);
   }
@@ -74,10 +78,10 @@ int64_t quadScratch(const layout::Shape& shape, int64_t rows, int64_t panels) {
 }
 
 bool pairsPay(WeightKind kind, Dtype, int64_t) {
-  return kind == WeightKind::kBF16 || layout::isInteger(kind);
+  return kind == WeightKind::kBF16 || kind == WeightKind::kI4 || layout::isInteger(kind);
 }
 bool quadsPay(WeightKind kind, Dtype, int64_t) {
-  return layout::isInteger(kind);
+  return kind == WeightKind::kI4 || layout::isInteger(kind);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@ constexpr int kDigitRegisters = 0;  // sums of one panel fill them
 // Products of two codes below 16 with two digits are at most 3840: eight of them fit 16 bits.
 struct DigitSum {
   static constexpr int64_t kRunTerms = 8;
+  static constexpr bool kTakesBytes = false;
   Words total, halves;
 
   TSQ_METHOD void start(Words first) {

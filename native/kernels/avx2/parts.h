@@ -38,6 +38,26 @@ TSQ_INLINE __m256i selectBits(uint32_t mask, __m256i yes, __m256i no) {
   return _mm256_or_si256(_mm256_and_si256(keep, yes), _mm256_andnot_si256(keep, no));
 }
 
+// The sixteen values of a code book, eight in a register.
+struct Book {
+  __m256 lower, upper;
+};
+TSQ_INLINE Book loadBook(const float* values) {
+  return {_mm256_loadu_ps(values), _mm256_loadu_ps(values + 8)};
+}
+// The values of the codes at bits kShift … kShift + 3 of the words. A code's top bit becomes the sign, by which a blend
+// chooses.
+template <int kShift>
+TSQ_INLINE __m256 choose(Book book, __m256i w) {
+  const __m256i index = shiftDown<kShift>(w), top = shiftDown<kShift - 28>(w);
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(book.lower, index), _mm256_permutevar8x32_ps(book.upper, index),
+                          _mm256_castsi256_ps(top));
+}
+template <int kShift>
+TSQ_INLINE Lanes choose(Book book, Words w) {
+  return {choose<kShift>(book, w.lo), choose<kShift>(book, w.hi)};
+}
+
 template <int kRows, bool kWhole = kRows >= 3 && kRows <= 6>
 struct Part {
   using Floats = __m256;
@@ -53,6 +73,8 @@ struct Part {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
   }
+  TSQ_INLINE Floats loadE4m3(const void* p) { return loadE4m3x8(static_cast<const uint8_t*>(p)); }
+  TSQ_INLINE Floats loadE5m2(const void* p) { return loadE5m2x8(static_cast<const uint8_t*>(p)); }
   TSQ_INLINE Codes loadCodes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   TSQ_INLINE Floats of(Lanes x, int part) { return part == 0 ? x.lo : x.hi; }
   TSQ_INLINE Lanes joined(const Floats* parts) { return {parts[0], parts[1]}; }
@@ -74,6 +96,8 @@ struct Part<kRows, true> {
   TSQ_INLINE Floats load(const float* p) { return tsq::load(p); }
   TSQ_INLINE Floats loadHalf(const void* p) { return tsq::loadHalf(p); }
   TSQ_INLINE Floats loadBfloat(const void* p) { return tsq::loadBfloat(p); }
+  TSQ_INLINE Floats loadE4m3(const void* p) { return tsq::loadE4m3(p); }
+  TSQ_INLINE Floats loadE5m2(const void* p) { return tsq::loadE5m2(p); }
   TSQ_INLINE Codes loadCodes(const void* p) { return loadWords(p); }
   TSQ_INLINE Floats of(Lanes x, int) { return x; }
   TSQ_INLINE Lanes joined(const Floats* parts) { return parts[0]; }

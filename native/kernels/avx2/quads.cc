@@ -11,6 +11,6 @@ using Quads = MaddubsQuads<6, 1, 2, 1>;
 
 }  // namespace
 
-const DotKernel kAvx2Quads = {quadsPay, splitQuads, multiplyQuads<Quads>, dotScratchBytes<Quads>};
+const DotKernel kAvx2Quads = {quadsPay<Quads>, splitQuads, multiplyQuads<Quads>, dotScratchBytes<Quads>};
 
 }  // namespace tsq

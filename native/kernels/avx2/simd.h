@@ -149,6 +149,24 @@ TSQ_INLINE Lanes loadBfloat(const void* p) {
   const __m256i lo = _mm256_cvtepu16_epi32(_mm_loadu_si128(at)), hi = _mm256_cvtepu16_epi32(_mm_loadu_si128(at + 1));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))};
 }
+// Eight and sixteen 8-bit floats: E4M3 (finite) times 2^-8, since its bits are those of a f16 number but for the
+// exponent's bias.
+TSQ_INLINE __m256 loadE4m3x8(const uint8_t* p) {
+  const __m128i wide = _mm_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  return _mm256_cvtph_ps(_mm_and_si128(_mm_slli_epi16(wide, 7), _mm_set1_epi16(static_cast<short>(0xbfff))));
+}
+TSQ_INLINE __m256 loadE5m2x8(const uint8_t* p) {
+  const __m128i wide = _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  return _mm256_cvtph_ps(_mm_slli_epi16(wide, 8));
+}
+TSQ_INLINE Lanes loadE4m3(const void* p) {
+  const uint8_t* at = static_cast<const uint8_t*>(p);
+  return {loadE4m3x8(at), loadE4m3x8(at + 8)};
+}
+TSQ_INLINE Lanes loadE5m2(const void* p) {
+  const uint8_t* at = static_cast<const uint8_t*>(p);
+  return {loadE5m2x8(at), loadE5m2x8(at + 8)};
+}
 // Sixteen unsigned bytes as f32.
 TSQ_INLINE Lanes loadBytes(const void* p) {
   const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));

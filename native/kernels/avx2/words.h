@@ -65,6 +65,16 @@ TSQ_INLINE Words selectBits(uint32_t mask, Words yes, Words no) {
           _mm256_or_si256(_mm256_and_si256(keep, yes.hi), _mm256_andnot_si256(keep, no.hi))};
 }
 
+// Sixteen bytes, in every lane that lookUpBytes takes its table from.
+TSQ_INLINE Words byteTable(const uint8_t* p) {
+  const __m256i all = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return {all, all};
+}
+// For each byte of the index, all below 16, the byte of the table.
+TSQ_INLINE Words lookUpBytes(Words table, Words index) {
+  return {_mm256_shuffle_epi8(table.lo, index.lo), _mm256_shuffle_epi8(table.hi, index.hi)};
+}
+
 // Sixteen unsigned bytes.
 TSQ_INLINE Words widenBytes(const uint8_t* p) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -117,7 +127,7 @@ TSQ_INLINE void storeCodes(uint8_t* p, Words w) {
   const __m128i lo = _mm_packs_epi32(_mm256_castsi256_si128(w.lo), _mm256_extracti128_si256(w.lo, 1));
   const __m128i hi = _mm_packs_epi32(_mm256_castsi256_si128(w.hi), _mm256_extracti128_si256(w.hi, 1));
   __m128i bytes = _mm_packs_epi16(lo, hi);
-  if constexpr (kKind == layout::WeightKind::kU4) {
+  if constexpr (kKind == layout::WeightKind::kU4 || kKind == layout::WeightKind::kI4) {
     bytes = _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
   } else if constexpr (kKind != layout::WeightKind::kU8) {
     bytes = _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));

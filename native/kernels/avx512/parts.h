@@ -7,6 +7,17 @@
 namespace tsq {
 namespace {
 
+// The sixteen values of a code book.
+using Book = Lanes;
+TSQ_INLINE Book loadBook(const float* values) {
+  return load(values);
+}
+// The values of the codes at bits kShift … kShift + 3 of the words.
+template <int kShift>
+TSQ_INLINE Lanes choose(Book book, Words w) {
+  return _mm512_permutexvar_ps(shiftDown<kShift>(w), book);
+}
+
 template <int kRows>
 struct Part {
   using Floats = Lanes;
@@ -19,6 +30,8 @@ struct Part {
   TSQ_INLINE Floats load(const float* p) { return tsq::load(p); }
   TSQ_INLINE Floats loadHalf(const void* p) { return tsq::loadHalf(p); }
   TSQ_INLINE Floats loadBfloat(const void* p) { return tsq::loadBfloat(p); }
+  TSQ_INLINE Floats loadE4m3(const void* p) { return tsq::loadE4m3(p); }
+  TSQ_INLINE Floats loadE5m2(const void* p) { return tsq::loadE5m2(p); }
   TSQ_INLINE Codes loadCodes(const void* p) { return loadWords(p); }
   TSQ_INLINE Floats of(Lanes x, int) { return x; }
   TSQ_INLINE Lanes joined(const Floats* parts) { return parts[0]; }

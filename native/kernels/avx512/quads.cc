@@ -11,6 +11,6 @@ using Quads = MaddubsQuads<6, 4, 2, 2>;
 
 }  // namespace
 
-const DotKernel kAvx512Quads = {quadsPay, splitQuads, multiplyQuads<Quads>, dotScratchBytes<Quads>};
+const DotKernel kAvx512Quads = {quadsPay<Quads>, splitQuads, multiplyQuads<Quads>, dotScratchBytes<Quads>};
 
 }  // namespace tsq

@@ -56,6 +56,15 @@ TSQ_INLINE Words selectBits(uint32_t mask, Words yes, Words no) {
   return _mm512_ternarylogic_epi32(_mm512_set1_epi32(static_cast<int>(mask)), yes, no, 0xca);
 }
 
+// Sixteen bytes, in every lane that lookUpBytes takes its table from.
+TSQ_INLINE Words byteTable(const uint8_t* p) {
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+// For each byte of the index, all below 16, the byte of the table.
+TSQ_INLINE Words lookUpBytes(Words table, Words index) {
+  return _mm512_shuffle_epi8(table, index);
+}
+
 // Sixteen unsigned bytes.
 TSQ_INLINE Words widenBytes(const uint8_t* p) {
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -98,7 +107,7 @@ TSQ_INLINE Words addHalves(Words sum, Words x) {
 template <layout::WeightKind kKind>
 TSQ_INLINE void storeCodes(uint8_t* p, Words w) {
   __m128i bytes = _mm512_cvtepi32_epi8(w);
-  if constexpr (kKind == layout::WeightKind::kU4) {
+  if constexpr (kKind == layout::WeightKind::kU4 || kKind == layout::WeightKind::kI4) {
     bytes = _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
   } else if constexpr (kKind != layout::WeightKind::kU8) {
     bytes = _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));

@@ -22,7 +22,8 @@ using Kernels = Pairs<8, 2, 4, 2>;
 // One limb at any size; two for a few rows, where reading the weights takes longer than multiplying twice.
 bool pairsPay(layout::WeightKind kind, Dtype x, int64_t rows) {
   constexpr int64_t kFewRows = 4;
-  if (kind != layout::WeightKind::kBF16 && !layout::isInteger(kind)) return false;
+  using layout::WeightKind;
+  if (kind != WeightKind::kBF16 && kind != WeightKind::kI4 && !layout::isInteger(kind)) return false;
   return x == Dtype::kBF16 || (x == Dtype::kF16 && rows <= kFewRows);
 }
 

@@ -5,6 +5,7 @@ namespace tsq {
 namespace {
 
 constexpr int kDigitRows = 2;
+constexpr bool kByteCodes = true;
 
 TSQ_INLINE Words dotQuads(Words sum, Words codes, Words x) {
   return _mm512_dpbusd_epi32(sum, codes, x);

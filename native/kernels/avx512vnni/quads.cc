@@ -22,6 +22,6 @@ using Quads = DirectQuads<8, 3, 2, 2, 4, 4, 4, 2, 2, 2>;
 
 }  // namespace
 
-const DotKernel kAvx512VnniQuads = {quadsPay, splitQuads, multiplyQuads<Quads>, dotScratchBytes<Quads>};
+const DotKernel kAvx512VnniQuads = {quadsPay<Quads>, splitQuads, multiplyQuads<Quads>, dotScratchBytes<Quads>};
 
 }  // namespace tsq

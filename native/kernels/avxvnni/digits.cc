@@ -5,6 +5,7 @@ namespace tsq {
 namespace {
 
 constexpr int kDigitRows = 2;
+constexpr bool kByteCodes = true;
 constexpr int kDigitRegisters = 0;  // sums of one panel fill them
 
 TSQ_INLINE Words dotQuads(Words sum, Words codes, Words x) {

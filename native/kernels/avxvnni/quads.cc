@@ -23,6 +23,6 @@ using Quads = DirectQuads<6, 1, 2, 2, 1, 1>;
 
 }  // namespace
 
-const DotKernel kAvxVnniQuads = {quadsPay, splitQuads, multiplyQuads<Quads>, dotScratchBytes<Quads>};
+const DotKernel kAvxVnniQuads = {quadsPay<Quads>, splitQuads, multiplyQuads<Quads>, dotScratchBytes<Quads>};
 
 }  // namespace tsq

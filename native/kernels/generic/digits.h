@@ -122,6 +122,7 @@ void splitDigits(const SplitRow& row) {
   switch (row.shape->kind) {
     case layout::WeightKind::kU8:
       return splitDigitsOf<layout::WeightKind::kU8>(row);
+    case layout::WeightKind::kI4:
     case layout::WeightKind::kU4:
       return splitDigitsOf<layout::WeightKind::kU4>(row);
     default:
@@ -290,6 +291,12 @@ TSQ_INLINE void digitsOf(const DotCall& call) {
   digitStreams<Codes, kStreams>(call);
 }
 
+// A template, so that nothing is compiled where bytes are not taken.
+template <typename Sum>
+TSQ_INLINE void digitsOfBook(const DotCall& call) {
+  if constexpr (Sum::kTakesBytes) digitsOf<QuadCodes<layout::WeightKind::kI4, 1>>(call);
+}
+
 void multiplyDigits(const DotCall& call) {
   switch (call.w->shape.kind) {
     case layout::WeightKind::kU8:
@@ -298,13 +305,16 @@ void multiplyDigits(const DotCall& call) {
       return digitsOf<QuadCodes<layout::WeightKind::kU4, 1>>(call);
     case layout::WeightKind::kU3:
       return digitsOf<QuadCodes<layout::WeightKind::kU3, 1>>(call);
+    case layout::WeightKind::kI4:
+      return digitsOfBook<DigitSum>(call);
     default:
       return digitsOf<QuadCodes<layout::WeightKind::kU2, 1>>(call);
   }
 }
 
 bool digitsPay(layout::WeightKind kind, Dtype, int64_t rows) {
-  return layout::isInteger(kind) && rows <= kDigitRows;
+  const bool takes = layout::isInteger(kind) || (kind == layout::WeightKind::kI4 && DigitSum::kTakesBytes);
+  return takes && rows <= kDigitRows;
 }
 int64_t digitScratch(const layout::Shape&, int64_t, int64_t) {
   return 0;

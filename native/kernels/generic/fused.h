@@ -172,7 +172,7 @@ TSQ_INLINE void fusedBlock(const PackedView& w, const uint8_t* line, int64_t apa
 #pragma GCC unroll 2
     for (int q = 0; q < kPanels; ++q) {
       sums[q].clear();
-      decoders[q].setZero(P::of(loadZeros(w, at[q]), h));
+      decoders[q].set(w, at[q], h);
     }
     const uint8_t* from = line + h * kPartBytes;
     for (int64_t i = p; i < end; i += S::kColumns, from += S::kLines * kLine) {
@@ -194,20 +194,103 @@ TSQ_INLINE void fusedBlock(const PackedView& w, const uint8_t* line, int64_t apa
       const typename P::Floats scale = P::of(loadScales(w, at[q]), h);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        totals.sum[q][r][h] = fma(scale, sums[q].template total<S::kBits>(r), totals.sum[q][r][h]);
+        totals.sum[q][r][h] =
+            fma(scale, sums[q].template total<FusedDecoder<kRows, kKind>::kFactorBits>(r), totals.sum[q][r][h]);
       }
     }
   }
 }
 
-// kPanels neighbouring panels, integer codes.
+// Whether codes lie in words, or one column after the other.
+template <layout::WeightKind kKind>
+constexpr bool kInWords = layout::hasScales(kKind) && !layout::isSmallFloat(kKind);
+template <layout::WeightKind kKind>
+constexpr int64_t kColumnBytes = layout::kPanel * (layout::isSmallFloat(kKind)         ? 1
+                                                   : kKind == layout::WeightKind::kF32 ? 4
+                                                                                       : 2);
+// Of packed column p, which begins a step, in its panel.
+template <layout::WeightKind kKind>
+TSQ_INLINE int64_t offsetOf(int64_t p) {
+  if constexpr (kInWords<kKind>) {
+    return p / Step<kKind>::kColumns * Step<kKind>::kLines * 64;
+  } else {
+    return p * kColumnBytes<kKind>;
+  }
+}
+
+// Weights of one packed column of 16 outputs, and of a part of them.
+template <layout::WeightKind kKind>
+TSQ_INLINE Lanes loadWeights(const void* data) {
+  if constexpr (kKind == layout::WeightKind::kF16) return loadHalf(data);
+  if constexpr (kKind == layout::WeightKind::kE4M3) return loadE4m3(data);
+  if constexpr (kKind == layout::WeightKind::kE5M2) return loadE5m2(data);
+  return loadBfloat(data);
+}
+template <layout::WeightKind kKind, typename P>
+TSQ_INLINE typename P::Floats loadWeightsPart(const void* data) {
+  if constexpr (kKind == layout::WeightKind::kF32) return P::load(static_cast<const float*>(data));
+  if constexpr (kKind == layout::WeightKind::kF16) return P::loadHalf(data);
+  if constexpr (kKind == layout::WeightKind::kE4M3) return P::loadE4m3(data);
+  if constexpr (kKind == layout::WeightKind::kE5M2) return P::loadE5m2(data);
+  return P::loadBfloat(data);
+}
+// What they are still to be multiplied by.
+template <layout::WeightKind kKind>
+constexpr float kFactor = kKind == layout::WeightKind::kE4M3 ? 256.0f : 1.0f;
+
+// One block of float kinds, as fusedBlock: packed k is a multiple of 8, so that four columns are a step.
 template <layout::WeightKind kKind, int kRows, int kPanels>
-TSQ_INLINE void fusedCodes(const Call& call, int64_t panel) {
-  using S = Step<kKind>;
-  const layout::Shape& shape = call.w->shape;
+TSQ_INLINE void fusedFloatBlock(const PackedView& w, const uint8_t* data, int64_t apart, int64_t fetch,
+                                const int64_t (&at)[kPanels], const Activations<kRows>& x, int64_t p, int64_t end,
+                                Totals<kRows, kPanels>& totals) {
+  using P = Part<kRows>;
+  constexpr int64_t kColumn = kColumnBytes<kKind>, kElement = kColumn / layout::kPanel;
+#pragma GCC unroll 2
+  for (int h = 0; h < kParts<kRows>; ++h) {
+    Sums<kRows> sums[kPanels];
+#pragma GCC unroll 2
+    for (int q = 0; q < kPanels; ++q) sums[q].clear();
+    const uint8_t* from = data + h * P::kLanes * kElement;
+    for (int64_t i = p; i < end; i += 4, from += 4 * kColumn) {
+#pragma GCC unroll 2
+      for (int q = 0; q < kPanels; ++q) {
+        const uint8_t* column = from + q * apart;
+        if (h == 0) {
+#pragma GCC unroll 4
+          for (int64_t line = 0; line < 4 * kColumn; line += 64) prefetch(column + fetch + line);
+        }
+        sums[q].template add<0, 0>(loadWeightsPart<kKind, P>(column), x, i);
+        sums[q].template add<1, 1>(loadWeightsPart<kKind, P>(column + kColumn), x, i);
+        sums[q].template add<2, 2>(loadWeightsPart<kKind, P>(column + 2 * kColumn), x, i);
+        sums[q].template add<3, 3>(loadWeightsPart<kKind, P>(column + 3 * kColumn), x, i);
+      }
+    }
+#pragma GCC unroll 2
+    for (int q = 0; q < kPanels; ++q) {
+      typename P::Floats scale = P::zero();
+      if constexpr (layout::hasScales(kKind)) scale = mul(P::of(loadScales(w, at[q]), h), P::every(kFactor<kKind>));
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const typename P::Floats sum = sums[q].template total<0>(r);
+        typename P::Floats& total = totals.sum[q][r][h];
+        if constexpr (layout::hasScales(kKind)) {
+          total = fma(scale, sum, total);
+        } else {
+          total = add(total, sum);
+        }
+      }
+    }
+  }
+}
+
+// kPanels neighbouring panels of one kind.
+template <layout::WeightKind kKind, int kRows, int kPanels>
+TSQ_INLINE void fusedKind(const Call& call, int64_t panel) {
+  const PackedView& w = *call.w;
+  const layout::Shape& shape = w.shape;
   const int64_t bytes = layout::panelBytes(shape), width = layout::packedK(shape), stride = layout::groupStride(shape);
   const int64_t groups = layout::groups(shape);
-  const uint8_t* line = static_cast<const uint8_t*>(call.w->data) + panel * bytes;
+  const uint8_t* data = static_cast<const uint8_t*>(w.data) + panel * bytes;
   const Activations<kRows> x(call.x, call.ldx);
   Totals<kRows, kPanels> totals;
   int64_t p = 0;
@@ -217,66 +300,13 @@ TSQ_INLINE void fusedCodes(const Call& call, int64_t panel) {
     const int64_t groupEnd = p + stride < width ? p + stride : width;
     while (p < groupEnd) {
       const int64_t end = p + blocking::kDepth < groupEnd ? p + blocking::kDepth : groupEnd;
-      const int64_t offset = p / S::kColumns * S::kLines * 64;
-      fusedBlock<kKind>(*call.w, line + offset, bytes, fetchOffset<kPanels>(offset, bytes) - offset, at, x, p, end,
-                        totals);
+      const int64_t offset = offsetOf<kKind>(p), fetch = fetchOffset<kPanels>(offset, bytes) - offset;
+      if constexpr (kInWords<kKind>) {
+        fusedBlock<kKind>(w, data + offset, bytes, fetch, at, x, p, end, totals);
+      } else {
+        fusedFloatBlock<kKind>(w, data + offset, bytes, fetch, at, x, p, end, totals);
+      }
       p = end;
-    }
-  }
-  totals.write(call, panel);
-}
-
-// Weights of one packed column of 16 outputs, and of a part of them.
-template <layout::WeightKind kKind>
-TSQ_INLINE Lanes loadWeights(const void* data) {
-  if constexpr (kKind == layout::WeightKind::kF16) return loadHalf(data);
-  return loadBfloat(data);
-}
-template <layout::WeightKind kKind, typename P>
-TSQ_INLINE typename P::Floats loadWeightsPart(const void* data) {
-  if constexpr (kKind == layout::WeightKind::kF32) return P::load(static_cast<const float*>(data));
-  if constexpr (kKind == layout::WeightKind::kF16) return P::loadHalf(data);
-  return P::loadBfloat(data);
-}
-
-// The same for float kinds: packed k is a multiple of 8, so that four columns are a step.
-template <layout::WeightKind kKind, int kRows, int kPanels>
-TSQ_INLINE void fusedFloats(const Call& call, int64_t panel) {
-  using P = Part<kRows>;
-  constexpr int64_t kElement = kKind == layout::WeightKind::kF32 ? 4 : 2, kColumn = layout::kPanel * kElement;
-  const int64_t width = layout::packedK(call.w->shape), apart = width * kColumn;
-  const uint8_t* data = static_cast<const uint8_t*>(call.w->data) + panel * apart;
-  const Activations<kRows> x(call.x, call.ldx);
-  Totals<kRows, kPanels> totals;
-  for (int64_t begin = 0; begin < width; begin += blocking::kDepth) {
-    const int64_t end = begin + blocking::kDepth < width ? begin + blocking::kDepth : width;
-    const int64_t fetch = fetchOffset<kPanels>(begin * kColumn, apart) - begin * kColumn;
-#pragma GCC unroll 2
-    for (int h = 0; h < kParts<kRows>; ++h) {
-      Sums<kRows> sums[kPanels];
-#pragma GCC unroll 2
-      for (int q = 0; q < kPanels; ++q) sums[q].clear();
-      for (int64_t p = begin; p < end; p += 4) {
-#pragma GCC unroll 2
-        for (int q = 0; q < kPanels; ++q) {
-          const uint8_t* at = data + q * apart + p * kColumn + h * P::kLanes * kElement;
-          if (h == 0) {
-#pragma GCC unroll 4
-            for (int64_t line = 0; line < 4 * kColumn; line += 64) prefetch(at + fetch + line);
-          }
-          sums[q].template add<0, 0>(loadWeightsPart<kKind, P>(at), x, p);
-          sums[q].template add<1, 1>(loadWeightsPart<kKind, P>(at + kColumn), x, p);
-          sums[q].template add<2, 2>(loadWeightsPart<kKind, P>(at + 2 * kColumn), x, p);
-          sums[q].template add<3, 3>(loadWeightsPart<kKind, P>(at + 3 * kColumn), x, p);
-        }
-      }
-#pragma GCC unroll 2
-      for (int q = 0; q < kPanels; ++q) {
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) {
-          totals.sum[q][r][h] = add(totals.sum[q][r][h], sums[q].template total<0>(r));
-        }
-      }
     }
   }
   totals.write(call, panel);
@@ -287,19 +317,26 @@ __attribute__((noinline)) void fusedPanels(const Call& call, int64_t panel) {
   using layout::WeightKind;
   switch (call.w->shape.kind) {
     case WeightKind::kF32:
-      return fusedFloats<WeightKind::kF32, kRows, kPanels>(call, panel);
+      return fusedKind<WeightKind::kF32, kRows, kPanels>(call, panel);
     case WeightKind::kF16:
-      return fusedFloats<WeightKind::kF16, kRows, kPanels>(call, panel);
+      return fusedKind<WeightKind::kF16, kRows, kPanels>(call, panel);
     case WeightKind::kBF16:
-      return fusedFloats<WeightKind::kBF16, kRows, kPanels>(call, panel);
+      return fusedKind<WeightKind::kBF16, kRows, kPanels>(call, panel);
     case WeightKind::kU8:
-      return fusedCodes<WeightKind::kU8, kRows, kPanels>(call, panel);
+      return fusedKind<WeightKind::kU8, kRows, kPanels>(call, panel);
     case WeightKind::kU4:
-      return fusedCodes<WeightKind::kU4, kRows, kPanels>(call, panel);
+      return fusedKind<WeightKind::kU4, kRows, kPanels>(call, panel);
     case WeightKind::kU3:
-      return fusedCodes<WeightKind::kU3, kRows, kPanels>(call, panel);
+      return fusedKind<WeightKind::kU3, kRows, kPanels>(call, panel);
     case WeightKind::kU2:
-      return fusedCodes<WeightKind::kU2, kRows, kPanels>(call, panel);
+      return fusedKind<WeightKind::kU2, kRows, kPanels>(call, panel);
+    case WeightKind::kB4:
+    case WeightKind::kI4:
+      return fusedKind<WeightKind::kB4, kRows, kPanels>(call, panel);
+    case WeightKind::kE4M3:
+      return fusedKind<WeightKind::kE4M3, kRows, kPanels>(call, panel);
+    case WeightKind::kE5M2:
+      return fusedKind<WeightKind::kE5M2, kRows, kPanels>(call, panel);
   }
 }
 

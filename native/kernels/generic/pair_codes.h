@@ -37,15 +37,22 @@ TSQ_INLINE Words pairTable(uint32_t mask, int32_t zero) {
   return chooseHalves(bitsOf(floats(first)), bitsOf(floats(second)), kPairOrder<layout::WeightKind::kBF16>.half);
 }
 
+// bf16 of the values, which need no more bits, twice.
+TSQ_INLINE Words bookTable(const float* values) {
+  const Words book = bitsOf(load(values));
+  return chooseHalves(book, book, kPairOrder<layout::WeightKind::kBF16>.half);
+}
+
 // One step of packed lines. A term is one vector of pairs.
 template <layout::WeightKind kWeights, ZeroWay kWay>
 struct PairCodes {
   using Kind = layout::WeightKind;
   static constexpr Kind kKind = kWeights;
+  static constexpr bool kNibbles = kKind == Kind::kU4 || kKind == Kind::kI4;
   static constexpr int kPlanes = 1;
   static constexpr bool kScaled = kKind != Kind::kBF16;
-  static constexpr int kBits = kKind == Kind::kU4 ? 4 : 2;  // of a code in a word
-  static constexpr uint32_t kMask = kKind == Kind::kU4 ? 15 : kKind == Kind::kU3 ? 7 : 3;
+  static constexpr int kBits = kNibbles ? 4 : 2;  // of a code in a word
+  static constexpr uint32_t kMask = kNibbles ? 15 : kKind == Kind::kU3 ? 7 : 3;
   static constexpr int kLines = kKind == Kind::kU8 ? 2 : kKind == Kind::kU3 ? 3 : kKind == Kind::kBF16 ? 4 : 1;
   static constexpr int kStep = kKind == Kind::kU3 ? 32 : kKind == Kind::kU2 ? 16 : 8;  // packed k
   static constexpr int kTerms = kStep / 2;
@@ -57,7 +64,9 @@ struct PairCodes {
   PairCodes() = default;
   TSQ_METHOD explicit PairCodes(const PackedView& w) {
     if constexpr (kKind == Kind::kU8) bytes.setZero(w, 0);
-    if constexpr (kKind != Kind::kU8 && kKind != Kind::kBF16) {
+    if constexpr (kKind == Kind::kI4) {
+      table = bookTable(w.book);
+    } else if constexpr (kKind != Kind::kU8 && kKind != Kind::kBF16) {
       table = kWay == ZeroWay::kShared ? pairTable(kMask, w.zero) : pairTable(31, kMostOffset);
       zero = everyWord(w.zero);
     }

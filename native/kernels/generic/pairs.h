@@ -105,6 +105,8 @@ void multiplyPairs(const DotCall& call) {
       return multiplyKind<Dot, WeightKind::kU3>(call);
     case WeightKind::kU2:
       return multiplyKind<Dot, WeightKind::kU2>(call);
+    case WeightKind::kI4:
+      return multiplyCodes<Dot, PairCodes<WeightKind::kI4, ZeroWay::kShared>>(call);
     default:
       return multiplyKind<Dot, WeightKind::kU4>(call);
   }

@@ -2,6 +2,8 @@
 // instruction set's words.h.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/packed_weight.h"
 #include "layout/activations.h"
 
@@ -27,8 +29,21 @@ struct QuadCodes {
   static constexpr int kStep = kKind == Kind::kU3 ? 32 : kKind == Kind::kU2 ? 16 : 8;  // packed k
   static constexpr int kTerms = kStep / 4 * kPlanes;
 
+  struct Nothing {};
+  struct Table {
+    Words bytes;
+  };
+  std::conditional_t<kKind == Kind::kI4, Table, Nothing> table;  // the book's whole numbers above their zero point
+
   QuadCodes() = default;
-  TSQ_METHOD explicit QuadCodes(const PackedView&) {}
+  TSQ_METHOD explicit QuadCodes(const PackedView& w) {
+    if constexpr (kKind == Kind::kI4) {
+      uint8_t bytes[layout::kBookSize];
+      for (int i = 0; i < layout::kBookSize; ++i)
+        bytes[i] = static_cast<uint8_t>(static_cast<int>(w.book[i]) + layout::kBookZero);
+      table.bytes = byteTable(bytes);
+    }
+  }
   // Codes go in as they are: nothing changes from group to group.
   TSQ_METHOD void setGroup(const PackedView&, int64_t) {}
 
@@ -40,6 +55,8 @@ struct QuadCodes {
       return keepBits(shiftDown<kTerm % 2 * 4>(bytes), 0x0f0f0f0f);
     } else if constexpr (kKind == Kind::kU4) {
       return keepBits(shiftDown<kTerm * 4>(lines[0]), 0x0f0f0f0f);
+    } else if constexpr (kKind == Kind::kI4) {
+      return lookUpBytes(table.bytes, keepBits(shiftDown<kTerm * 4>(lines[0]), 0x0f0f0f0f));
     } else if constexpr (kKind == Kind::kU2) {
       return keepBits(shiftDown<kTerm * 2>(lines[0]), 0x03030303);
     } else {

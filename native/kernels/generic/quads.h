@@ -57,13 +57,18 @@ void multiplyQuads(const DotCall& call) {
       return multiplyKind<Dot, WeightKind::kU3>(call);
     case WeightKind::kU2:
       return multiplyKind<Dot, WeightKind::kU2>(call);
+    case WeightKind::kI4:
+      if constexpr (Dot::kNibblePlanes == 1) return multiplyKind<Dot, WeightKind::kI4>(call);
+      return;
     default:
       return multiplyKind<Dot, WeightKind::kU4>(call);
   }
 }
 
+// Whole numbers of a code book have 8 bits, and so only where those are no two products.
+template <class Dot>
 bool quadsPay(layout::WeightKind kind, Dtype, int64_t) {
-  return layout::isInteger(kind);
+  return layout::isInteger(kind) || (kind == layout::WeightKind::kI4 && Dot::kNibblePlanes == 1);
 }
 
 }  // namespace

@@ -48,6 +48,7 @@ void splitPairs(const SplitRow& row) {
     case WeightKind::kU8:
       return splitPairsOf<WeightKind::kU8>(row);
     case WeightKind::kU4:
+    case WeightKind::kI4:
       return splitPairsOf<WeightKind::kU4>(row);
     case WeightKind::kU2:
     case WeightKind::kU3:

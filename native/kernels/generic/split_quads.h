@@ -62,6 +62,7 @@ void splitQuadsOf(const SplitRow& row) {
     case layout::WeightKind::kU8:
       return splitQuadsOf<layout::WeightKind::kU8>(row);
     case layout::WeightKind::kU4:
+    case layout::WeightKind::kI4:
       return splitQuadsOf<layout::WeightKind::kU4>(row);
     default:
       return splitQuadsOf<layout::WeightKind::kU2>(row);  // U3 has the same order

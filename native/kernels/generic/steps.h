@@ -49,14 +49,20 @@ struct Step {
   }
 };
 
-// Code minus zero point in a part P of a panel. kScaled: times 2^(place kBits), since a code laid over the same float
-// at every place keeps its factor. That is one instruction less where overlaying takes two, for sums of one place each.
+// What a code stands for in a part P of a panel: code minus zero point. kScaled: times 2^(kFactorBits place), since a
+// code laid over the same float at every place keeps its factor. That is one instruction less where overlaying takes
+// two, for sums of one place each.
 template <typename P, layout::WeightKind kKind, bool kScaled>
 struct PartDecoder {
   using S = Step<kKind>;
   using Half = typename P::Codes;
+  static constexpr int kFactorBits = 0;
   typename P::Floats bias[S::kPlaces];
 
+  // `at`: index of the 16 outputs' zero points.
+  __attribute__((always_inline)) void set(const PackedView& w, int64_t at, int part) {
+    setZero(P::of(loadZeros(w, at), part));
+  }
   __attribute__((always_inline)) void setZero(typename P::Floats zero) {
     bias[0] = add(P::every(kMagic<0>), zero);
     bias[1] = add(P::every(kMagic<S::kBits>), zero);
@@ -77,8 +83,12 @@ template <typename P, layout::WeightKind kKind>
 struct PartDecoder<P, kKind, true> {
   using S = Step<kKind>;
   using Half = typename P::Marked;
+  static constexpr int kFactorBits = S::kBits;
   typename P::Floats bias[S::kPlaces];
 
+  __attribute__((always_inline)) void set(const PackedView& w, int64_t at, int part) {
+    setZero(P::of(loadZeros(w, at), part));
+  }
   __attribute__((always_inline)) void setZero(typename P::Floats zero) {
 #pragma GCC unroll 4
     for (int i = 0; i < S::kPlaces; ++i) {
@@ -91,6 +101,47 @@ struct PartDecoder<P, kKind, true> {
   template <int kPlace>
   __attribute__((always_inline)) typename P::Floats code(Half w) const {
     return sub(P::markedBits(w, S::kMask << kPlace * S::kBits), bias[kPlace]);
+  }
+};
+
+// The value in the code book.
+template <typename P>
+struct BookDecoder {
+  using Half = typename P::Codes;
+  static constexpr int kFactorBits = 0;
+  Book book;
+
+  __attribute__((always_inline)) void set(const PackedView& w, int64_t, int) { book = loadBook(w.book); }
+  TSQ_INLINE Half half(typename P::Codes w) { return w; }
+  template <int kPlace>
+  __attribute__((always_inline)) typename P::Floats code(Half w) const {
+    return choose<kPlace * 4>(book, w);
+  }
+};
+template <typename P>
+struct PartDecoder<P, layout::WeightKind::kB4, false> : BookDecoder<P> {};
+template <typename P>
+struct PartDecoder<P, layout::WeightKind::kB4, true> : BookDecoder<P> {};
+
+// The same for whole panels: code kIndex of each word, given the words and their upper halves.
+template <layout::WeightKind kKind>
+struct WordDecoder {
+  Decoder<Step<kKind>::kBits> codes;
+
+  __attribute__((always_inline)) void set(const PackedView& w, int64_t at) { codes.setZero(w, at); }
+  template <int kIndex>
+  __attribute__((always_inline)) Lanes decode(Words lower, Words upper) const {
+    return codes.template decode<kIndex, Step<kKind>::kMask>(lower, upper);
+  }
+};
+template <>
+struct WordDecoder<layout::WeightKind::kB4> {
+  Book book;
+
+  __attribute__((always_inline)) void set(const PackedView& w, int64_t) { book = loadBook(w.book); }
+  template <int kIndex>
+  __attribute__((always_inline)) Lanes decode(Words lower, Words upper) const {
+    return choose<kIndex % 4 * 4>(book, kIndex < 4 ? lower : upper);
   }
 };
 

@@ -20,16 +20,15 @@ namespace {
 
 // Places of one word to [column][16], scaled.
 template <layout::WeightKind kKind, int kWord, int kIndex>
-TSQ_INLINE void decodePlaces(const Decoder<Step<kKind>::kBits>& decoder, Words lower, Words upper, Lanes scale,
-                             float* out) {
+TSQ_INLINE void decodePlaces(const WordDecoder<kKind>& decoder, Words lower, Words upper, Lanes scale, float* out) {
   using S = Step<kKind>;
   constexpr int kColumn = S::column(kWord, kIndex / S::kPlaces, kIndex % S::kPlaces);
-  store(out + kColumn * layout::kPanel, mul(scale, decoder.template decode<kIndex, S::kMask>(lower, upper)));
+  store(out + kColumn * layout::kPanel, mul(scale, decoder.template decode<kIndex>(lower, upper)));
   if constexpr (kIndex + 1 < 2 * S::kPlaces) decodePlaces<kKind, kWord, kIndex + 1>(decoder, lower, upper, scale, out);
 }
 template <layout::WeightKind kKind, int kWord = 0>
-TSQ_INLINE void decodeWords(const Decoder<Step<kKind>::kBits>& decoder, const Words (&words)[Step<kKind>::kWords],
-                            Lanes scale, float* out) {
+TSQ_INLINE void decodeWords(const WordDecoder<kKind>& decoder, const Words (&words)[Step<kKind>::kWords], Lanes scale,
+                            float* out) {
   decodePlaces<kKind, kWord, 0>(decoder, words[kWord], upperHalves(words[kWord]), scale, out);
   if constexpr (kWord + 1 < Step<kKind>::kWords) decodeWords<kKind, kWord + 1>(decoder, words, scale, out);
 }
@@ -47,8 +46,8 @@ void decodeCodes(const PackedView& w, int64_t panel, int64_t p, int64_t depth, f
     const int64_t group = p / stride, at = (panel * groups + group) * layout::kPanel;
     const int64_t stop = (group + 1) * stride < end ? (group + 1) * stride : end;
     const Lanes scale = loadScales(w, at);
-    Decoder<S::kBits> decoder;
-    decoder.setZero(w, at);
+    WordDecoder<kKind> decoder;
+    decoder.set(w, at);
     for (; p < stop; p += S::kColumns, line += S::kLines * 64, out += S::kColumns * layout::kPanel) {
       Words lines[S::kLines], words[S::kWords];
 #pragma GCC unroll 3
@@ -70,6 +69,23 @@ void widen(const PackedView& w, int64_t panel, int64_t p, int64_t depth, float* 
   for (int64_t i = 0; i < depth; ++i, source += 32) {
     prefetch(source + next);
     store(out + i * layout::kPanel, loadWeights<kKind>(source));
+  }
+}
+
+// The same of 8-bit floats, scaled.
+template <layout::WeightKind kKind>
+void widenScaled(const PackedView& w, int64_t panel, int64_t p, int64_t depth, float* out) {
+  const layout::Shape& shape = w.shape;
+  const int64_t groups = layout::groups(shape), stride = layout::groupStride(shape), end = p + depth;
+  const int64_t next = kTilePanels * layout::panelBytes(shape);
+  const uint8_t* source = static_cast<const uint8_t*>(w.data) + panel * layout::panelBytes(shape) + p * layout::kPanel;
+  while (p < end) {
+    const int64_t group = p / stride, stop = (group + 1) * stride < end ? (group + 1) * stride : end;
+    const Lanes scale = loadScales(w, (panel * groups + group) * layout::kPanel), factor = set1(kFactor<kKind>);
+    for (; p < stop; ++p, source += layout::kPanel, out += layout::kPanel) {
+      prefetch(source + next);
+      store(out, mul(scale, mul(factor, loadWeights<kKind>(source))));
+    }
   }
 }
 
@@ -100,6 +116,16 @@ TSQ_INLINE const float* weightBlock(const PackedView& w, int64_t panel, int pane
         break;
       case WeightKind::kU3:
         decodeCodes<WeightKind::kU3>(w, panel + q, p, depth, out);
+        break;
+      case WeightKind::kB4:
+      case WeightKind::kI4:
+        decodeCodes<WeightKind::kB4>(w, panel + q, p, depth, out);
+        break;
+      case WeightKind::kE4M3:
+        widenScaled<WeightKind::kE4M3>(w, panel + q, p, depth, out);
+        break;
+      case WeightKind::kE5M2:
+        widenScaled<WeightKind::kE5M2>(w, panel + q, p, depth, out);
         break;
       default:
         decodeCodes<WeightKind::kU2>(w, panel + q, p, depth, out);

@@ -43,6 +43,29 @@ TSQ_INLINE HalfWords selectBits(uint32_t mask, HalfWords yes, HalfWords no) {
   return {vbslq_u32(keep, yes.a, no.a), vbslq_u32(keep, yes.b, no.b)};
 }
 
+// The sixteen values of a code book, as a table of bytes.
+using Book = uint8x16x4_t;
+TSQ_INLINE Book loadBook(const float* values) {
+  const uint8_t* at = reinterpret_cast<const uint8_t*>(values);
+  return {{vld1q_u8(at), vld1q_u8(at + 16), vld1q_u8(at + 32), vld1q_u8(at + 48)}};
+}
+// The values of the codes at bits kShift … kShift + 3 of the words: bytes 4 code … 4 code + 3 of the table.
+template <int kShift>
+TSQ_INLINE float32x4_t choose4(const Book& book, uint32x4_t w) {
+  const uint32x4_t code = vandq_u32(shiftDown4<kShift>(w), vdupq_n_u32(15));
+  const uint32x4_t bytes = vmlaq_u32(vdupq_n_u32(0x03020100), code, vdupq_n_u32(0x04040404));
+  return vreinterpretq_f32_u8(vqtbl4q_u8(book, vreinterpretq_u8_u32(bytes)));
+}
+template <int kShift>
+TSQ_INLINE HalfLanes choose(const Book& book, HalfWords w) {
+  return {choose4<kShift>(book, w.a), choose4<kShift>(book, w.b)};
+}
+template <int kShift>
+TSQ_INLINE Lanes choose(const Book& book, Words w) {
+  return {choose4<kShift>(book, w.a), choose4<kShift>(book, w.b), choose4<kShift>(book, w.c),
+          choose4<kShift>(book, w.d)};
+}
+
 template <int kRows>
 struct Part {
   using Floats = HalfLanes;
@@ -63,6 +86,14 @@ struct Part {
   TSQ_INLINE Floats loadBfloat(const void* p) {
     const uint8_t* at = static_cast<const uint8_t*>(p);
     return {widenBfloat4(at), widenBfloat4(at + 8)};
+  }
+  TSQ_INLINE Floats loadE4m3(const void* p) {
+    const uint16x8_t halves = halvesOfE4m3(static_cast<const uint8_t*>(p));
+    return {lowerHalves(halves), higherHalves(halves)};
+  }
+  TSQ_INLINE Floats loadE5m2(const void* p) {
+    const uint16x8_t halves = halvesOfE5m2(static_cast<const uint8_t*>(p));
+    return {lowerHalves(halves), higherHalves(halves)};
   }
   TSQ_INLINE Codes loadCodes(const void* p) {
     const uint8_t* at = static_cast<const uint8_t*>(p);

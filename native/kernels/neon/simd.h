@@ -155,6 +155,31 @@ TSQ_INLINE Lanes loadBfloat(const void* p) {
 TSQ_INLINE void storeShort4(uint8_t* p, uint16x4_t x) {
   vst1_u8(p, vreinterpret_u8_u16(x));
 }
+// Eight and sixteen 8-bit floats: E4M3 (finite) times 2^-8, since its bits are those of a f16 number but for the
+// exponent's bias.
+TSQ_INLINE uint16x8_t halvesOfE4m3(const uint8_t* p) {
+  const uint16x8_t wide = vreinterpretq_u16_s16(vmovl_s8(vreinterpret_s8_u8(vld1_u8(p))));
+  return vandq_u16(vshlq_n_u16(wide, 7), vdupq_n_u16(0xbfff));
+}
+TSQ_INLINE uint16x8_t halvesOfE5m2(const uint8_t* p) {
+  return vshll_n_u8(vld1_u8(p), 8);
+}
+TSQ_INLINE float32x4_t lowerHalves(uint16x8_t x) {
+  return vcvt_f32_f16(vreinterpret_f16_u16(vget_low_u16(x)));
+}
+TSQ_INLINE float32x4_t higherHalves(uint16x8_t x) {
+  return vcvt_f32_f16(vreinterpret_f16_u16(vget_high_u16(x)));
+}
+TSQ_INLINE Lanes loadE4m3(const void* p) {
+  const uint8_t* at = static_cast<const uint8_t*>(p);
+  const uint16x8_t first = halvesOfE4m3(at), second = halvesOfE4m3(at + 8);
+  return {lowerHalves(first), higherHalves(first), lowerHalves(second), higherHalves(second)};
+}
+TSQ_INLINE Lanes loadE5m2(const void* p) {
+  const uint8_t* at = static_cast<const uint8_t*>(p);
+  const uint16x8_t first = halvesOfE5m2(at), second = halvesOfE5m2(at + 8);
+  return {lowerHalves(first), higherHalves(first), lowerHalves(second), higherHalves(second)};
+}
 // Sixteen unsigned bytes as f32.
 TSQ_INLINE Lanes loadBytes(const void* p) {
   const uint8x16_t bytes = vld1q_u8(static_cast<const uint8_t*>(p));

@@ -73,6 +73,18 @@ TSQ_INLINE Words widenBytes(const uint8_t* p) {
   return {vmovl_u16(vget_low_u16(low)), vmovl_u16(vget_high_u16(low)), vmovl_u16(vget_low_u16(high)),
           vmovl_u16(vget_high_u16(high))};
 }
+// Sixteen bytes, and for each byte of an index, all below 16, the byte of that table.
+TSQ_INLINE Words byteTable(const uint8_t* p) {
+  const uint32x4_t all = vreinterpretq_u32_u8(vld1q_u8(p));
+  return {all, all, all, all};
+}
+TSQ_INLINE uint32x4_t lookUpBytes4(uint32x4_t table, uint32x4_t index) {
+  return vreinterpretq_u32_u8(vqtbl1q_u8(vreinterpretq_u8_u32(table), vreinterpretq_u8_u32(index)));
+}
+TSQ_INLINE Words lookUpBytes(Words table, Words index) {
+  return {lookUpBytes4(table.a, index.a), lookUpBytes4(table.b, index.b), lookUpBytes4(table.c, index.c),
+          lookUpBytes4(table.d, index.d)};
+}
 // Signed halves multiplied, neighbours added to 32 bits.
 TSQ_INLINE uint32x4_t halfProducts4(uint32x4_t a, uint32x4_t b) {
   const int32x4_t x = vreinterpretq_s32_u32(a), y = vreinterpretq_s32_u32(b);
@@ -127,7 +139,7 @@ TSQ_INLINE void storeCodes(uint8_t* p, Words w) {
   const uint16x8_t low = vuzp1q_u16(vreinterpretq_u16_u32(w.a), vreinterpretq_u16_u32(w.b));
   const uint16x8_t high = vuzp1q_u16(vreinterpretq_u16_u32(w.c), vreinterpretq_u16_u32(w.d));
   uint8x16_t bytes = vuzp1q_u8(vreinterpretq_u8_u16(low), vreinterpretq_u8_u16(high));
-  if constexpr (kKind == layout::WeightKind::kU4) {
+  if constexpr (kKind == layout::WeightKind::kU4 || kKind == layout::WeightKind::kI4) {
     bytes = vqtbl1q_u8(bytes, vld1q_u8(kNibbles));
   } else if constexpr (kKind != layout::WeightKind::kU8) {
     bytes = vqtbl1q_u8(bytes, vld1q_u8(kPairsOfBits));

@@ -88,7 +88,7 @@ void multiplyPairs(const DotCall& call) {
 
 // By instruction counts: a BFMMLA does the work of four fused multiply-adds, and f32 takes three of them.
 bool pairsPay(WeightKind kind, Dtype x, int64_t) {
-  return x != Dtype::kF32 && kind != WeightKind::kF32 && kind != WeightKind::kF16;
+  return x != Dtype::kF32 && (kind == WeightKind::kBF16 || layout::isInteger(kind));
 }
 
 }  // namespace

@@ -42,6 +42,11 @@ float upperPart(float x) {
   return bitsToFloat(floatToBits(x) & 0xffff0000u);
 }
 
+// The whole number of a code book above its zero point.
+int64_t wholeAt(const PackedView& w, int64_t n, int64_t p) {
+  return static_cast<int64_t>(w.book[codeAt(w, n, p)]) + layout::kBookZero;
+}
+
 struct BundleRow {
   int64_t bundle, rows, row;
 };
@@ -124,6 +129,7 @@ void multiplyQuads(const DotCall& call) {
   const layout::Shape& shape = w.shape;
   const int64_t bytes = layout::rowBytes(shape, layout::kQuadChunk, 1), blocks = layout::blocks(shape);
   const int64_t end = std::min(call.panelEnd * layout::kPanel, shape.n);
+  const bool isBook = layout::hasBook(shape.kind);
   for (int64_t row = 0; row < call.rows; ++row) {
     const BundleRow at = bundleRow(call, row);
     const uint8_t* chunks = call.chunks + at.bundle * kBundle * bytes + at.row * kChunkBytes;
@@ -134,7 +140,8 @@ void multiplyQuads(const DotCall& call) {
         const int64_t group = layout::blockAt(shape, block).group;
         int64_t sum = 0;
         forColumns(shape, block, true, [&](int64_t p, int64_t chunk, int64_t element) {
-          sum += static_cast<int8_t>(chunks[chunk * at.rows * kChunkBytes + element]) * codeAt(w, n, p);
+          sum += static_cast<int8_t>(chunks[chunk * at.rows * kChunkBytes + element]) *
+                 (isBook ? wholeAt(w, n, p) : codeAt(w, n, p));
         });
         sum -= static_cast<int64_t>(zeroAt(w, n, group)) * call.sums[first + block * at.rows];
         total +=

@@ -44,6 +44,11 @@ double weightAt(const PackedView& w, int64_t n, int64_t p) {
       break;
   }
   const int64_t group = p / layout::groupStride(s);
+  if (layout::hasBook(s.kind)) return scaleAt(w, n, group) * w.book[codeAt(w, n, p)];
+  if (layout::isSmallFloat(s.kind)) {
+    const uint8_t bits = static_cast<const uint8_t*>(w.data)[layout::element(s, n, p)];
+    return scaleAt(w, n, group) * (s.kind == layout::WeightKind::kE4M3 ? e4m3ToFloat(bits) : e5m2ToFloat(bits));
+  }
   return scaleAt(w, n, group) * (codeAt(w, n, p) - zeroAt(w, n, group));
 }
 

@@ -9,7 +9,7 @@ bool pairsPay(layout::WeightKind, Dtype, int64_t) {
   return false;
 }
 bool quadsPay(layout::WeightKind kind, Dtype, int64_t) {
-  return layout::isInteger(kind);
+  return layout::isInteger(kind) || kind == layout::WeightKind::kI4;
 }
 int64_t noScratch(const layout::Shape&, int64_t, int64_t) {
   return 0;

@@ -30,6 +30,51 @@ t.test("the reference writer's file, byte for byte, whatever the order of the ca
   }
 })
 
+t.test("announced tensors are written once, into the same files", async t => {
+  const { below, pick } = random(9)
+  for (let round = 0; round < 20; round++) {
+    const maxShardBytes = pick([64, 1000, 10_000])
+    const list = Array.from({ length: 1 + below(12) }, (_, i): NamedTensor => {
+      const bytes = below(200) * 4
+      const data = Uint8Array.from({ length: bytes }, () => below(256))
+      return {
+        name: `t${(i * 7) % 13}.${i}`,
+        ...pick([
+          { dtype: "U8", shape: [bytes] },
+          { dtype: "F32", shape: [bytes / 4] },
+        ]),
+        data,
+      }
+    })
+    const files = await Promise.all(
+      [{}, { tensors: list.map(({ data: _, ...tensor }) => tensor) }].map(async announced => {
+        const directory = folder(t)
+        const writer = new SafetensorsWriter(directory, { maxShardBytes, ...announced })
+        for (const tensor of list) await writer.add(tensor)
+        await writer.finish()
+        return readdirSync(directory).map(name => [name, readFileSync(join(directory, name)).toString("base64")])
+      }),
+    )
+    t.strictSame(files[1], files[0])
+  }
+  const one = { name: "a", dtype: "U8", shape: [2] }
+  const data = new Uint8Array(2)
+  const announced = (tensors: Omit<NamedTensor, "data">[]) => {
+    const directory = folder(t)
+    return { directory, writer: new SafetensorsWriter(directory, { tensors }) }
+  }
+  const unknown = announced([one])
+  await t.rejects(unknown.writer.add({ ...one, name: "b", data }), tsqError("ERR_FORMAT", /"b": other tensors/))
+  await unknown.writer.discard()
+  t.strictSame(readdirSync(unknown.directory), [])
+  for (const come of [[], [{ ...one, dtype: "I8", data }], [{ name: "a", dtype: "U8", shape: [2, 1], data }]]) {
+    const { writer } = announced([one])
+    for (const tensor of come) await writer.add(tensor)
+    await t.rejects(writer.finish(), tsqError("ERR_FORMAT", /other tensors have come/))
+    await writer.discard()
+  }
+})
+
 t.test("without a tensor: a file that reads back empty", async t => {
   const directory = folder(t)
   t.same(await new SafetensorsWriter(directory).finish(), { files: ["model.safetensors"], totalBytes: 0 })

@@ -27,6 +27,7 @@ t.test("what a loaded model says about itself", async t => {
   t.equal(model.path, directory)
   t.equal(model.bitsPerWeight, 32)
   t.same(model.weights.quantizedModules, [])
+  t.same(model.weights.referenceModules, [])
   t.ok(model.weights.bytes > 0)
   t.equal(model.maxContext, 128)
   t.same(model.eosTokenIds, [4, 5])

@@ -9,12 +9,15 @@ import { TsqError } from "../../../lib/core/errors.ts"
 import { QuantizedTensor, type QuantizedTensorInit } from "../../../lib/core/quantized-tensor.ts"
 import type { Scheme } from "../../../lib/core/scheme.ts"
 import { sharedArray } from "../../../lib/core/tensor.ts"
+import { pinned } from "../../../lib/formats/arrays.ts"
 import { type CheckpointFormat, gptqVersions, traitsOf, type WriteOptions } from "../../../lib/formats/format.ts"
 import { blockTypeFor, readBlockTensor, writeBlockTensor } from "../../../lib/formats/gguf-tensor.ts"
 import { readOnnx, writeOnnx } from "../../../lib/formats/onnx.ts"
 import { formats } from "../../../lib/formats/registry.ts"
 import { dequantizeAsync } from "../../../lib/kernels/dequantize.ts"
+import { nearest } from "../../../lib/rounding/nearest.ts"
 import { random, writeCheckpoint } from "../containers/support.ts"
+import { dynamicGroup, dynamicToken, e4m3, localGroup, nvfp4, randomFloats, staticTensor } from "./float-support.ts"
 import { summaryOf } from "./support.ts"
 
 /** Something that stores tensors: what is read back of a tensor that was written, or why it cannot be. */
@@ -114,7 +117,7 @@ function sample(numbers: Numbers, name: string, scheme: Scheme, more: Partial<Qu
   return { name, tensor: new QuantizedTensor(init) }
 }
 
-export function samples(): Sample[] {
+export async function samples(): Promise<Sample[]> {
   const numbers = random(20261122)
   const { below } = numbers
   const whole = (bits: Scheme["bits"], groupSize: number, change: Partial<Scheme> = {}): Scheme => ({
@@ -156,10 +159,37 @@ export function samples(): Sample[] {
   book("fp4 g64", "fp4", {})
   book("IQ4_NL g32", "iq4_nl", { groupSize: 32, scaleType: "f16" })
   book("mxfp4", "e2m1", { groupSize: 32, scaleType: "e8m0" })
-  book("fp8 e4m3 per tensor", "e4m3", { granularity: "tensor", groupSize: k })
-  book("fp8 e4m3 per row", "e4m3", { granularity: "channel", groupSize: k })
-  book("fp8 e4m3 blocks 32x128", "e4m3", { granularity: "block", groupSize: 128, blockRows: 32 })
+  const float = (name: string, scheme: Scheme) => {
+    list.push({ name, tensor: shared(randomFloats(numbers, [n, k], scheme, { global: 512 })) })
+  }
+  const block = { granularity: "block", groupSize: 128, blockRows: 128 } as const
+  const [row, whole8] = [
+    { granularity: "channel", groupSize: k } as const,
+    { granularity: "tensor", groupSize: k } as const,
+  ]
+  float("FP8 per tensor", e4m3(whole8))
+  float("FP8 per tensor, static activations", e4m3({ ...whole8, activations: staticTensor("e4m3") }))
+  float("FP8 per tensor, activations per token", e4m3({ ...whole8, activations: dynamicToken("e4m3") }))
+  float("FP8 per row", e4m3(row))
+  float("FP8 per row, activations per token", e4m3({ ...row, activations: dynamicToken("e4m3") }))
+  float("FP8 in blocks of 128x128", e4m3(block))
+  float("FP8 in blocks, activations in groups", e4m3({ ...block, activations: dynamicGroup(128) }))
+  float("NVFP4", nvfp4)
+  float("NVFP4, activations in groups", { ...nvfp4, activations: localGroup })
+  float("int8 per row, activations per token", {
+    ...{ ...row, bits: 8, symmetric: true, scaleType: "f32", activations: dynamicToken("int8") },
+  })
+  const weight = sharedArray("f32", n * k) as Float32Array
+  for (let i = 0; i < weight.length; i++) weight[i] = below(2001) / 1000 - 1
+  const int8: Scheme = { ...row, bits: 8, symmetric: true, scaleType: "levels" }
+  const rounded = await nearest.round({ name: "", weight, n, k, scheme: int8, minZero: 0, options: {} })
+  list.push({ name: "LLM.int8()", tensor: rounded.tensor })
   return list
+}
+
+/** Arrays where asynchronous calls may read them. */
+function shared({ shape, scheme, codes, scales, zeros, levels, activation }: QuantizedTensor): QuantizedTensor {
+  return new QuantizedTensor({ shape, scheme, zeros, levels, activation, codes: pinned(codes), scales: pinned(scales) })
 }
 
 /**
@@ -174,9 +204,11 @@ export type Verdict =
 const bytes = (array: ArrayBufferView | null) =>
   array === null ? "" : Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64")
 
-/** The arrays of a tensor; how scales are shared is a matter of the file. */
-export const partsOf = (q: QuantizedTensor): string =>
-  [q.codes, q.scales, q.zeros, q.offsets, q.codebook, q.groupIndex].map(bytes).join("|") + `|${q.scheme.groupSize}`
+/** The arrays of a tensor and what its engine does with activations; how far scales are shared is a matter of the file. */
+export const partsOf = (q: QuantizedTensor): string => {
+  const arrays = [q.codes, q.scales, q.zeros, q.offsets, q.codebook, q.groupIndex, q.levels?.codes ?? null]
+  return JSON.stringify([...arrays.map(bytes), q.scheme.groupSize, q.scheme.activations ?? null])
+}
 
 let folders = 0
 
@@ -213,7 +245,7 @@ export async function roundTrips(root: string): Promise<RoundTrips> {
   const pairs: RoundTrips["pairs"] = new Map(
     holders.map(a => [a.name, new Map(holders.map(b => [b.name, { of: 0, held: 0, same: 0, failures: [] }]))]),
   )
-  for (const { name, tensor } of samples()) {
+  for (const { name, tensor } of await samples()) {
     const row = new Map<string, Verdict>()
     held.set(name, row)
     for (const holder of holders) row.set(holder.name, await stored(holder, tensor, root))

@@ -120,7 +120,7 @@ t.test("code books and offsets multiply like what they stand for", async t => {
         const name = `${JSON.stringify(of)} ${groupSize} ${Object.keys(extra)}`
         using packed = await prepack(q)
         t.equal(packed.bits, q.scheme.bits)
-        t.equal(packed.kernel, q.codebook ? "reference" : "fused", name)
+        t.equal(packed.kernel, q.scheme.codebook === "custom" ? "reference" : "fused", name)
         const y = matmul(Tensor.from(x, [m, k]), packed).data
         t.ok(distance(y, expected.y) <= 1e-6 * expected.magnitude, name)
         t.same(matmul(Tensor.from(x, [m, k]), q).data, y, `${name} at once`)

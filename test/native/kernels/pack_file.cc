@@ -60,6 +60,18 @@ PackedWeight codes(Random& random, int64_t n, int64_t k, int64_t groupSize, cons
   return std::move(packed.value());
 }
 
+// Codes of a code book, all below 8.
+PackedWeight bookCodes(Random& random, int64_t n, int64_t k, int64_t groupSize, const std::vector<float>& book) {
+  int bits = 3;
+  while ((size_t{1} << bits) < book.size()) ++bits;
+  support::Weight w = support::randomWeight(random, n, k, groupSize, {bits});
+  for (uint8_t& code : w.codes) code &= 7;
+  w.book = book;
+  Result<PackedWeight> packed = tsq::packCodes(w.source());
+  CHECK_MSG(packed.ok(), packed.status().message());
+  return std::move(packed.value());
+}
+
 PackedWeight dense(Random& random, int64_t n, int64_t k, WeightKind kind) {
   const std::vector<float> values = random.normals(n * k);
   Result<PackedWeight> packed = tsq::packDense(values.data(), tsq::Dtype::kF32, n, k, kind);
@@ -76,6 +88,16 @@ std::vector<PackedWeight> smallWeights() {
   for (int bits = 2; bits <= 8; ++bits) all.push_back(codes(random, 3, 20, 8, {bits}));
   all.push_back(codes(random, 17, 33, 16, {4, true, true, true}));
   all.push_back(codes(random, 1, 1, 1, {8, true, false, true}));
+  all.push_back(codes(random, 17, 33, 16, {.bits = 4, .order = true, .offsets = true}));
+  all.push_back(bookCodes(random, 17, 33, 16, random.normals(16)));
+  all.push_back(bookCodes(random, 3, 20, 20, random.normals(8)));
+  all.push_back(bookCodes(random, 7, 40, 16, {0, 0.5, 1, 1.5, -2, -3, -4, -6}));
+  all.push_back(bookCodes(random, 3, 20, 8, random.normals(32)));
+  for (auto* value : {tsq::e4m3ToFloat, tsq::e5m2ToFloat}) {
+    std::vector<float> book(256);
+    for (size_t i = 0; i < book.size(); ++i) book[i] = value(static_cast<uint8_t>(i));
+    all.push_back(bookCodes(random, 5, 19, 16, book));
+  }
   return all;
 }
 
@@ -93,7 +115,8 @@ bool same(const PackedWeight& a, const PackedWeight& b) {
   return a.shape.kind == b.shape.kind && a.shape.n == b.shape.n && a.shape.k == b.shape.k &&
          a.shape.groupSize == b.shape.groupSize && a.bits == b.bits && a.zero == b.zero && a.scaleType == b.scaleType &&
          sameBytes(a.data, b.data) && sameBytes(a.scales, b.scales) && sameBytes(a.zeros, b.zeros) &&
-         a.order == b.order && a.inputScale == b.inputScale;
+         a.order == b.order && a.inputScale == b.inputScale && a.book == b.book &&
+         (a.offsets == nullptr) == (b.offsets == nullptr) && (!a.offsets || same(*a.offsets, *b.offsets));
 }
 
 const std::string kMeta = "{\"weights\":[\"a\"]}";
@@ -292,11 +315,12 @@ TEST(pack_file_refuses_forged_numbers) {
   const Header header = headerOf(original);
   using Change = void (*)(Entry&);
   const std::pair<const char*, Change> entries[] = {
-      {"kind", [](Entry& e) { e.kind = 7; }},
+      {"kind", [](Entry& e) { e.kind = 11; }},
       {"bits above the kind", [](Entry& e) { e.bits = 9; }},
       {"bits below 2", [](Entry& e) { e.bits = 1; }},
       {"scale type", [](Entry& e) { e.scaleType = 3; }},
-      {"unknown parts", [](Entry& e) { e.optional = 8; }},
+      {"unknown parts", [](Entry& e) { e.optional = 16; }},
+      {"zero points and offsets", [](Entry& e) { e.optional |= 9; }},
       {"reserved", [](Entry& e) { e.reserved = 1; }},
       {"no rows", [](Entry& e) { e.n = 0; }},
       {"negative rows", [](Entry& e) { e.n = -1; }},
@@ -319,7 +343,7 @@ TEST(pack_file_refuses_forged_numbers) {
   const std::pair<const char*, Change> floats[] = {
       {"two groups of floats", [](Entry& e) { e.groupSize = 4; }},
       {"zero points of floats", [](Entry& e) { e.optional = 1; }},
-      {"bits of floats", [](Entry& e) { e.bits = 8; }},
+      {"bits of floats", [](Entry& e) { e.bits = 9; }},
   };
   for (const auto& [what, change] : floats) {
     Entry entry = entryOf(original, 0);
@@ -404,26 +428,26 @@ TEST(pack_file_aborts_and_refuses) {
 // version and write the new value here.
 TEST(pack_file_layout_is_that_of_its_version) {
   std::vector<int64_t> places;
-  for (int kind = 0; kind <= 6; ++kind) {
-    const bool integer = tsq::layout::isInteger(static_cast<WeightKind>(kind));
-    const tsq::layout::Shape shape{static_cast<WeightKind>(kind), 37, 100, integer ? 24 : 100};
+  for (int kind = 0; kind <= static_cast<int>(tsq::layout::kLastKind); ++kind) {
+    const bool scaled = tsq::layout::hasScales(static_cast<WeightKind>(kind));
+    const tsq::layout::Shape shape{static_cast<WeightKind>(kind), 37, 100, scaled ? 24 : 100};
     places.insert(places.end(), {tsq::layout::packedK(shape), tsq::layout::panelBytes(shape)});
     for (const int64_t n : {0, 1, 15, 16, 36}) {
       for (int64_t k = 0; k < shape.k; ++k) {
         const int64_t p = tsq::layout::packedColumn(shape, k);
         places.push_back(p);
-        if (!integer) {
+        if (!scaled || tsq::layout::isSmallFloat(shape.kind)) {
           places.push_back(tsq::layout::element(shape, n, p));
-          continue;
+        } else {
+          places.insert(places.end(), {tsq::layout::codeWord(shape, n, p), tsq::layout::codeShift(shape, p)});
         }
-        places.insert(places.end(), {tsq::layout::codeWord(shape, n, p), tsq::layout::codeShift(shape, p)});
         if (shape.kind == WeightKind::kU3)
           places.insert(places.end(), {tsq::layout::topWord(shape, n, p), tsq::layout::topShift(p)});
-        places.push_back(tsq::layout::scaleIndex(shape, n, k / shape.groupSize));
+        if (scaled) places.push_back(tsq::layout::scaleIndex(shape, n, k / shape.groupSize));
       }
     }
   }
   const uint64_t found = tsq::checksum(places.data(), places.size() * sizeof(int64_t));
-  CHECK(tsq::layout::kVersion == 1);
-  CHECK_MSG(found == 5505027909702240441u, std::to_string(found));
+  CHECK(tsq::layout::kVersion == 2);
+  CHECK_MSG(found == 16600662920276437485u, std::to_string(found));
 }

@@ -62,6 +62,7 @@ struct Weight {
   std::vector<float> scales, inputScale;
   std::vector<int32_t> groupIndex;
   std::vector<float> offsets;
+  std::vector<float> book;
   tsq::CodesSource source() const {
     return {codes.data(),
             n,
@@ -73,13 +74,15 @@ struct Weight {
             groupIndex.empty() ? nullptr : groupIndex.data(),
             inputScale.empty() ? nullptr : inputScale.data(),
             tsq::layout::CodeLayout::kBytes,
-            offsets.empty() ? nullptr : offsets.data()};
+            offsets.empty() ? nullptr : offsets.data(),
+            book.empty() ? nullptr : book.data()};
   }
   double value(int64_t row, int64_t column) const {
     const size_t at = groupAt(row, column);
+    const uint8_t code = codes[static_cast<size_t>(row * k + column)];
     const double zero = !offsets.empty() ? 0 : zeros.empty() ? 1 << (bits - 1) : zeros[at];
-    const double plain = scales[at] * (codes[static_cast<size_t>(row * k + column)] - zero) +
-                         (offsets.empty() ? 0 : double{offsets[at]});
+    const double plain =
+        scales[at] * (book.empty() ? code - zero : double{book[code]}) + (offsets.empty() ? 0 : double{offsets[at]});
     return inputScale.empty() ? plain : plain * inputScale[static_cast<size_t>(column)];
   }
   // Of what the value is the sum or difference.
@@ -110,7 +113,7 @@ inline void randomCentre(Random& random, WeightOptions& options) {
 }
 
 inline Weight randomWeight(Random& random, int64_t n, int64_t k, int64_t groupSize, const WeightOptions& options) {
-  Weight w{n, k, groupSize, (k + groupSize - 1) / groupSize, options.bits, {}, {}, {}, {}, {}, {}};
+  Weight w{n, k, groupSize, (k + groupSize - 1) / groupSize, options.bits, {}, {}, {}, {}, {}, {}, {}};
   w.codes.resize(static_cast<size_t>(n * k));
   for (uint8_t& code : w.codes) code = static_cast<uint8_t>(random.integer(0, (1 << options.bits) - 1));
   w.scales.resize(static_cast<size_t>(n * w.groups));
