@@ -140,3 +140,45 @@ t.test("columnMagnitude is the mean over rows of |w| over its group's largest", 
   )
   await refused(t, () => native.columnMagnitude(w, n, k, 0, out), "ERR_OPTION", /groupSize is 0/)
 })
+
+t.test("groupMagnitude is the largest |w| of each group", async t => {
+  const [n, k, group] = [37, 10, 4]
+  const w = randomFloats(n * k, random(7))
+  const groups = Math.ceil(k / group)
+  const out = floats(new Float32Array(n * groups))
+  await native.groupMagnitude(w, n, k, group, out)
+  out.forEach((value, i) => {
+    const [row, begin] = [Math.floor(i / groups), (i % groups) * group]
+    const values = w.subarray(row * k + begin, row * k + Math.min(k, begin + group))
+    t.equal(value, Math.max(...values.map(Math.abs)), `row ${row}, column ${begin}`)
+  })
+  await refused(t, () => native.groupMagnitude(w, n, k, 11, out), "ERR_OPTION", /groupSize is 11/)
+  await refused(t, () => native.groupMagnitude(w, n, k, 1, out), "ERR_SHAPE", /out has/)
+})
+
+t.test("addLowRank adds the product of two thin matrices", async t => {
+  const next = random(8)
+  for (const [n, k, rank] of [
+    [1, 1, 1],
+    [37, 130, 5],
+    [301, 64, 16],
+  ] as const) {
+    const [w, a, b] = [randomFloats(n * k, next), randomFloats(rank * k, next), randomFloats(n * rank, next)]
+    const expected = Array.from(w, (x, i) => {
+      const [row, column] = [Math.floor(i / k), i % k]
+      let sum = 0
+      for (let r = 0; r < rank; r++) sum += b[row * rank + r]! * a[r * k + column]!
+      return x + 0.75 * sum
+    })
+    await native.addLowRank(w, n, k, a, b, rank, 0.75, w)
+    t.ok(Math.max(...w.map((x, i) => Math.abs(x - expected[i]!))) < 1e-5, `[${n}, ${k}] of rank ${rank}`)
+  }
+  const w = floats(new Float32Array(6))
+  await refused(
+    t,
+    () => native.addLowRank(w, 2, 3, w, w, 3, 1, w),
+    "ERR_SHAPE",
+    /a has 6 elements, expected at least 9/,
+  )
+  await refused(t, () => native.addLowRank(w, 2, 3, w, w, 0, 1, w), "ERR_OPTION", /rank is 0/)
+})
