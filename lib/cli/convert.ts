@@ -22,10 +22,10 @@ export function addConvert(program: Command): void {
     .command("convert")
     .description("a model into another format, exactly or not at all")
     .argument("<model>", "Hugging Face folder or .gguf file")
-    .argument("<out>", "folder to create, or .gguf file")
+    .argument("<out>", "folder to create, .gguf file, or .onnx file of the quantized layers")
     .option(
       "--format <name>",
-      "gptq, awq, compressed-tensors, fp8, fbgemm_fp8, modelopt, bitsandbytes, marlin or dense; a .gguf output needs none",
+      "gptq, awq, compressed-tensors, fp8, fbgemm_fp8, modelopt, bitsandbytes, marlin or dense; a .gguf or .onnx output needs none",
     )
     .option("--gptq-version <version>", "v1 (widest reach), v2 or planar (GPTQModel's, 5 to 7 bits too)")
     .option("--allow-requantize", "round again what the target does not hold, and say what that costs")
@@ -38,8 +38,8 @@ export function addConvert(program: Command): void {
     .option("--force", "replace an existing output")
     .option("--json", "one JSON object on stdout")
     .action(async (model: string, out: string, flags: Flags, command: Command) => {
-      if (flags.format === undefined && !out.endsWith(".gguf"))
-        command.error("error: required option '--format <name>' not specified: only a .gguf output needs none")
+      if (flags.format === undefined && !/\.(gguf|onnx)$/.test(out))
+        command.error("error: required option '--format <name>' not specified: only a .gguf or .onnx output needs none")
       const { convertModel } = await import("../quantize/convert-model.ts")
       const progress = showProgress()
       const interrupt = interruptible()

@@ -10,6 +10,7 @@ import { type ConversionSource, openConversionSource } from "./conversion-source
 import { convertGguf } from "./convert-gguf.ts"
 import { convertToFolder } from "./convert-to-folder.ts"
 import { convertToGguf, type GgufTarget } from "./convert-to-gguf.ts"
+import { convertToOnnx } from "./convert-to-onnx.ts"
 import { scaleTypeOf } from "./plan.ts"
 import { readFormat } from "./recipe.ts"
 import type { Requantization } from "./requantize.ts"
@@ -19,8 +20,11 @@ export type { ConversionReport, ConvertedTensor, Refusal } from "./conversion-re
 export { ConversionRefused } from "./conversion-report.ts"
 
 export interface ConvertModelOptions extends LongWork {
-  /** Of a folder: a checkpoint format, or "dense" for floats. An output called .gguf is a GGUF file, with no format or "gguf". */
-  format?: FormatName | "dense" | "gguf"
+  /**
+   * Of a folder: a checkpoint format, or "dense" for floats. An output called .gguf is a GGUF file, one called .onnx a model of
+   * MatMulNBits operators, with no format or "gguf" and "onnx".
+   */
+  format?: FormatName | "dense" | "gguf" | "onnx"
   gptqVersion?: GptqVersion
   /** Round what the target does not hold to nearest codes of `scheme` or `preset`. Default false: such tensors are refused. */
   allowRequantize?: boolean
@@ -55,7 +59,7 @@ const known = [
 ]
 
 /**
- * Converts a checkpoint folder or a .gguf file (any part of a split one) into folder `out`, or into the GGUF file `out`: same codes,
+ * Converts a checkpoint folder or a .gguf file (any part of a split one) into folder `out`, or into the GGUF or ONNX file `out`: same codes,
  * scales and zero points, or other codes that stand for the same values, so that nothing is rounded. Codes become floats with
  * format "dense". What was written is read back and run before it gets its name.
  *
@@ -68,14 +72,15 @@ export async function convertModel(
   options: ConvertModelOptions = {},
 ): Promise<ConversionReport> {
   const checked = new Options("convertModel", options, known)
-  const toGguf = typeof out === "string" && out.endsWith(".gguf")
-  const target = readTarget(checked, toGguf)
+  const file = fileFormat(out)
+  const toGguf = file === "gguf"
+  const target = readTarget(checked, file)
   const warn = options.onWarning ?? (() => {})
   throwIfAborted(target.signal)
   try {
     if (toGguf && typeof source === "string" && source.endsWith(".gguf"))
       return await convertGguf(source, out, ggufTarget(checked, warn))
-    const opened = await openConversionSource(source, toGguf ? "gguf" : (target.format as string), warn)
+    const opened = await openConversionSource(source, file ?? (target.format as string), warn)
     try {
       if (toGguf) return await convertToGguf(opened, out, ggufTarget(checked, warn))
       if (opened.format === "dense" && target.format !== "dense")
@@ -83,6 +88,7 @@ export async function convertModel(
           "ERR_FORMAT",
           `${source}: is not quantized, there is nothing to convert; quantizeModel makes a quantized checkpoint of it`,
         )
+      if (file === "onnx") return await convertToOnnx(opened, out, { ...target, warn })
       return await convertToFolder(opened, out, {
         ...target,
         format: target.format === "dense" ? null : formatByName(target.format as string),
@@ -98,18 +104,26 @@ export async function convertModel(
   }
 }
 
+/** What an output's name says that it is; null: a folder. */
+function fileFormat(out: unknown): "gguf" | "onnx" | null {
+  if (typeof out !== "string") return null
+  return out.endsWith(".gguf") ? "gguf" : out.endsWith(".onnx") ? "onnx" : null
+}
+
 /** Everything that is checked before a file is opened. */
-function readTarget(options: Options, toGguf: boolean) {
+function readTarget(options: Options, file: "gguf" | "onnx" | null) {
   const raw = options.raw("format")
-  const gguf = raw === "gguf" || (raw === undefined && toGguf)
-  if (gguf !== toGguf)
+  const gguf = file === "gguf"
+  if (raw !== undefined && (raw === "gguf" || raw === "onnx" ? raw : null) !== file)
     throw new TsqError(
       "ERR_OPTION",
-      `convertModel: format ${describe(raw)} and the output's name do not agree: GGUF files are called .gguf, and no folder is`,
+      `convertModel: format ${describe(raw)} and the output's name do not agree: GGUF files are called .gguf, ONNX files .onnx, and no folder is`,
     )
-  const format = gguf || raw === "dense" ? raw : readFormat(options)
-  if (!gguf && format === undefined) options.fail("format", 'the name of a checkpoint format, or "dense"')
+  const format = file !== null || raw === "dense" ? raw : readFormat(options)
+  if (file === null && format === undefined) options.fail("format", 'the name of a checkpoint format, or "dense"')
   const allowRequantize = options.boolean("allowRequantize", false)
+  if (file === "onnx" && allowRequantize)
+    options.fail("allowRequantize", "no value: an ONNX file holds what is stored, or refuses it")
   for (const name of ["scheme", "groupSize", "symmetric"])
     if (options.has(name) && (!allowRequantize || gguf || format === "dense"))
       options.fail(name, "no value: it says how a folder's tensors are rounded again, with allowRequantize")
@@ -117,7 +131,7 @@ function readTarget(options: Options, toGguf: boolean) {
     if (options.has(name) && !gguf) options.fail(name, "no value: only GGUF files have it")
   if (options.has("preset") && !isGgufPreset(options.raw("preset")))
     options.fail("preset", `one of ${ggufPresets.join(", ")}`)
-  if (options.has("dtype") && gguf) options.fail("dtype", "no value: it is of dense tensors in a folder")
+  if (options.has("dtype") && file !== null) options.fail("dtype", "no value: it is of dense tensors in a folder")
   if (options.has("onWarning") && typeof options.raw("onWarning") !== "function")
     options.fail("onWarning", "a function")
   options.integer("maxPartBytes", { min: 1 }, undefined)
@@ -128,7 +142,7 @@ function readTarget(options: Options, toGguf: boolean) {
   )
   return {
     format,
-    template: allowRequantize && !gguf && format !== "dense" ? parseScheme(scheme) : null,
+    template: allowRequantize && file === null && format !== "dense" ? parseScheme(scheme) : null,
     gptqVersion: options.oneOf("gptqVersion", gptqVersions, "v1"),
     dtype: options.oneOf("dtype", ["f32", "f16", "bf16"], null),
     force: options.boolean("force", false),
