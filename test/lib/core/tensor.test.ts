@@ -5,6 +5,7 @@ import t, { type Test } from "tap"
 import { dtypes } from "../../../lib/core/dtype.ts"
 import { Tensor } from "../../../lib/core/tensor.ts"
 import { NativeHandle, native } from "../../../lib/native.ts"
+import { vector } from "../containers/support.ts"
 
 const refuses = (t: Test, work: () => unknown, code: string, message: string | RegExp) =>
   t.throws(work, { name: "TsqError", code, message })
@@ -215,6 +216,14 @@ t.test("a transfer while a copy is under way is refused", async t => {
   const copy = Tensor.from(values, [values.length]).toArray()
   structuredClone(values, { transfer: [values.buffer] })
   await rejects(t, copy, "ERR_SHAPE", /transferred or resized while it was being copied/)
+})
+
+t.test("cast gives the words of the vectors", async t => {
+  for (const dtype of ["f16", "bf16"] as const) {
+    const { inputs, words } = vector(`${dtype}-round`)
+    const cast = await Tensor.from(Float32Array.from(inputs), [inputs.length]).cast(dtype)
+    t.strictSame([...(cast.data as Uint16Array)], words.map(Number), dtype)
+  }
 })
 
 t.test("cast rounds to nearest even", async t => {

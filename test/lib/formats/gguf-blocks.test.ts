@@ -4,7 +4,7 @@ import { type GgmlType, ggmlTypeNamed, ggmlTypes } from "../../../lib/containers
 import { sharedFloats } from "../../../lib/core/tensor.ts"
 import { decodeBlocks, encodeBlocks } from "../../../lib/formats/gguf-blocks.ts"
 import { native } from "../../../lib/native.ts"
-import { random, tsqError, type Vector, vectorsOf } from "../containers/support.ts"
+import { random, tsqError, type Vector, vector, vectorsOf } from "../containers/support.ts"
 
 const floats = (values: ArrayLike<number>) => {
   const out = sharedFloats(values.length)
@@ -44,6 +44,33 @@ t.test("blocks of the reference encoder, read and made", async t => {
   const found = vectorsOf("gguf-").filter(isBlock)
   t.equal(found.length, 17)
   for (const v of found) await checkVector(t, v)
+})
+
+t.test("scales in the bytes of K types", async t => {
+  const rows = (bytes: Uint8Array, name: string) =>
+    decodeBlocks(tensor(typeNamed(name), 1, 256), fromHex(Buffer.from(bytes).toString("hex")))
+  const one = [0x00, 0x3c]
+  const packed = (id: string) => [...fromHex(vector(id).bytes)]
+  // Codes of 0 leave the minima, codes of 1 their difference to the scales.
+  const q4 = vector("gguf-k4-scales")
+  const q4k = (code: number) =>
+    rows(Uint8Array.from([...one, ...one, ...packed(q4.id), ...new Array(128).fill(code)]), "Q4_K")
+  const [zero, first] = [await q4k(0), await q4k(0x11)]
+  t.strictSame(
+    q4.mins.map((_: number, i: number) => 0 - zero[32 * i]!),
+    q4.mins,
+  )
+  t.strictSame(
+    q4.scales.map((_: number, i: number) => first[32 * i]! - zero[32 * i]!),
+    q4.scales,
+  )
+  // Three bits of 0 stand for -4.
+  const q3 = vector("gguf-q3k-scales")
+  const q3k = await rows(Uint8Array.from([...new Array(96).fill(0), ...packed(q3.id), ...one]), "Q3_K")
+  t.strictSame(
+    q3.scales_plus_32.map((_: number, i: number) => q3k[16 * i]! / -4 + 32),
+    q3.scales_plus_32,
+  )
 })
 
 interface GgmlBlocks {
