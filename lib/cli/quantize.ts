@@ -51,7 +51,7 @@ export function addQuantize(program: Command): void {
       .argument("<out>", "folder to create, or a .gguf file")
       .option(
         "--preset <name>",
-        "rtn, gptq, awq, awq-gptq, nf4 or llm.int8 (default: gptq with --calibration, rtn without); for a .gguf file its type: q4_k_m, q8_0, f16 …",
+        "rtn, gptq, awq, awq-gptq, fp8, nf4 or llm.int8 (default: gptq with --calibration, rtn without); for a .gguf file its type: q4_k_m, q8_0, f16 …",
       )
       .option(
         "--scheme <name>",

@@ -25,7 +25,7 @@ export type { SchemeName } from "./scheme.ts"
 
 export type RoundingName = "nearest" | "mse" | "gptq"
 export type TransformName = "awq"
-export type PresetName = "rtn" | "gptq" | "awq" | "awq-gptq" | "nf4" | "llm.int8"
+export type PresetName = "rtn" | "gptq" | "awq" | "awq-gptq" | "fp8" | "nf4" | "llm.int8"
 
 export interface QuantizeModelOptions extends LongWork, RoundingOptions {
   /** A named point in the space below; options given beside it win. Default "gptq" with calibration, "rtn" without. */
@@ -94,16 +94,16 @@ const presets: Record<PresetName, Partial<Recipe>> = {
   gptq: { rounding: "gptq", transforms: [], symmetric: true, format: "gptq" },
   awq: { rounding: "nearest", transforms: ["awq"], symmetric: false, format: "awq" },
   "awq-gptq": { rounding: "gptq", transforms: ["awq"], symmetric: true, format: "gptq" },
+  fp8: { scheme: "fp8", rounding: "nearest", transforms: [], symmetric: true },
   nf4: { scheme: "nf4", rounding: "nearest", transforms: [], symmetric: true, format: "bitsandbytes" },
   "llm.int8": { scheme: "llm.int8", rounding: "nearest", transforms: [], symmetric: true, format: "bitsandbytes" },
 }
 
 /** Names that belong to the surface and are not built yet: refused as unsupported rather than unknown. */
-const laterPresets = ["smoothquant", "fp8", "best"]
+const laterPresets = ["smoothquant", "best"]
 const laterSchemes: readonly string[] = []
 const laterRoundings = ["hqq", "auto-round", "qronos"]
 const laterTransforms = ["smooth", "hadamard"]
-const laterFormats = ["gguf", "onnx"]
 
 const known = [
   "preset",
@@ -265,13 +265,20 @@ function defaultFormat(
 }
 
 /** The option "format"; undefined when it was not given. */
-export const readFormat = (options: Options): FormatName | undefined =>
-  choose(
+export function readFormat(options: Options): FormatName | undefined {
+  const format = options.raw("format")
+  if (format === "gguf" || format === "onnx")
+    throw new TsqError(
+      "ERR_OPTION",
+      `${options.caller}: format "${format}" is a single file's: ${format === "gguf" ? "give an output called .gguf and a preset such as q4_k_m" : "quantize to a folder, and convert that to a file called .onnx"}`,
+    )
+  return choose(
     options,
     "format",
     formats.map(({ name }) => name),
-    laterFormats,
+    [],
   )
+}
 
 /** An option out of a set; undefined when it was not given. What later versions will know is refused by name. */
 function choose<T extends string>(

@@ -21,7 +21,12 @@ async function refused(
 t.test("options", async t => {
   const option = (options: object, message: RegExp) => refused(t, options, { code: "ERR_OPTION", message })
   await option({ ...rtn, groupsize: 32 }, /unknown option "groupsize"; did you mean "groupSize"/)
-  await option({ preset: "gtpq" }, /preset is "gtpq", expected "rtn", "gptq", "awq", "awq-gptq", "nf4" or "llm.int8"/)
+  await option(
+    { preset: "gtpq" },
+    /preset is "gtpq", expected "rtn", "gptq", "awq", "awq-gptq", "fp8", "nf4" or "llm.int8"/,
+  )
+  await option({ ...rtn, format: "gguf" }, /give an output called .gguf and a preset such as q4_k_m/)
+  await option({ ...rtn, format: "onnx" }, /convert that to a file called .onnx/)
   await option({ scheme: "w7a16" }, /scheme is "w7a16", expected "w8a16"/)
   await option({ rounding: "best" }, /rounding is "best"/)
   await option({ transforms: ["awk"] }, /transforms is "awk", expected "awq"/)
@@ -50,8 +55,7 @@ t.test("options", async t => {
 t.test("what later versions will know is unsupported, not unknown", async t => {
   const later = (options: object) =>
     refused(t, options, { code: "ERR_UNSUPPORTED", message: /not available in this version; available: / })
-  for (const preset of ["smoothquant", "fp8", "best"]) await later({ preset })
-  for (const format of ["gguf", "onnx"]) await later({ format })
+  for (const preset of ["smoothquant", "best"]) await later({ preset })
   for (const transform of ["smooth", "hadamard"]) await later({ transforms: [transform] })
 })
 
