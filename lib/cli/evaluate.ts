@@ -44,7 +44,7 @@ export function addEvaluate(program: Command): void {
         ...(flags.window !== undefined && { window: flags.window }),
         ...(flags.stride !== undefined && { stride: flags.stride }),
         ...(flags.against !== undefined && { against: flags.against }),
-        load: cacheOptions(flags),
+        load: { ...cacheOptions(flags), onWarning: text => progress.note(`warning: ${text}`) },
         signal: interrupt.signal,
         onProgress: progress.onProgress,
       })

@@ -52,6 +52,7 @@ export function addGenerate(program: Command): void {
         ...cacheOptions(flags),
         signal: interrupt.signal,
         onProgress: progress.onProgress,
+        onWarning: text => progress.note(`warning: ${text}`),
       })
       progress.stop()
       try {
