@@ -31,6 +31,13 @@ export interface SafetensorsWriterOptions {
   signal?: AbortSignal | undefined
 }
 
+/** A tensor that is not as it was announced. */
+export class OtherTensors extends TsqError {
+  constructor(what: string) {
+    super("ERR_FORMAT", `${what}: other tensors have come than were announced to the writer`)
+  }
+}
+
 const copyBytes = 8 * 1024 * 1024
 
 /** A tensor's place in the data file of the open shard. */
@@ -42,7 +49,7 @@ interface OpenShard {
   tensors: StoredTensor[]
   bytes: number
   /** The header, which is written, and where the tensors belong in the file; null: they are appended. */
-  plan: { header: Uint8Array; places: ReadonlyMap<string, number> } | null
+  plan: { header: Uint8Array; entries: ReadonlyMap<string, HeaderEntry> } | null
 }
 
 interface ClosedShard {
@@ -161,8 +168,7 @@ export class SafetensorsWriter {
       await this.#closeShard(this.#open)
     this.#open ??= await this.#openShard()
     const shard = this.#open
-    const place = shard.plan ? shard.plan.places.get(name) : null
-    if (place === undefined) throw this.#unannounced(`tensor ${JSON.stringify(name)}`)
+    const place = placeOf(shard, { name, dtype, shape })
     await this.#attempt(`write ${bytes} bytes of tensor ${JSON.stringify(name)} to`, shard.path, () =>
       this.#store(shard.file, data, place),
     )
@@ -198,7 +204,7 @@ export class SafetensorsWriter {
     await this.#attempt("write the header of", path, () => writeFully(file, header))
     return {
       ...shard,
-      plan: { header, places: new Map(plan.map(({ name, begin }) => [name, header.byteLength + begin])) },
+      plan: { header, entries: new Map(plan.map(entry => [entry.name, entry])) },
     }
   }
 
@@ -215,7 +221,7 @@ export class SafetensorsWriter {
     this.#closed.push({ path, names: entries.map(entry => entry.name) })
     if (shard.plan) {
       const header = serializeHeader(entries, { format: "pt" })
-      if (Buffer.compare(header, shard.plan.header) !== 0) throw this.#unannounced(shard.path)
+      if (Buffer.compare(header, shard.plan.header) !== 0) throw new OtherTensors(shard.path)
       await shard.file.close()
       this.#open = null
       return this.#attempt("rename", path, () => rename(shard.path, path))
@@ -232,10 +238,6 @@ export class SafetensorsWriter {
     this.#open = null
     await shard.file.close()
     await rm(shard.path)
-  }
-
-  #unannounced(what: string): TsqError {
-    return new TsqError("ERR_FORMAT", `${what}: other tensors have come than were announced to the writer`)
   }
 
   /** The shard's tensors in their new order; neighbours that were neighbours already go in one run. */
@@ -265,6 +267,15 @@ export class SafetensorsWriter {
       throw writeError(action, path, cause)
     }
   }
+}
+
+/** Where a tensor's first byte belongs in the shard's file; null: at its end. */
+function placeOf({ plan }: OpenShard, { name, dtype, shape }: Omit<NamedTensor, "data">): number | null {
+  if (!plan) return null
+  const entry = plan.entries.get(name)
+  if (entry?.dtype !== dtype || entry.shape.length !== shape.length || entry.shape.some((n, i) => n !== shape[i]))
+    throw new OtherTensors(`tensor ${JSON.stringify(name)}`)
+  return plan.header.byteLength + entry.begin
 }
 
 /** The headers' entries, shard by shard, divided as tensors are that come without having been announced. */

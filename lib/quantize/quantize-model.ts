@@ -20,7 +20,7 @@ import { makeReport, type QuantizationReport } from "./report.ts"
 import { RunLock } from "./run-lock.ts"
 import { storedSource } from "./stored-source.ts"
 import { smokeTest, spreadTokens, verifyModules } from "./verify.ts"
-import { fromCheckpoint, writeCheckpoint } from "./write-checkpoint.ts"
+import { type CheckpointContents, foreseenTensors, fromCheckpoint, writeCheckpoint } from "./write-checkpoint.ts"
 
 export type { Plan } from "./plan.ts"
 export type { GgufOptions, GgufReport } from "./quantize-gguf.ts"
@@ -222,7 +222,7 @@ async function writeOutput(
     const tensor = (module: string) => blockOf.get(module)!.tensor(module)
     const result = makeReport(job, blocks)
     const damps = result.tensors.map(entry => entry.damp).filter(damp => damp !== undefined)
-    await writeCheckpoint(output.path, {
+    const contents: CheckpointContents = {
       source: fromCheckpoint(checkpoint, async name => (await changedIn.get(name)?.dense(name)) ?? null),
       format: formatByName(recipe.format),
       summary: {
@@ -248,7 +248,8 @@ async function writeOutput(
       },
       signal,
       onTensor: (name, done, total) => report({ stage: "write", done, total, tensor: name }),
-    })
+    }
+    await writeCheckpoint(output.path, { ...contents, tensors: await foreseenTensors(contents) })
     report({ stage: "verify", done: 0, total: 1 })
     await verifyModules(output.path, recipe.format, blockOf.keys(), tensor, signal)
     await smokeTest(output.path, smokeTokens(program.config.vocabularySize, calibration?.windows[0]), signal)

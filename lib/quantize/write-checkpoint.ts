@@ -4,7 +4,7 @@ import { dirname, join } from "node:path"
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import { writeError, writeNewFile } from "../containers/disk.ts"
 import { editJson } from "../containers/json.ts"
-import { type NamedTensor, SafetensorsWriter } from "../containers/safetensors-writer.ts"
+import { type NamedTensor, OtherTensors, SafetensorsWriter } from "../containers/safetensors-writer.ts"
 import { type Dtype, dtypeInfo } from "../core/dtype.ts"
 import { throwIfAborted } from "../core/errors.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
@@ -19,6 +19,8 @@ export interface DenseSource {
   /** Tensors, and modules or tensors of modules in whose place quantized ones are written. */
   names: readonly string[]
   dense(name: string): Promise<NamedTensor>
+  /** The type and shape of a tensor in the source, where that is what dense() gives. */
+  entry?(name: string): Omit<NamedTensor, "data">
   /** Files that travel along: paths by their names in the folder. */
   companions: ReadonlyMap<string, string>
 }
@@ -31,6 +33,10 @@ export const fromCheckpoint = (
   configText: checkpoint.configText,
   names: checkpoint.names,
   dense: async name => denseTensor(checkpoint, name, await changed(name)),
+  entry: name => {
+    const { dtype, shape } = checkpoint.entry(name)
+    return { name, dtype, shape }
+  },
   companions: new Map(checkpoint.companionFiles().map(name => [name, join(checkpoint.directory, name)])),
 })
 
@@ -46,7 +52,7 @@ export interface CheckpointContents {
   omitted: ReadonlySet<string>
   /** The module that is written at the place of a source tensor, or null. */
   moduleAt(name: string): string | null
-  /** All tensors in the order of writing, where that is known before: then they are written once (SafetensorsWriterOptions.tensors). */
+  /** All tensors in the order of writing, as far as can be foreseen: then they are written once (SafetensorsWriterOptions.tensors). */
   tensors?: readonly Omit<NamedTensor, "data">[]
   /** More files (name -> JSON), given the bytes of all tensors. */
   files(totalBytes: number): Record<string, unknown>
@@ -65,12 +71,15 @@ export async function writeCheckpoint(
     quantizationConfig: undefined,
     files: {},
   }
-  const writer = new SafetensorsWriter(directory, {
-    signal,
-    ...(contents.tensors && { tensors: contents.tensors }),
-  })
-  const written = await addTensors(writer, contents).catch(async error => {
-    await writer.discard()
+  const write = async (tensors: CheckpointContents["tensors"]) => {
+    const writer = new SafetensorsWriter(directory, { signal, ...(tensors && { tensors }) })
+    return addTensors(writer, contents).catch(async error => {
+      await writer.discard()
+      throw error
+    })
+  }
+  const written = await write(contents.tensors).catch(error => {
+    if (error instanceof OtherTensors) return write(undefined)
     throw error
   })
   const config = editJson(source.configText, { quantization_config: quantizationConfig, compression_config: undefined })
@@ -87,6 +96,33 @@ export async function writeCheckpoint(
     }
   }
   return written
+}
+
+/**
+ * The tensors that a checkpoint will have, from one module of each shape and scheme: the others of its kind are stored alike, but for
+ * formats that hold texts of their own length.
+ */
+export async function foreseenTensors(contents: CheckpointContents): Promise<Omit<NamedTensor, "data">[]> {
+  const { source, format, options, summary, omitted } = contents
+  const kinds = new Map<string, Omit<NamedTensor, "data">[]>()
+  const tensors: Omit<NamedTensor, "data">[] = []
+  for (const name of source.names) {
+    const module = contents.moduleAt(name)
+    const entry = source.entry!(name)
+    if (module === null || !format) {
+      if (!omitted.has(name)) tensors.push(entry)
+      continue
+    }
+    const kind = JSON.stringify([entry.shape, summary.modules.get(module)])
+    let parts = kinds.get(kind)
+    if (!parts) {
+      const made = await format.write(module, await contents.tensor(module), options)
+      parts = made.map(({ data: _, ...part }) => ({ ...part, name: part.name.slice(module.length) }))
+      kinds.set(kind, parts)
+    }
+    tensors.push(...parts.map(part => ({ ...part, name: module + part.name })))
+  }
+  return tensors
 }
 
 async function addTensors(writer: SafetensorsWriter, contents: CheckpointContents) {
