@@ -66,9 +66,8 @@ Status checkTiles(const TiledCodes& tiled) {
   const bool marlin = tiled.order == TileOrder::kMarlin;
   const int rows = marlin ? 64 : 4, columns = marlin ? 16 : 64;
   if (tiled.n % rows == 0 && tiled.k % columns == 0) return {};
-  return {Code::kOption, "[" + std::to_string(tiled.n) + ", " + std::to_string(tiled.k) +
-                             "] does not consist of tiles of " + std::to_string(rows) + " by " +
-                             std::to_string(columns)};
+  return {Code::kOption, std::string("codes [") + std::to_string(tiled.n) + ", " + std::to_string(tiled.k) +
+                             "] do not consist of tiles of " + std::to_string(rows) + " by " + std::to_string(columns)};
 }
 
 void packTiles(const uint8_t* codes, const TiledCodes& tiled, uint8_t* out) {

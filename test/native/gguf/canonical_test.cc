@@ -96,7 +96,7 @@ TEST(gguf_codes_have_the_values_of_decoded_blocks_and_give_them_back) {
               .ok());
       CHECK(back.codes == c.codes);
       CHECK(std::memcmp(back.scales.data(), c.scales.data(), groups * 4) == 0);
-      CHECK(std::memcmp(back.offsets.data(), c.offsets.data(), c.offsets.size() * 4) == 0);
+      CHECK(c.offsets.empty() || std::memcmp(back.offsets.data(), c.offsets.data(), c.offsets.size() * 4) == 0);
       const bool small = k / (tsq::gguf::rowBytes(each.type, k).value()) >= 0 && grid.group == 32 &&
                          each.type != Type::kQ4_K && each.type != Type::kQ5_K && each.type != Type::kIQ4_XS;
       if (small) CHECK(again == blocks);
