@@ -6,6 +6,7 @@ import { dequantize } from "../../../lib/kernels/dequantize.ts"
 import { matmulW4A16 } from "../../../lib/kernels/matmul-w4a16.ts"
 import { native } from "../../../lib/native.ts"
 import { type QuantizeOptions, quantize } from "../../../lib/quantize/quantize.ts"
+import { vector } from "../containers/support.ts"
 import { distance, norm, numbers, reference, weightOf } from "../kernels/support.ts"
 import { outputError, randomInputs, randomWeight, weightedError } from "../rounding/support.ts"
 
@@ -344,4 +345,24 @@ t.test("zero calibration and zero weights still give a finite result", async t =
       const q = await quantize(tensor, { scheme: "w3a16", groupSize: 32, calibration: rows, ...options })
       t.ok(dequantize(q).data.every(Number.isFinite), JSON.stringify(options))
     }
+})
+
+t.test("scales and zero points of llm-compressor's vectors", async t => {
+  for (const id of ["ct-sym-scale", "ct-asym-scale"]) {
+    const { weights, scale_f32, zero_point, values } = vector(id)
+    const weight = Tensor.from(Float32Array.from(weights), [1, weights.length])
+    const symmetric = zero_point === undefined
+    const options = { scheme: "w4a16", groupSize: weights.length, symmetric, scaleType: "f32" } as const
+    const { scales, zeros, codes } = await quantize(weight, options)
+    t.equal(scales[0], Math.fround(scale_f32), id)
+    t.equal((zeros?.[0] ?? 8) - 8, zero_point ?? 0)
+    // Halves between two codes go to the even quotient here, to the even code there: as near.
+    const error = (code: number, i: number) => Math.abs(weights[i] - scale_f32 * (code - (zero_point ?? 0)))
+    for (const [i, value] of values.entries()) t.ok(Math.abs(error(codes[i]! - 8, i) - error(value, i)) < 1e-7)
+    if (symmetric)
+      t.strictSame(
+        Array.from(codes, code => code - 8),
+        values,
+      )
+  }
 })
