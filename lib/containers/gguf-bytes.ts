@@ -1,5 +1,6 @@
 // The header of a GGUF file as bytes: what readGgufHeader reads.
 import { TsqError } from "../core/errors.ts"
+import { bytesOf } from "../core/shared-array.ts"
 import {
   alignmentKey,
   defaultAlignment,
@@ -137,8 +138,6 @@ function addArray(out: Bytes, array: GgufArray, what: string): void {
     out.add(bytesOf(array.value))
   }
 }
-
-const bytesOf = (array: ArrayBufferView) => new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
 
 /** Grows as it is written to. */
 class Bytes {

@@ -1,7 +1,7 @@
 // The two kinds of files that hold importance matrices: GGUF files, and those that llama-imatrix wrote before (imatrix-dat.ts).
 // Source: ggml-org/llama.cpp, tools/imatrix/imatrix.cpp, common/imatrix-loader.cpp and tools/quantize/quantize.cpp.
 import { TsqError } from "../core/errors.ts"
-import { sharedBytes } from "../core/shared-array.ts"
+import { bytesOf, sharedBytes } from "../core/shared-array.ts"
 import { NativeHandle, native } from "../native.ts"
 import { Cursor } from "./cursor.ts"
 import { type GgufEntry, GgufFile } from "./gguf.ts"
@@ -121,5 +121,3 @@ async function floatsOf({ name, type, file, offset, bytes }: GgufEntry): Promise
   await native.readMappingAsync(file.mapping.value, offset, out)
   return new Float32Array(out.buffer, 0, bytes / 4)
 }
-
-const bytesOf = (values: Float32Array) => new Uint8Array(values.buffer, values.byteOffset, values.byteLength)

@@ -4,6 +4,10 @@ import { setImmediate as turn } from "node:timers/promises"
 import { type Dtype, dtypeInfo, type TensorData } from "./dtype.ts"
 import { TsqError } from "./errors.ts"
 
+/** Bytes of a typed array, as they go into a file. */
+export const bytesOf = (array: ArrayBufferView): Uint8Array =>
+  new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
+
 /** Zero-filled. ERR_UNSUPPORTED above what one typed array of this Node can hold, ERR_MEMORY when the system has no more. */
 export function sharedArray(dtype: Dtype, count: number): TensorData {
   const info = dtypeInfo(dtype)

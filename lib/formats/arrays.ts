@@ -6,9 +6,12 @@ import { dtypeInfo } from "../core/dtype.ts"
 import { TsqError } from "../core/errors.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
 import { type FloatScaleType, type Scheme, storedScales } from "../core/scheme.ts"
+import { bytesOf } from "../core/shared-array.ts"
 import { codeLayouts } from "../core/stored-tensor.ts"
 import { sharedArray, sharedBytes, sharedFloats, sharedInts } from "../core/tensor.ts"
 import { native, type Source } from "../native.ts"
+
+export { bytesOf } from "../core/shared-array.ts"
 
 /** Safetensors names of the types that scales are stored in. */
 export const scaleNames: Readonly<Record<FloatScaleType, string>> = { f32: "F32", f16: "F16", bf16: "BF16" }
@@ -180,10 +183,6 @@ export async function resizedRows(source: Uint8Array, rows: number, from: number
   }
   return out
 }
-
-/** Bytes of a typed array, as they go into a file. */
-export const bytesOf = (array: ArrayBufferView): Uint8Array =>
-  new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
 
 /** Floats rounded to a type, as f32 again. */
 export async function roundedTo(values: Float32Array, type: FloatScaleType): Promise<Float32Array> {

@@ -197,45 +197,34 @@ export async function packedOfAsync(q: QuantizedTensor): Promise<PackedWeight> {
 }
 
 /** Packs what a checkpoint stores, as it lies there. */
-export async function prepackStored(stored: StoredTensor): Promise<PackedWeight> {
-  const [n, k] = stored.shape
-  const { bits, groupSize } = stored.scheme
-  const { codes, layout, scales, zeros, offsets, codebook, groupIndex } = stored
+export const prepackStored = (stored: StoredTensor): Promise<PackedWeight> =>
+  packParts(stored, stored.codes, stored.layout, null)
+
+const packTensor = async (q: QuantizedTensor): Promise<PackedWeight> =>
+  packParts(q, await shareable(q.codes), codeLayouts.bytes, q.inputScale)
+
+async function packParts(
+  { shape, scheme, scales, zeros, offsets, codebook, groupIndex }: QuantizedTensor | StoredTensor,
+  codes: Source,
+  layout: StoredTensor["layout"],
+  inputScale: Float32Array | null,
+): Promise<PackedWeight> {
+  const [n, k] = shape
   const handle = await native.packCodes(
     codes,
     layout,
     n,
     k,
-    bits,
-    groupSize,
-    scales,
-    zeros,
-    offsets,
-    codebook,
-    groupIndex,
-    null,
+    scheme.bits,
+    scheme.groupSize,
+    await shareable(scales),
+    zeros && (await shareable(zeros)),
+    offsets && (await shareable(offsets)),
+    codebook && (await shareable(codebook)),
+    groupIndex && (await shareable(groupIndex)),
+    inputScale && (await shareable(inputScale)),
   )
-  return new PackedWeight(handle, stored.shape, bits)
-}
-
-async function packTensor(q: QuantizedTensor): Promise<PackedWeight> {
-  const [n, k] = q.shape
-  const { bits, groupSize } = q.scheme
-  const handle = await native.packCodes(
-    await shareable(q.codes),
-    codeLayouts.bytes,
-    n,
-    k,
-    bits,
-    groupSize,
-    await shareable(q.scales),
-    q.zeros && (await shareable(q.zeros)),
-    q.offsets && (await shareable(q.offsets)),
-    q.codebook && (await shareable(q.codebook)),
-    q.groupIndex && (await shareable(q.groupIndex)),
-    q.inputScale && (await shareable(q.inputScale)),
-  )
-  return new PackedWeight(handle, q.shape, bits)
+  return new PackedWeight(handle, shape, scheme.bits)
 }
 
 /** On a CUDA device, where the codes are also brought into the order of the kernels. */

@@ -5,6 +5,7 @@ import { Gguf } from "../containers/gguf.ts"
 import { type Dtype, isFloat } from "../core/dtype.ts"
 import { TsqError } from "../core/errors.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
+import { bytesOf } from "../core/shared-array.ts"
 import { elementCount, sharedBytes, sharedFloats } from "../core/tensor.ts"
 import { GgufModel } from "../engine/gguf-model.ts"
 import type { FormatReader } from "../formats/format.ts"
@@ -171,8 +172,6 @@ function weightOf(gguf: Gguf, entry: GgufEntry, name: string, order: Int32Array 
   }
   return { kind: "dense", name, shape, type: type.name, dtype, stored, values }
 }
-
-const bytesOf = (floats: Float32Array) => new Uint8Array(floats.buffer, floats.byteOffset, floats.byteLength)
 
 /** Row i of the result is row order[i]; rows are of equal length. The array itself without an order. */
 export function inOrder<T extends Uint8Array | Float32Array>(rows: T, order: Int32Array | null): T {

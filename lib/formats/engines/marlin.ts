@@ -1,6 +1,6 @@
 // What the Marlin kernels of vLLM and SGLang take. Source: vllm-project/vllm, vllm/model_executor/layers/quantization/utils/marlin_utils.py
 // (GPTQ_MARLIN_MIN_THREAD_N, GPTQ_MARLIN_MIN_THREAD_K, MARLIN_SUPPORTED_GROUP_SIZES); SGLang's copy has the same numbers.
-import { groupOf, refused, type StoredModule, slow } from "./engine.ts"
+import { groupOf, on, refused, type StoredModel, type StoredModule, slow } from "./engine.ts"
 
 export const marlinGroups: readonly number[] = [-1, 32, 64, 128]
 
@@ -29,3 +29,18 @@ export function awqShape(module: StoredModule): ReturnType<typeof refused> | nul
   if (n % 8 !== 0) return refused(`n = ${n} is not a multiple of 8, the codes of a word`)
   return null
 }
+
+/** What an AWQ module has to be. */
+export const awqModule = (module: StoredModule) => [
+  module.scheme.bits === 4 ? null : refused(`${module.scheme.bits} bits: AWQ files have 4`),
+  awqShape(module) ?? notMarlin(module),
+]
+
+/** AWQ's layouts have the same names, and an engine that reads one of them takes every file for it. `who` begins the reason. */
+export const awqLayout = ({ settings }: StoredModel, who: string) =>
+  on(
+    "quantization_config.version",
+    /^gemv/i.test(String(settings?.version ?? "gemm"))
+      ? refused(`${who} for the GEMM layout: this one would give garbage`)
+      : null,
+  )

@@ -1,6 +1,6 @@
 // SGLang. Sources: sgl-project/sglang, python/sglang/srt/layers/quantization/{gptq,awq,fp8}.py, marlin_utils.py and compressed_tensors/.
 import { type Engine, on, refused, slow, unequalParts } from "./engine.ts"
-import { awqShape, notMarlin } from "./marlin.ts"
+import { awqLayout, awqModule, notMarlin } from "./marlin.ts"
 
 const old = (format: string) => [
   on("format", refused(`${format} files are only loaded with an old vLLM installed beside SGLang`)),
@@ -22,19 +22,8 @@ export const sglang: Engine = {
       model: unequalParts,
     },
     awq: {
-      module: module => [
-        module.scheme.bits === 4 ? null : refused(`${module.scheme.bits} bits: AWQ files have 4`),
-        awqShape(module) ?? notMarlin(module),
-      ],
-      model: model => [
-        ...unequalParts(model),
-        on(
-          "quantization_config.version",
-          /^gemv/i.test(String(model.settings?.version ?? "gemm"))
-            ? refused("AWQ files are taken for the GEMM layout: this one would give garbage")
-            : null,
-        ),
-      ],
+      module: awqModule,
+      model: model => [...unequalParts(model), awqLayout(model, "AWQ files are taken")],
     },
     "compressed-tensors": {
       module: module => {

@@ -1,6 +1,6 @@
 // vLLM. Sources: vllm-project/vllm, vllm/model_executor/layers/quantization/{auto_gptq,gptq_marlin,awq,fp8}.py and compressed_tensors/.
 import { type Engine, groupOf, on, refused, type StoredModel, unequalParts } from "./engine.ts"
-import { awqShape, marlinGroups, notMarlin } from "./marlin.ts"
+import { awqLayout, awqModule, marlinGroups, notMarlin } from "./marlin.ts"
 
 const plugin = (name: string) => [
   on("format", refused(`${name} needs a plugin package since vLLM 0.28; it is not part of vLLM`)),
@@ -45,18 +45,10 @@ export const vllm: Engine = {
       ],
     },
     awq: {
-      module: module => [
-        module.scheme.bits === 4 ? null : refused(`${module.scheme.bits} bits: AWQ files have 4`),
-        awqShape(module) ?? notMarlin(module),
-      ],
+      module: awqModule,
       model: model => [
         ...unequalParts(model),
-        on(
-          "quantization_config.version",
-          /^gemv/i.test(String(model.settings?.version ?? "gemm"))
-            ? refused("vLLM takes every AWQ file for the GEMM layout: this one would give garbage")
-            : null,
-        ),
+        awqLayout(model, "vLLM takes every AWQ file"),
         on(
           "quantization_config.zero_point",
           model.settings?.zero_point === false
