@@ -24,8 +24,8 @@ import {
 export type { SchemeName } from "./scheme.ts"
 
 export type RoundingName = "nearest" | "mse" | "gptq"
-export type TransformName = "awq"
-export type PresetName = "rtn" | "gptq" | "awq" | "awq-gptq" | "fp8" | "nf4" | "llm.int8"
+export type TransformName = "awq" | "smooth"
+export type PresetName = "rtn" | "gptq" | "awq" | "awq-gptq" | "smoothquant" | "fp8" | "nf4" | "llm.int8"
 
 export interface QuantizeModelOptions extends LongWork, RoundingOptions {
   /** A named point in the space below; options given beside it win. Default "gptq" with calibration, "rtn" without. */
@@ -36,7 +36,10 @@ export interface QuantizeModelOptions extends LongWork, RoundingOptions {
   groupSize?: GroupSize
   symmetric?: boolean
   rounding?: RoundingName
+  /** What is reshaped before rounding, in this order. */
   transforms?: readonly TransformName[]
+  /** smooth: the share of the activations' range that moves into the weights, 0 to 1, or "auto" (default): searched for every scale group. */
+  alpha?: number | "auto"
   format?: FormatName
   /** GPTQ files: "v1" (default; widest reach), "v2", or "planar" (GPTQModel's gptq_p, which holds 5 to 7 bits too). */
   gptqVersion?: GptqVersion
@@ -75,6 +78,8 @@ export interface Recipe {
   symmetric: boolean
   rounding: RoundingName
   transforms: readonly TransformName[]
+  /** null without the transform "smooth". */
+  alpha: number | "auto" | null
   format: FormatName
   gptqVersion: GptqVersion
   doubleQuantization: boolean
@@ -94,16 +99,20 @@ const presets: Record<PresetName, Partial<Recipe>> = {
   gptq: { rounding: "gptq", transforms: [], symmetric: true, format: "gptq" },
   awq: { rounding: "nearest", transforms: ["awq"], symmetric: false, format: "awq" },
   "awq-gptq": { rounding: "gptq", transforms: ["awq"], symmetric: true, format: "gptq" },
+  smoothquant: {
+    ...{ scheme: "w8a8", rounding: "nearest", transforms: ["smooth"], symmetric: true },
+    format: "compressed-tensors",
+  },
   fp8: { scheme: "fp8", rounding: "nearest", transforms: [], symmetric: true },
   nf4: { scheme: "nf4", rounding: "nearest", transforms: [], symmetric: true, format: "bitsandbytes" },
   "llm.int8": { scheme: "llm.int8", rounding: "nearest", transforms: [], symmetric: true, format: "bitsandbytes" },
 }
 
 /** Names that belong to the surface and are not built yet: refused as unsupported rather than unknown. */
-const laterPresets = ["smoothquant", "best"]
+const laterPresets = ["best"]
 const laterSchemes: readonly string[] = []
 const laterRoundings = ["hqq", "auto-round", "qronos"]
-const laterTransforms = ["smooth", "hadamard"]
+const laterTransforms = ["hadamard"]
 
 const known = [
   "preset",
@@ -112,6 +121,7 @@ const known = [
   "symmetric",
   "rounding",
   "transforms",
+  "alpha",
   "format",
   "gptqVersion",
   "doubleQuantization",
@@ -174,7 +184,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
   const rounding =
     choose(options, "rounding", ["nearest", "mse", "gptq"], laterRoundings) ?? defaults.rounding ?? "nearest"
   const transforms = options.strings("transforms", defaults.transforms ?? []) as readonly TransformName[]
-  for (const transform of transforms) oneOf(options, "transforms", transform, ["awq"], laterTransforms)
+  for (const transform of transforms) oneOf(options, "transforms", transform, ["awq", "smooth"], laterTransforms)
   if (new Set(transforms).size !== transforms.length) options.fail("transforms", "every transform once")
   const symmetric = options.boolean("symmetric", defaults.symmetric ?? true)
   const groupSize =
@@ -186,10 +196,10 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     name => name !== "none" && (isNearestOnly(name) || name === "w8a8"),
   )
   const nearestOnly = own && own !== "none" && isNearestOnly(own)
-  if ((own && !symmetric) || (nearestOnly && (rounding !== "nearest" || transforms.length > 0)))
+  if ((own && !symmetric) || (nearestOnly && rounding !== "nearest"))
     throw new TsqError(
       "ERR_OPTION",
-      `quantizeModel: scheme "${own}" is symmetric${nearestOnly ? " and rounded to the nearest value, without transforms" : ""}; found rounding "${rounding}"${transforms.length > 0 ? `, transforms ${transforms.join(", ")}` : ""}${symmetric ? "" : ", symmetric false"}`,
+      `quantizeModel: scheme "${own}" is symmetric${nearestOnly ? " and rounded to the nearest value" : ""}; found rounding "${rounding}"${symmetric ? "" : ", symmetric false"}`,
     )
   const format =
     readFormat(options) ??
@@ -211,6 +221,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     symmetric,
     rounding,
     transforms: [...transforms],
+    alpha: readAlpha(options, transforms),
     format,
     gptqVersion: options.oneOf("gptqVersion", gptqVersions, "v1"),
     doubleQuantization: options.boolean("doubleQuantization", false),
@@ -228,6 +239,18 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
       block: options.integer("block", { min: 1 }, 128),
     },
   }
+}
+
+function readAlpha(options: Options, transforms: readonly TransformName[]): Recipe["alpha"] {
+  const alpha = options.raw("alpha")
+  if (!transforms.includes("smooth")) {
+    if (alpha !== undefined) options.fail("alpha", 'no value without the transform "smooth"')
+    return null
+  }
+  if (alpha === undefined) return "auto"
+  if (alpha !== "auto" && !(typeof alpha === "number" && alpha >= 0 && alpha <= 1))
+    options.fail("alpha", 'a number from 0 to 1 or "auto"')
+  return alpha as number | "auto"
 }
 
 function defaultPreset(values: QuantizeModelOptions): PresetName {
