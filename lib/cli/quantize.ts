@@ -62,7 +62,11 @@ export function addQuantize(program: Command): void {
       .option("--group-size <n|channel|tensor>", "columns that share a scale (default 128)", groupSize)
       .option("--asymmetric", "with zero points")
       .option("--rounding <name>", "nearest, mse or gptq")
-      .option("--transform <name>", "awq or smooth; may be given several times", collect)
+      .option(
+        "--transform <name>",
+        "awq, smooth or hadamard; may be given several times, in this order: hadamard, smooth, awq",
+        collect,
+      )
       .option(
         "--alpha <n|auto>",
         "of smooth: share of the activations' range that moves into the weights (default auto: searched)",

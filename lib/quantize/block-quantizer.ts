@@ -15,7 +15,7 @@ import { gridOf } from "../rounding/arrays.ts"
 import { nearest } from "../rounding/nearest.ts"
 import { roundingByName } from "../rounding/registry.ts"
 import type { InputStatistics, Rounding, RoundingInput, RoundingReport } from "../rounding/rounding.ts"
-import { transformByName } from "../transforms/registry.ts"
+import { blockTransforms, transformByName } from "../transforms/registry.ts"
 import type { TransformReport } from "../transforms/transform.ts"
 import type { CalibrationRun } from "./calibration-run.ts"
 import { transformRows } from "./estimate.ts"
@@ -93,7 +93,7 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
 
   try {
     const original = run.own(await run.bind(layer))
-    for (const name of recipe.transforms) {
+    for (const name of blockTransforms(recipe.transforms)) {
       const bound = await run.rebind(original, weights)
       transforms.push(
         await transformByName(name).apply({

@@ -10,6 +10,7 @@ import { isGgufPreset } from "../formats/gguf-mixes.ts"
 import { formats } from "../formats/registry.ts"
 import type { ModelProgram } from "../models/program.ts"
 import type { RoundingOptions } from "../rounding/rounding.ts"
+import { blockTransforms, type TransformName, transformNames } from "../transforms/registry.ts"
 import { isEngineScheme } from "./engine-schemes.ts"
 import {
   bitsOf,
@@ -24,7 +25,6 @@ import {
 export type { SchemeName } from "./scheme.ts"
 
 export type RoundingName = "nearest" | "mse" | "gptq"
-export type TransformName = "awq" | "smooth"
 export type PresetName = "rtn" | "gptq" | "awq" | "awq-gptq" | "smoothquant" | "fp8" | "nf4" | "llm.int8"
 
 export interface QuantizeModelOptions extends LongWork, RoundingOptions {
@@ -36,7 +36,7 @@ export interface QuantizeModelOptions extends LongWork, RoundingOptions {
   groupSize?: GroupSize
   symmetric?: boolean
   rounding?: RoundingName
-  /** What is reshaped before rounding, in this order. */
+  /** What is reshaped before rounding, in this order; "hadamard" comes first. */
   transforms?: readonly TransformName[]
   /** smooth: the share of the activations' range that moves into the weights, 0 to 1, or "auto" (default): searched for every scale group. */
   alpha?: number | "auto"
@@ -112,7 +112,6 @@ const presets: Record<PresetName, Partial<Recipe>> = {
 const laterPresets = ["best"]
 const laterSchemes: readonly string[] = []
 const laterRoundings = ["hqq", "auto-round", "qronos"]
-const laterTransforms = ["hadamard"]
 
 const known = [
   "preset",
@@ -184,8 +183,13 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
   const rounding =
     choose(options, "rounding", ["nearest", "mse", "gptq"], laterRoundings) ?? defaults.rounding ?? "nearest"
   const transforms = options.strings("transforms", defaults.transforms ?? []) as readonly TransformName[]
-  for (const transform of transforms) oneOf(options, "transforms", transform, ["awq", "smooth"], laterTransforms)
+  for (const transform of transforms) oneOf(options, "transforms", transform, transformNames, [])
   if (new Set(transforms).size !== transforms.length) options.fail("transforms", "every transform once")
+  if (transforms.indexOf("hadamard") > 0)
+    options.fail(
+      "transforms",
+      '"hadamard" as the first: it takes the weights of norms into which the others fold scales',
+    )
   const symmetric = options.boolean("symmetric", defaults.symmetric ?? true)
   const groupSize =
     typeof values.groupSize === "string"
@@ -270,7 +274,8 @@ function checkOverrides(options: Options): Recipe["overrides"] {
 }
 
 /** Whether a recipe looks at activations. */
-export const needsCalibration = (recipe: Recipe): boolean => recipe.rounding === "gptq" || recipe.transforms.length > 0
+export const needsCalibration = (recipe: Recipe): boolean =>
+  recipe.rounding === "gptq" || blockTransforms(recipe.transforms).length > 0
 
 /** Whether the calibration set is sent through the model: weighted scale search uses it too where it is there. */
 export const needsCalibrationRun = (recipe: Recipe): boolean => needsCalibration(recipe) || recipe.rounding === "mse"

@@ -29,8 +29,11 @@ t.test("options", async t => {
   await option({ ...rtn, format: "onnx" }, /convert that to a file called .onnx/)
   await option({ scheme: "w7a16" }, /scheme is "w7a16", expected "w8a16"/)
   await option({ rounding: "best" }, /rounding is "best"/)
-  await option({ transforms: ["awk"] }, /transforms is "awk", expected "awq" or "smooth"/)
+  await option({ transforms: ["awk"] }, /transforms is "awk", expected "awq", "smooth" or "hadamard"/)
   await option({ transforms: "awq" }, /transforms/)
+  await option({ transforms: ["awq", "awq"] }, /every transform once/)
+  await option({ transforms: ["smooth", "hadamard"] }, /"hadamard" as the first/)
+  await option({ transforms: ["hadamard", "smooth"] }, /transform smooth needs calibration/)
   await option({ format: "safetensors" }, /format is "safetensors"/)
   for (const groupSize of [0, -1, 1.5, Number.NaN, "row", null]) await option({ ...rtn, groupSize }, /groupSize/)
   await option(
@@ -59,7 +62,6 @@ t.test("what later versions will know is unsupported, not unknown", async t => {
   const later = (options: object) =>
     refused(t, options, { code: "ERR_UNSUPPORTED", message: /not available in this version; available: / })
   for (const preset of ["best"]) await later({ preset })
-  for (const transform of ["hadamard"]) await later({ transforms: [transform] })
 })
 
 t.test("calibration", async t => {
