@@ -55,7 +55,7 @@ export class QuantizationJob {
           `${source}: this checkpoint is quantized already (${String(checkpoint.quantizationConfig.quant_method ?? "unknown method")}); ` +
             "quantize the original, or convertModel this one to another format" +
             (open.adapters.length > 0
-              ? "; adapters are merged into unquantized weights, none run beside quantized ones yet"
+              ? "; adapters are merged into unquantized weights: run them beside quantized ones (loadModel's adapters, --adapter)"
               : ""),
         )
       const program = describeModel(checkpoint.config)
