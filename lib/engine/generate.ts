@@ -158,7 +158,7 @@ export async function* generateTokens(
   const limit = Math.min(settings.maxTokens, model.maxContext - prompt.length)
   const cache = model.createCache(pagesFor(prompt.length + limit))
   try {
-    const sequence = new SequenceCache(new PageAllocator(cache.pages))
+    let sequence = new SequenceCache(new PageAllocator(cache.pages))
     const decoder = model.tokenizer.streamDecoder(Array.from(prompt.subarray(-16)))
     const stops = new StopStrings(settings.stops)
     const history = sharedInts(prompt.length + limit)
@@ -166,7 +166,9 @@ export async function* generateTokens(
     const sampled = sharedInts(1)
     const lastRow = sharedInts(1)
     const penalised = sampling.repetitionPenalty !== 1
-    const runs = { prompt: model.runs(false), last: model.runs(true) }
+    const runsOf = (tokens: number) => ({ prompt: model.runs(false, tokens), last: model.runs(true, tokens) })
+    let runs = runsOf(prompt.length)
+    const { longLength } = model
 
     /** Runs history[begin ... end); samples the token after it where asked. */
     const run = async (begin: number, end: number, sample: boolean): Promise<void> => {
@@ -195,10 +197,13 @@ export async function* generateTokens(
 
     const start = performance.now()
     let length = prompt.length
-    for (let begin = 0; begin < length; begin += prefillRows) {
-      const end = Math.min(begin + prefillRows, length)
-      await run(begin, end, end === length)
+    const prefill = async (): Promise<void> => {
+      for (let begin = 0; begin < length; begin += prefillRows) {
+        const end = Math.min(begin + prefillRows, length)
+        await run(begin, end, end === length)
+      }
     }
+    await prefill()
     const prefillSeconds = (performance.now() - start) / 1000
 
     const tokens: number[] = []
@@ -230,7 +235,12 @@ export async function* generateTokens(
         }
       }
       const before = performance.now()
-      await run(length - 1, length, true)
+      if (length - 1 === longLength) {
+        // What the cache holds was computed for short texts.
+        sequence = new SequenceCache(new PageAllocator(cache.pages))
+        runs = runsOf(length)
+        await prefill()
+      } else await run(length - 1, length, true)
       decodeSeconds += (performance.now() - before) / 1000
     }
   } finally {

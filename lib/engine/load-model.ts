@@ -165,6 +165,8 @@ interface Request extends LongWork {
 }
 
 interface ModelSource extends WeightSource {
+  /** Whether there is a tensor of that name, or a module's in any format. */
+  has(tensor: string): boolean
   /** Of what it has handed out; `outside` names the embedding and the head, which are not among the blocks' linears. */
   summary(outside: readonly string[]): WeightSummary
 }
@@ -219,7 +221,7 @@ async function assemble(
 ): Promise<Model> {
   // Imported here, and not with this module: a cache file is being read by now, so that it takes no time of its own.
   const { describeModel } = await import("../models/registry.ts")
-  const program = describeModel(configuration)
+  const program = describeModel(configuration, tensor => source.has(tensor))
   const { config } = program
   if (maxContext !== undefined && maxContext > config.maxContext)
     throw new TsqError(

@@ -5,7 +5,7 @@ import type { LongWork } from "../core/progress.ts"
 import { sharedInts, Tensor } from "../core/tensor.ts"
 import type { Activations } from "../kernels/packed-weight.ts"
 import type { GenerationDefaults } from "../models/generation-config.ts"
-import type { ModelConfig, ModelProgram } from "../models/program.ts"
+import { longLength, type ModelConfig, type ModelProgram } from "../models/program.ts"
 import type { BoundSection, KvCacheHandle, ModelRunner, Step, StepRun } from "../models/runner.ts"
 import { PageAllocator, pagesFor, SequenceCache } from "../models/sequence.ts"
 import type { Tokenizer } from "../models/tokenizer.ts"
@@ -156,6 +156,7 @@ export class Model {
     const cache = this.createCache(pagesFor(tokens.length))
     try {
       const sequence = new SequenceCache(new PageAllocator(cache.pages))
+      const runs = this.runs(true, tokens.length)
       for (let begin = 0; begin < tokens.length; begin += prefillRows) {
         throwIfAborted(signal)
         const rows = Math.min(prefillRows, tokens.length - begin)
@@ -163,7 +164,7 @@ export class Model {
         for (let i = 0; i < rows; i++) chosen[i] = i
         const logits = (out.data as Float32Array).subarray(begin * vocabulary, (begin + rows) * vocabulary)
         await this.step({
-          runs: this.runs(true),
+          runs,
           rows,
           tokens: tokens.subarray(begin, begin + rows),
           sequences: [{ ...sequence.next(rows), adapter }],
@@ -221,23 +222,34 @@ export class Model {
     })
   }
 
-  /** The whole model as runs of a step; without the epilogue where nothing is asked of the last hidden state. */
-  runs(epilogue: boolean): StepRun[] {
+  /**
+   * The whole model as runs of a step; without the epilogue where nothing is asked of the last hidden state. tokens: of the sequences
+   * altogether, on which rope may depend (longLength).
+   */
+  runs(epilogue: boolean, tokens: number): StepRun[] {
     this.#checkOpen()
     const { prologue, blocks, epilogue: last } = this.#parts
-    const runs: StepRun[] = [{ section: prologue }, ...blocks.map((section, layer) => ({ section, layer }))]
+    const runs: StepRun[] = [
+      { section: prologue },
+      ...blocks.map((section, layer) => ({ section: section.forLength(tokens), layer })),
+    ]
     return epilogue ? [...runs, { section: last }] : runs
   }
 
-  /** Where the logits operation reads: run and op to observe (the op before it), slot, width, and the head's handle. */
-  get logitsInput(): { run: number; op: number; slot: number; width: number; head: number } {
+  /** Sequences of more tokens than this run with other constants from their first token on; null: there are none. */
+  get longLength(): number | null {
+    return longLength(this.program)
+  }
+
+  /** Where the logits operation reads: run and op to observe (the op before it), slot, width, the head's handle, and the logits' soft cap. */
+  get logitsInput(): { run: number; op: number; slot: number; width: number; head: number; softcap: number } {
     this.#checkOpen()
     const { sections, slots, blocks } = this.program
     const ops = sections.at(-1)!.ops
     const logits = ops.at(-1)!
     const slot = logits.in[0]!
     const head = this.#parts.epilogue.weights[logits.weights[0]!]!
-    return { run: blocks.length + 1, op: ops.length - 2, slot, width: slots[slot]!, head }
+    return { run: blocks.length + 1, op: ops.length - 2, slot, width: slots[slot]!, head, softcap: logits.p[0]! }
   }
 
   /** A KV cache for this model's layers. */

@@ -60,7 +60,7 @@ export class WindowScorer {
       const { rows, targets } = part
       const referenceHidden = await reference.#hiddenRows(part, signal)
       const values = new Float64Array(new SharedArrayBuffer(8 * divergenceColumns * rows.length))
-      const { width, head } = reference.#model.logitsInput
+      const { width, head, softcap } = reference.#model.logitsInput
       const epilogue = {
         mode: "divergence" as const,
         rows,
@@ -69,6 +69,7 @@ export class WindowScorer {
         referenceHidden,
         referenceWidth: width,
         referenceHead: head,
+        referenceSoftcap: softcap,
         referenceActivations: reference.#activations,
       }
       await this.#model.step({ ...this.#step(part, rows.length > 0), ...(rows.length > 0 && { epilogue }), signal })
@@ -109,7 +110,7 @@ export class WindowScorer {
   #step(part: Part, epilogue: boolean): Step {
     const pages = pagesFor(this.#window)
     return {
-      runs: this.#model.runs(epilogue),
+      runs: this.#model.runs(epilogue, this.#window),
       rows: part.tokens.length,
       tokens: part.tokens,
       sequences: Array.from({ length: part.tokens.length / part.length }, (_, i) => ({

@@ -48,6 +48,7 @@ export type Epilogue =
       referenceHidden: Float32Array
       referenceWidth: number
       referenceHead: number
+      referenceSoftcap: number
       referenceActivations: Activations
     }
 
@@ -108,12 +109,12 @@ export class ModelRunner {
     )
   }
 
-  /** Reads and binds the weights of one section; `prefix` precedes its names ("model.layers.3."). */
-  bindSection(section: number, prefix: string, source: WeightSource): Promise<BoundSection> {
+  /** Reads and binds the weights of one section; `prefix` precedes its names ("model.layers.3."). tokens: of a sequence altogether, as BoundSection.bind. */
+  bindSection(section: number, prefix: string, source: WeightSource, tokens?: number): Promise<BoundSection> {
     const template = this.program.sections[section]
     if (!template)
       throw new TsqError("ERR_OPTION", `section is ${section}, expected 0 to ${this.program.sections.length - 1}`)
-    return BoundSection.bind(section, prefix, template, source)
+    return BoundSection.bind(section, prefix, template, source, tokens)
   }
 
   createCache(layers: number, pages: number): KvCacheHandle {

@@ -58,7 +58,7 @@ export class QuantizationJob {
               ? "; adapters are merged into unquantized weights: run them beside quantized ones (loadModel's adapters, --adapter)"
               : ""),
         )
-      const program = describeModel(checkpoint.config)
+      const program = describeModel(checkpoint.config, name => checkpoint.has(name))
       adapters = await Adapters.open(options.adapters ?? [], checkpoint, options.onWarning ?? (() => {}))
       const recipe = closeRecipe(open, program)
       const calibration = await calibrationOf(source, program, recipe, options)

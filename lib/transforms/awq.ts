@@ -224,19 +224,8 @@ function expand(scale: Float32Array, group: ScaleGroup): Float32Array {
 
 /** Divides the source and multiplies the targets by the scale. A norm's weight is rounded to its stored type; the targets take what it was really divided by. */
 async function fold({ weights }: TransformInput, group: ScaleGroup, scale: Float32Array): Promise<void> {
-  let columns = scale
-  if (group.source.kind === "vector") columns = (await weights.divideVector(group.source.tensor, scale)) ?? scale
-  else {
-    await weights.scaleLinear(group.source.module, inverse(scale), null)
-    await weights.divideVector(`${group.source.module}.bias`, scale)
-  }
+  const columns = await weights.divideSource(group.source, scale)
   for (const target of group.targets) await weights.scaleLinear(target, null, expand(columns, group))
-}
-
-function inverse(scale: Float32Array): Float32Array {
-  const result = sharedFloats(scale.length)
-  for (let i = 0; i < scale.length; i++) result[i] = 1 / scale[i]!
-  return result
 }
 
 function firstLinear(section: Section, modules: readonly string[]): number {

@@ -25,10 +25,15 @@ enum class OpKind : int32_t {
                    // attentionFactor]
   kAttention = 4,  // in0 q, in1 k, in2 v -> out; appends k, v to the cache               p: [heads, kvHeads, headDim,
                    // scale, window, softcap]
-  kGated =
-      5,     // in0 gate, in1 up -> out                                             p: [activation: 0 silu, 1 gelu_tanh]
-  kAdd = 6,  // in0, in1 -> out                                                     p: []
-  kLogits = 7,  // in0, w0 packed head: last op of an epilogue; runs per the request   p: [softcap]
+  kGated = 5,      // in0 gate, in1 up -> out                                             p: [activation: 0 silu, 1
+                   // gelu_tanh, 2 gelu_erf]
+  kAdd = 6,        // in0, in1 -> out                                                     p: []
+  kLogits = 7,     // in0, w0 packed head: last op of an epilogue; runs per the request   p: [softcap]
+  kLayerNorm = 8,  // in0, w0 vector, w1 bias vector or -1 -> out                         p: [eps]
+  kColumns = 9,    // in0 -> out: pieces of every row, one after another                  p: [begin, pieces, length,
+                   // stride]
+  kPositions = 10,  // out <- rows of weight w0 by position                                p: [positions]
+  kActivate = 11,   // in0 -> out                                                         p: [activation, as of kGated]
 };
 
 struct Op {
