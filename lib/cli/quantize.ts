@@ -13,7 +13,7 @@ import {
   refuseLater,
   type SharedFlags,
 } from "./arguments.ts"
-import { bytesText, durationText, note, print, printJson, warn } from "./output.ts"
+import { bytesText, durationText, note, print, printJson } from "./output.ts"
 import { showProgress } from "./progress.ts"
 import { readText } from "./text-file.ts"
 
@@ -135,7 +135,6 @@ export function addQuantize(program: Command): void {
       print(
         `${out}: ${report.tensors.length} linears at ${report.bitsPerWeight.toFixed(3)} bits per weight, ${bytesText(report.sourceBytes)} to ${bytesText(report.outputBytes)}, in ${durationText(performance.now() - started)}`,
       )
-      for (const text of report.warnings.slice(0, 10)) warn(text)
     } catch (error) {
       progress.stop()
       if (interrupt.signal.aborted)

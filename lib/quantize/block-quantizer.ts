@@ -29,6 +29,8 @@ export interface BlockResult {
   /** Dense tensors that a transform changed, by full name: f32 values. */
   changed: ReadonlyMap<string, Float32Array>
   transforms: readonly TransformReport[]
+  /** Largest magnitude in the residual stream behind the block, over the calibration; null without one. */
+  residualPeak: number | null
 }
 
 export interface BlockInput extends LongWork {
@@ -88,9 +90,10 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
       throwIfAborted(input.signal)
       if (entry.scheme) await round(module, undefined)
     }
-    return { tensors, reports, changed: new Map(), transforms }
+    return { tensors, reports, changed: new Map(), transforms, residualPeak: null }
   }
 
+  const peaks = new Accumulator("absMax", program.slots[0]!)
   try {
     const original = run.own(await run.bind(layer))
     for (const name of blockTransforms(recipe.transforms)) {
@@ -133,9 +136,11 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
         hessian.dispose()
       }
     }
-    await run.advance(bound, input.signal)
-    return { tensors, reports, changed: await changedTensors(weights, prefix, tensors), transforms }
+    await run.advance(bound, input.signal, [{ op: section.ops.length, slot: 0, accumulator: peaks }])
+    const residualPeak = peaks.read(peaks.width).reduce((most, peak) => Math.max(most, peak), 0)
+    return { tensors, reports, changed: await changedTensors(weights, prefix, tensors), transforms, residualPeak }
   } finally {
+    peaks.dispose()
     run.releaseOwned()
   }
 }

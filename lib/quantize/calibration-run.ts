@@ -71,7 +71,7 @@ export class CalibrationRun {
     device: Handle | null = null,
   ): Promise<CalibrationRun> {
     const run = new CalibrationRun(program, source, set, device)
-    const prologue = await run.runner.bindSection(0, "", source)
+    const prologue = await run.runner.bindSection(0, "", source, set.sequenceLength)
     try {
       for (const batch of run.#batches) {
         const tokens = sharedInts(batch.rows)
@@ -105,7 +105,13 @@ export class CalibrationRun {
 
   /** The block's original weights, or those of another source. */
   bind(layer: number, source: WeightSource = this.#source): Promise<BoundSection> {
-    return this.runner.bindSection(this.#program.blocks[layer]!, this.#program.blockPrefix(layer), source)
+    const { sequenceLength } = this.#set
+    return this.runner.bindSection(
+      this.#program.blocks[layer]!,
+      this.#program.blockPrefix(layer),
+      source,
+      sequenceLength,
+    )
   }
 
   /** `bound` with what a transform changed in its place; owned by this run. */

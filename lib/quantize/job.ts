@@ -57,10 +57,10 @@ export class QuantizationJob {
           `${source}: this checkpoint is quantized already (${String(checkpoint.quantizationConfig.quant_method ?? "unknown method")}); ` +
             "quantize the original, or convertModel this one to another format" +
             (open.adapters.length > 0
-              ? "; adapters are merged into unquantized weights, none run beside quantized ones yet"
+              ? "; adapters are merged into unquantized weights: run them beside quantized ones (loadModel's adapters, --adapter)"
               : ""),
         )
-      const described = describeModel(checkpoint.config)
+      const described = describeModel(checkpoint.config, name => checkpoint.has(name))
       const program = open.transforms.includes("hadamard") ? prepareRotation(checkpoint, described) : described
       adapters = await Adapters.open(options.adapters ?? [], checkpoint, options.onWarning ?? (() => {}))
       const recipe = closeRecipe(open, program)

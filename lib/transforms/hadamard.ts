@@ -36,7 +36,7 @@ export function prepareRotation(checkpoint: Checkpoint, program: ModelProgram): 
     )
   if (program.head !== program.embedding) return program
   checkpoint.editConfig({ tie_word_embeddings: false })
-  const untied = describeModel(checkpoint.config)
+  const untied = describeModel(checkpoint.config, name => checkpoint.has(name))
   if (untied.head === untied.embedding)
     throw new TsqError(
       "ERR_UNSUPPORTED",

@@ -10,6 +10,7 @@ import { type Activations, PackedWeight, prepack, prepackDense } from "../kernel
 import { Accumulator } from "../models/accumulator.ts"
 import type { ScaleGroup, Section } from "../models/program.ts"
 import type { BoundSection, Observer } from "../models/runner.ts"
+import { dividedVector, rowDivisors } from "../models/scale-source.ts"
 import { native } from "../native.ts"
 import { gridOf } from "../rounding/arrays.ts"
 import { nearest } from "../rounding/nearest.ts"
@@ -177,19 +178,21 @@ async function dividedSource(
         : slot.kind === "linear" && slot.module === source.module
     }),
   )
-  const divided = async (tensor: string) => {
+  let changed = bound
+  const divide = async (tensor: string, by: Float32Array, offset?: number) => {
     const values = await input.weights.vector(tensor)
-    return values && Float32Array.from(values, (value, i) => value / scale[i]!)
+    if (values) changed = own(changed.setVector(tensor, dividedVector(values, by, offset)))
   }
   if (source.kind === "vector") {
-    const values = (await divided(source.tensor))!
-    return { bound: own(bound.setVector(source.tensor, values)), begin }
+    await divide(source.tensor, scale, source.offset)
+    if (source.bias) await divide(source.bias, scale)
+    return { bound: changed, begin }
   }
   const [n, k] = input.weights.shape(source.module)
-  const weight = await scaled(await input.weights.linear(source.module), n, k, inverse(scale), null)
-  let changed = own(bound.set(source.module, own(await prepackDense(Tensor.from(weight, [n, k])))))
-  const bias = await divided(`${source.module}.bias`)
-  if (bias) changed = own(changed.setVector(`${source.module}.bias`, bias))
+  const divisors = rowDivisors(n, scale, source.rows)
+  const weight = await scaled(await input.weights.linear(source.module), n, k, inverse(divisors), null)
+  changed = own(changed.set(source.module, own(await prepackDense(Tensor.from(weight, [n, k])))))
+  await divide(`${source.module}.bias`, divisors)
   return { bound: changed, begin }
 }
 
@@ -213,12 +216,7 @@ export async function foldAll(input: TransformInput, found: readonly FoundScale[
 
 /** Divides the source and multiplies the targets by the scale. A norm's weight is rounded to its stored type; the targets take what it was really divided by. */
 async function fold({ weights }: TransformInput, group: ScaleGroup, scale: Float32Array): Promise<void> {
-  let columns = scale
-  if (group.source.kind === "vector") columns = (await weights.divideVector(group.source.tensor, scale)) ?? scale
-  else {
-    await weights.scaleLinear(group.source.module, inverse(scale), null)
-    await weights.divideVector(`${group.source.module}.bias`, scale)
-  }
+  const columns = await weights.divideSource(group.source, scale)
   for (const target of group.targets) await weights.scaleLinear(target, null, expand(columns, group))
 }
 
