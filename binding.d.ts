@@ -385,6 +385,21 @@ export interface Binding {
     columnScale: Float32Array | null,
     out: Float32Array,
   ): Promise<void>
+  /** The largest divisor of size that there is a Hadamard matrix of (native/rounding/hadamard.h). */
+  hadamardOrder(size: number): number
+  /**
+   * out = rows (axis 1) or columns (axis 0) of source [n, k], times scale along that axis (null: ones), times a Hadamard matrix of order
+   * `block` by its root, in consecutive blocks. out may be source. ERR_OPTION unless block is an order that divides the axis.
+   */
+  hadamard(
+    source: Float32Array,
+    n: number,
+    k: number,
+    axis: 0 | 1,
+    block: number,
+    scale: Float32Array | null,
+    out: Float32Array,
+  ): Promise<void>
   /** out [n, k] = w + scale * (b a), with a [rank, k] and b [n, rank]. out may be w. */
   addLowRank(
     w: Float32Array,

@@ -98,6 +98,8 @@ async function quantizeToFolder(
       )
       await refuseBadWeights(job, options.signal, (done, total) => report({ stage: "check", done, total }))
       const print = await fingerprint(job.checkpoint, job.recipe, job.calibration, packageVersion, options.signal)
+      // After the fingerprint: what is computed follows from the recipe.
+      job.rotate()
       const { device: id } = job.recipe
       const device = id === "cpu" ? null : await openDevice("quantizeModel", id)
       const store = await BlockStore.open(output.target, print, options.resume ?? false)

@@ -2,6 +2,7 @@
 import type { Scheme } from "../core/scheme.ts"
 import { packageVersion } from "../core/version.ts"
 import type { RoundingReport } from "../rounding/rounding.ts"
+import type { RotationReport } from "../transforms/hadamard.ts"
 import type { TransformReport } from "../transforms/transform.ts"
 import type { StoredBlock } from "./block-store.ts"
 import type { QuantizationJob } from "./job.ts"
@@ -25,6 +26,8 @@ export interface QuantizationReport {
   outputBytes: number
   tensors: TensorReport[]
   unquantized: { name: string; reason: string }[]
+  /** What "hadamard" turned; null without it. */
+  rotation: RotationReport | null
   /** By block, in order. */
   transforms: TransformReport[][]
   /** By block: largest magnitude in the residual stream behind it, over the calibration. Empty without one. */
@@ -62,6 +65,7 @@ export function makeReport(job: QuantizationJob, blocks: Iterable<StoredBlock>):
     unquantized: plan.modules
       .filter(entry => entry.scheme === null)
       .map(({ module, reason }) => ({ name: module, reason: reason ?? "" })),
+    rotation: job.rotation,
     transforms,
     residualPeaks,
     warnings: [

@@ -387,6 +387,8 @@ const valid = {
   convertAsync: () => ((a, b) => [pick([dtypeArray(a, 64), mapped()]), a, dtypeArray(b, 64), b, 64])(dtype(), dtype()),
   scan: () => (a => [pick([dtypeArray(a, 64), mapped()]), a, 64])(dtype()),
   scaleMatrix: () => [w(), n, k, maybe(filled(Float32Array, n)), maybe(filled(Float32Array, k)), w()],
+  hadamardOrder: () => [pick([1, 7, 12, 96, 2 ** 53 - 1])],
+  hadamard: () => [w(), n, k, below(2), pick([1, 2, 4, 12, 3]), null, w()],
   addLowRank: () => [w(), n, k, filled(Float32Array, 3 * k), filled(Float32Array, n * 3), 3, 0.5, w()],
   columnMagnitude: () => [w(), n, k, group, filled(Float32Array, k)],
   groupMagnitude: () => [w(), n, k, group, filled(Float32Array, n * k)],
