@@ -5,6 +5,7 @@ import type { RoundingReport } from "../rounding/rounding.ts"
 import type { TransformReport } from "../transforms/transform.ts"
 import type { StoredBlock } from "./block-store.ts"
 import type { QuantizationJob } from "./job.ts"
+import type { MixReport } from "./mixed/search.ts"
 import type { Recipe } from "./recipe.ts"
 
 export interface TensorReport extends RoundingReport {
@@ -28,6 +29,8 @@ export interface QuantizationReport {
   /** By block, in order. */
   transforms: TransformReport[][]
   warnings: string[]
+  /** Where schemes were chosen by measured damage. */
+  mix?: MixReport
 }
 
 export function makeReport(job: QuantizationJob, blocks: Iterable<StoredBlock>): QuantizationReport {
