@@ -1,6 +1,6 @@
 import { type Command, Option } from "commander"
 import { addRunFlags, cacheOptions, interruptible, positive, refuseLater, type SharedFlags } from "./arguments.ts"
-import { print, printJson } from "./output.ts"
+import { print, printJson, writePage } from "./output.ts"
 import { showProgress } from "./progress.ts"
 import { readText } from "./text-file.ts"
 
@@ -10,6 +10,8 @@ interface Flags extends SharedFlags {
   stride?: number
   protocol?: string
   against?: string
+  layers?: boolean
+  html?: string
 }
 
 export function addEvaluate(program: Command): void {
@@ -27,6 +29,8 @@ export function addEvaluate(program: Command): void {
           .default("gptq"),
       )
       .option("--against <model>", "reference model: adds KL divergence and top-token agreement")
+      .option("--layers", "with --against: the error of the residual stream after every block")
+      .option("--html <file>", "what was found, as a page with plots")
       .option("--json", "one JSON object on stdout"),
   ).action(async (model: string, flags: Flags) => {
     refuseLater(flags)
@@ -44,22 +48,19 @@ export function addEvaluate(program: Command): void {
         ...(flags.window !== undefined && { window: flags.window }),
         ...(flags.stride !== undefined && { stride: flags.stride }),
         ...(flags.against !== undefined && { against: flags.against }),
+        ...(flags.layers && { layers: true }),
         load: { ...cacheOptions(flags), onWarning: text => progress.note(`warning: ${text}`) },
         signal: interrupt.signal,
         onProgress: progress.onProgress,
       })
       progress.stop()
-      if (flags.json) return printJson(result)
-      print(
-        `perplexity ${result.perplexity.toFixed(4)} over ${result.tokenCount} tokens (${result.protocol}, window ${result.window})`,
-      )
-      if (result.against) {
-        const { perplexity, klMean, klP99, klMax, topAgreement } = result.against
-        print(`reference  ${perplexity.toFixed(4)}`)
-        print(
-          `KL ${klMean.toExponential(3)} nats per token (99 % ${klP99.toExponential(2)}, max ${klMax.toExponential(2)}), same top token ${(topAgreement * 100).toFixed(2)} %`,
-        )
+      const { evaluationParts, evaluationText } = await import("../report/evaluation.ts")
+      if (flags.html !== undefined) {
+        const { htmlPage } = await import("../report/html.ts")
+        await writePage(flags.html, htmlPage(`tsq evaluate: ${result.model}`, evaluationParts(result)))
       }
+      if (flags.json) return printJson(result)
+      print(evaluationText(result))
     } finally {
       progress.stop()
       interrupt.done()
