@@ -17,6 +17,7 @@ export { Tensor } from "./core/tensor.ts"
 export {
   convertModel,
   evaluateModel,
+  evaluateTask,
   inspectModel,
   loadModel,
   planQuantization,
@@ -25,8 +26,11 @@ export {
   writeOnnx,
 } from "./deferred.ts"
 export type { LoadOptions } from "./engine/load-model.ts"
+export type { Likelihood, LikelihoodOptions, LikelihoodRequest } from "./engine/loglikelihood.ts"
 export type { Model } from "./engine/model.ts"
 export type { EvaluateOptions, Evaluation } from "./evaluate/evaluate-model.ts"
+export type { EvaluateTaskOptions, TaskMetric, TaskResult } from "./evaluate/evaluate-task.ts"
+export type { Task } from "./evaluate/task.ts"
 export type { WriteOnnxOptions } from "./formats/onnx.ts"
 export type { OnnxLinear } from "./formats/onnx-linear.ts"
 export { dequantize } from "./kernels/dequantize.ts"

@@ -1,26 +1,53 @@
 import { type Command, Option } from "commander"
-import { addRunFlags, cacheOptions, interruptible, positive, refuseLater, type SharedFlags } from "./arguments.ts"
+import type { LongWork } from "../core/progress.ts"
+import type { LoadOptions } from "../engine/load-model.ts"
+import type { Activations } from "../kernels/packed-weight.ts"
+import type { Part } from "../report/html.ts"
+import {
+  addRunFlags,
+  cacheOptions,
+  collect,
+  interruptible,
+  positive,
+  refuseLater,
+  type SharedFlags,
+} from "./arguments.ts"
 import { print, printJson, writePage } from "./output.ts"
 import { showProgress } from "./progress.ts"
 import { readText } from "./text-file.ts"
 
 interface Flags extends SharedFlags {
-  text: string
+  text?: string
   window?: number
   stride?: number
   protocol?: string
   against?: string
   layers?: boolean
+  task?: readonly string[]
+  limit?: number
   html?: string
+}
+
+/** What every kind of evaluation is given. */
+interface Shared extends LongWork {
+  activations?: Activations
+  load: LoadOptions
+}
+
+/** What one found: for --json, for the terminal, and for a page. */
+interface Found {
+  json: unknown
+  text: string
+  parts: Part[]
 }
 
 export function addEvaluate(program: Command): void {
   addRunFlags(
     program
       .command("evaluate")
-      .description("perplexity of a model on a text, and its distance from another model")
+      .description("quality of a model: perplexity on a text, distance from another model, tasks")
       .argument("<model>", "Hugging Face folder")
-      .requiredOption("--text <file>", "UTF-8 text")
+      .option("--text <file>", "UTF-8 text")
       .option("--window <n>", "tokens of a window", positive)
       .option("--stride <n>", "score only each window's last n positions", positive)
       .addOption(
@@ -30,40 +57,73 @@ export function addEvaluate(program: Command): void {
       )
       .option("--against <model>", "reference model: adds KL divergence and top-token agreement")
       .option("--layers", "with --against: the error of the residual stream after every block")
+      .option("--task <file>", "documents of an lm-evaluation task, JSON or JSON Lines; may be repeated", collect)
+      .option("--limit <n>", "only the first n documents of a task", positive)
       .option("--html <file>", "what was found, as a page with plots")
       .option("--json", "one JSON object on stdout"),
-  ).action(async (model: string, flags: Flags) => {
+  ).action(async (model: string, flags: Flags, command: Command) => {
     refuseLater(flags)
-    const text = await readText(flags.text, "--text")
-    const { evaluateModel } = await import("../evaluate/evaluate-model.ts")
+    if (flags.text === undefined && !flags.task)
+      command.error("error: nothing to evaluate: give --text <file> or --task <file>")
+    if (flags.text !== undefined && flags.task)
+      command.error("error: --text and --task are two evaluations; give one of them")
     const { setThreads } = await import("../core/machine.ts")
     if (flags.threads !== undefined) setThreads(flags.threads)
     const progress = showProgress()
     const interrupt = interruptible()
+    const shared: Shared = {
+      ...(flags.activations && { activations: flags.activations }),
+      load: { ...cacheOptions(flags), onWarning: text => progress.note(`warning: ${text}`) },
+      signal: interrupt.signal,
+      onProgress: progress.onProgress,
+    }
     try {
-      const result = await evaluateModel(model, {
-        text,
-        protocol: flags.protocol as never,
-        ...(flags.activations && { activations: flags.activations }),
-        ...(flags.window !== undefined && { window: flags.window }),
-        ...(flags.stride !== undefined && { stride: flags.stride }),
-        ...(flags.against !== undefined && { against: flags.against }),
-        ...(flags.layers && { layers: true }),
-        load: { ...cacheOptions(flags), onWarning: text => progress.note(`warning: ${text}`) },
-        signal: interrupt.signal,
-        onProgress: progress.onProgress,
-      })
+      const found = flags.task ? await runTasks(model, flags.task, flags, shared) : await runText(model, flags, shared)
       progress.stop()
-      const { evaluationParts, evaluationText } = await import("../report/evaluation.ts")
       if (flags.html !== undefined) {
         const { htmlPage } = await import("../report/html.ts")
-        await writePage(flags.html, htmlPage(`tsq evaluate: ${result.model}`, evaluationParts(result)))
+        await writePage(flags.html, htmlPage(`tsq evaluate: ${model}`, found.parts))
       }
-      if (flags.json) return printJson(result)
-      print(evaluationText(result))
+      if (flags.json) printJson(found.json)
+      else print(found.text)
     } finally {
       progress.stop()
       interrupt.done()
     }
   })
+}
+
+async function runText(model: string, flags: Flags, shared: Shared): Promise<Found> {
+  const text = await readText(flags.text!, "--text")
+  const { evaluateModel } = await import("../evaluate/evaluate-model.ts")
+  const { evaluationParts, evaluationText } = await import("../report/evaluation.ts")
+  const result = await evaluateModel(model, {
+    ...shared,
+    text,
+    protocol: flags.protocol as never,
+    ...(flags.window !== undefined && { window: flags.window }),
+    ...(flags.stride !== undefined && { stride: flags.stride }),
+    ...(flags.against !== undefined && { against: flags.against }),
+    ...(flags.layers && { layers: true }),
+  })
+  return { json: result, text: evaluationText(result), parts: evaluationParts(result) }
+}
+
+async function runTasks(path: string, files: readonly string[], flags: Flags, shared: Shared): Promise<Found> {
+  const { evaluateTask } = await import("../evaluate/evaluate-task.ts")
+  const { loadModel } = await import("../engine/load-model.ts")
+  const { taskHead, taskRows, taskTable } = await import("../report/task-table.ts")
+  const { load, ...options } = shared
+  const model = await loadModel(path, load)
+  try {
+    const tasks = []
+    for (const file of files)
+      tasks.push(
+        await evaluateTask(model, file, { ...options, ...(flags.limit !== undefined && { limit: flags.limit }) }),
+      )
+    const parts: Part[] = [{ kind: "table", head: taskHead, rows: taskRows(tasks) }]
+    return { json: { model: model.path, tasks }, text: taskTable(tasks), parts }
+  } finally {
+    model.dispose()
+  }
 }
