@@ -7,6 +7,7 @@ import {
   addRunFlags,
   cacheOptions,
   collect,
+  integers,
   interruptible,
   positive,
   refuseLater,
@@ -25,6 +26,8 @@ interface Flags extends SharedFlags {
   layers?: boolean
   task?: readonly string[]
   limit?: number
+  needle?: true | "passkey" | "pairs"
+  lengths?: readonly number[]
   html?: string
 }
 
@@ -45,7 +48,7 @@ export function addEvaluate(program: Command): void {
   addRunFlags(
     program
       .command("evaluate")
-      .description("quality of a model: perplexity on a text, distance from another model, tasks")
+      .description("quality of a model: perplexity on a text, distance from another model, tasks, retrieval")
       .argument("<model>", "Hugging Face folder")
       .option("--text <file>", "UTF-8 text")
       .option("--window <n>", "tokens of a window", positive)
@@ -59,14 +62,18 @@ export function addEvaluate(program: Command): void {
       .option("--layers", "with --against: the error of the residual stream after every block")
       .option("--task <file>", "documents of an lm-evaluation task, JSON or JSON Lines; may be repeated", collect)
       .option("--limit <n>", "only the first n documents of a task", positive)
+      .addOption(
+        new Option("--needle [kind]", "retrieval by length and depth: of a pass key in a text, or of pairs of tokens")
+          .choices(["passkey", "pairs"])
+          .preset("passkey"),
+      )
+      .option("--lengths <n,…>", "tokens of the prompts of --needle", integers)
       .option("--html <file>", "what was found, as a page with plots")
       .option("--json", "one JSON object on stdout"),
   ).action(async (model: string, flags: Flags, command: Command) => {
     refuseLater(flags)
-    if (flags.text === undefined && !flags.task)
-      command.error("error: nothing to evaluate: give --text <file> or --task <file>")
-    if (flags.text !== undefined && flags.task)
-      command.error("error: --text and --task are two evaluations; give one of them")
+    const kinds = [flags.text, flags.task, flags.needle].filter(flag => flag !== undefined)
+    if (kinds.length !== 1) command.error("error: give one of --text <file>, --task <file> and --needle")
     const { setThreads } = await import("../core/machine.ts")
     if (flags.threads !== undefined) setThreads(flags.threads)
     const progress = showProgress()
@@ -78,7 +85,11 @@ export function addEvaluate(program: Command): void {
       onProgress: progress.onProgress,
     }
     try {
-      const found = flags.task ? await runTasks(model, flags.task, flags, shared) : await runText(model, flags, shared)
+      const found = flags.task
+        ? await runTasks(model, flags.task, flags, shared)
+        : flags.needle
+          ? await runNeedle(model, flags, shared)
+          : await runText(model, flags, shared)
       progress.stop()
       if (flags.html !== undefined) {
         const { htmlPage } = await import("../report/html.ts")
@@ -126,4 +137,16 @@ async function runTasks(path: string, files: readonly string[], flags: Flags, sh
   } finally {
     model.dispose()
   }
+}
+
+async function runNeedle(model: string, { needle, lengths, kvCache }: Flags, shared: Shared): Promise<Found> {
+  const { evaluateNeedle } = await import("../evaluate/needle.ts")
+  const { needleMap, needleText } = await import("../report/needle.ts")
+  const result = await evaluateNeedle(model, {
+    ...shared,
+    ...(needle && needle !== true && { kind: needle }),
+    ...(lengths && { lengths }),
+  })
+  const svg = needleMap(result, `Retrieval with keys and values in ${kvCache ?? "f32"}, per cent`)
+  return { json: result, text: needleText(result), parts: [{ kind: "svg", svg }] }
 }

@@ -3,7 +3,7 @@ import { throwIfAborted } from "../core/errors.ts"
 import { sharedInts } from "../core/tensor.ts"
 import type { Activations } from "../kernels/packed-weight.ts"
 import type { KvCacheHandle } from "../models/runner.ts"
-import { PageAllocator, pagePositions, pagesFor } from "../models/sequence.ts"
+import { PageAllocator, pagesFor, SequenceCache } from "../models/sequence.ts"
 import type { Model } from "./model.ts"
 
 /** A sequence of at least two tokens, of which those from `from` (1 at least) on are scored. Its last token is never run: context + 1 fit. */
@@ -20,6 +20,8 @@ const columns = 2
 /** Rows of a step, and positions of the cache that sequences are taken together in. */
 const stepRows = 2048
 const batchPositions = 16384
+/** Tokens in common that are worth running sequences one after the other. */
+const leastShared = 32
 
 export interface SequenceScorerOptions {
   activations?: Activations | undefined
@@ -28,24 +30,26 @@ export interface SequenceScorerOptions {
   onDone?: ((done: number) => void) | undefined
 }
 
-/** Tokens to run through the model after `context` ones whose pages hold them, and where their scores go. */
+/** Tokens to run through the model after `context` ones of the sequence, and where their scores go. */
 interface Piece {
-  tokens: Int32Array
+  sequence: SequenceCache
   context: number
-  pages: readonly number[]
-  /** Rows from the first that is scored on, one for each target. */
+  tokens: Int32Array
+  /** The first row that is scored; there is one for each target. */
   first: number
   targets: Int32Array
-  out: Float64Array | null
+  out: SequenceScores
+  /** The sequence goes back behind it: it is not cut, because a cache may keep recent positions in another form than older ones. */
+  whole: boolean
 }
 
-/** Sequences that begin with the same whole pages of the cache. */
+/** Sequences whose first `shared` tokens are the same. */
 interface Group {
   shared: number
   indices: number[]
 }
 
-/** In the order of the sequences. Neighbours that share a long beginning (the choices of one question) run it once. */
+/** In the order of the sequences. What neighbours have in common (the context of several choices) is run once. */
 export async function scoreSequences(
   model: Model,
   sequences: readonly ScoredSequence[],
@@ -54,62 +58,52 @@ export async function scoreSequences(
   const results = sequences.map(
     ({ tokens, from }) => new Float64Array(new SharedArrayBuffer(8 * columns * (tokens.length - from))),
   )
-  const batches = batchesOf(sequences)
-  const pages = batches.reduce(
-    (most, batch) =>
-      Math.max(
-        most,
-        batch.reduce((sum, group) => sum + pagesOf(group, sequences), 0),
-      ),
-    0,
-  )
-  if (pages === 0) return results
-  const cache = model.createCache(pages)
+  const positionsOf = ({ indices }: Group) => Math.max(...indices.map(index => sequences[index]!.tokens.length - 1))
+  const batches = batchesOf(groupsOf(sequences), positionsOf)
   let done = 0
-  try {
-    for (const batch of batches) {
+  for (const batch of batches) {
+    const cache = model.createCache(batch.reduce((sum, group) => sum + pagesFor(positionsOf(group)), 0))
+    try {
       const allocator = new PageAllocator(cache.pages)
-      const take = (positions: number) => Array.from({ length: pagesFor(positions) }, () => allocator.allocate())
-      const [heads, tails]: [Piece[], Piece[]] = [[], []]
-      for (const { shared, indices } of batch) {
-        const common = take(shared)
-        if (shared > 0) heads.push({ ...unscored(sequences[indices[0]!]!.tokens.subarray(0, shared)), pages: common })
-        for (const index of indices) {
-          const { tokens, from } = sequences[index]!
-          tails.push({
-            tokens: tokens.subarray(shared, tokens.length - 1),
-            context: shared,
-            pages: [...common, ...take(tokens.length - 1 - shared)],
-            first: from - 1 - shared,
-            targets: tokens.subarray(from),
-            out: results[index]!,
-          })
-        }
-      }
-      const run = (pieces: readonly Piece[]) => runPieces(model, cache, pieces, activations, signal)
-      await run(heads)
-      await run(tails)
-      done += batch.reduce((sum, { indices }) => sum + indices.length, 0)
-      onDone?.(done)
+      const groups = batch.map(group => ({ ...group, sequence: new SequenceCache(allocator) }))
+      const run = (pieces: Piece[]) => runPieces(model, cache, pieces, activations, signal)
+      const heads = groups.filter(({ shared }) => shared > 0)
+      await run(heads.map(group => headOf(group, sequences[group.indices[0]!]!.tokens)))
+      const rounds = groups.reduce((most, { indices }) => Math.max(most, indices.length), 0)
+      for (let round = 0; round < rounds; round++)
+        await run(
+          groups
+            .filter(({ indices }) => round < indices.length)
+            .map(group => tailOf(group, sequences[group.indices[round]!]!, results[group.indices[round]!]!)),
+        )
+    } finally {
+      cache.dispose()
     }
-  } finally {
-    cache.dispose()
+    done += batch.reduce((sum, { indices }) => sum + indices.length, 0)
+    onDone?.(done)
   }
   return results
 }
 
-const unscored = (tokens: Int32Array) => ({
-  ...{ tokens, context: 0, first: tokens.length, targets: new Int32Array(0), out: null },
+const headOf = ({ sequence, shared }: Group & { sequence: SequenceCache }, tokens: Int32Array): Piece => ({
+  ...{ sequence, context: 0, tokens: tokens.subarray(0, shared), first: shared, whole: false },
+  ...{ targets: new Int32Array(0), out: new Float64Array(0) },
 })
 
-const pagesOf = ({ shared, indices }: Group, sequences: readonly ScoredSequence[]): number =>
-  indices.reduce((sum, index) => sum + pagesFor(sequences[index]!.tokens.length - 1 - shared), pagesFor(shared))
+const tailOf = (
+  { sequence, shared }: Group & { sequence: SequenceCache },
+  { tokens, from }: ScoredSequence,
+  out: SequenceScores,
+): Piece => ({
+  ...{ sequence, context: shared, tokens: tokens.subarray(shared, tokens.length - 1), first: from - 1 - shared },
+  ...{ targets: tokens.subarray(from), out, whole: shared > 0 },
+})
 
-function batchesOf(sequences: readonly ScoredSequence[]): Group[][] {
+function batchesOf(groups: readonly Group[], positionsOf: (group: Group) => number): Group[][] {
   const batches: Group[][] = []
   let positions = Number.POSITIVE_INFINITY
-  for (const group of groupsOf(sequences)) {
-    const size = pagesOf(group, sequences) * pagePositions
+  for (const group of groups) {
+    const size = positionsOf(group)
     if (positions + size > batchPositions) {
       batches.push([])
       positions = 0
@@ -120,13 +114,11 @@ function batchesOf(sequences: readonly ScoredSequence[]): Group[][] {
   return batches
 }
 
-/** Whole pages only: a page belongs to one sequence or is not written any more. */
 function groupsOf(sequences: readonly ScoredSequence[]): Group[] {
   const groups: Group[] = []
   sequences.forEach((sequence, index) => {
     const last = groups.at(-1)
-    const before = last && sequences[last.indices.at(-1)!]!
-    const common = before ? commonPages(before, sequence) : 0
+    const common = last ? commonTokens(sequences[last.indices.at(-1)!]!, sequence) : 0
     if (last && common > 0 && (last.indices.length === 1 || last.shared === common)) {
       last.shared = common
       last.indices.push(index)
@@ -135,12 +127,13 @@ function groupsOf(sequences: readonly ScoredSequence[]): Group[] {
   return groups
 }
 
-/** Positions of the whole pages that both begin with, before what is scored of either. */
-function commonPages(a: ScoredSequence, b: ScoredSequence): number {
+/** Tokens that both begin with, before the row that predicts what is scored of either; 0 where they are few or what follows is longer than a step. */
+function commonTokens(a: ScoredSequence, b: ScoredSequence): number {
   const most = Math.min(a.from, b.from) - 1
   let equal = 0
   while (equal < most && a.tokens[equal] === b.tokens[equal]) equal++
-  return Math.floor(equal / pagePositions) * pagePositions
+  const rest = Math.max(a.tokens.length, b.tokens.length) - 1 - equal
+  return equal < leastShared || rest > stepRows ? 0 : equal
 }
 
 /** Rows begin ... begin + rows of a piece. */
@@ -166,7 +159,8 @@ async function runPieces(
     parts = []
     rows = 0
   }
-  for (const piece of pieces)
+  for (const piece of pieces) {
+    if (piece.whole && rows + piece.tokens.length > stepRows) await flush()
     for (let begin = 0; begin < piece.tokens.length; ) {
       const part = { piece, begin, rows: Math.min(stepRows - rows, piece.tokens.length - begin) }
       parts.push(part)
@@ -174,6 +168,7 @@ async function runPieces(
       rows += part.rows
       if (rows === stepRows) await flush()
     }
+  }
   await flush()
 }
 
@@ -187,7 +182,7 @@ async function runParts(
   const rows = parts.reduce((sum, part) => sum + part.rows, 0)
   const scored = parts.map(({ piece, begin, rows }) => {
     const from = Math.max(begin, piece.first)
-    return { from, count: piece.out ? Math.max(0, begin + rows - from) : 0 }
+    return { from, count: Math.max(0, begin + rows - from) }
   })
   const count = scored.reduce((sum, { count }) => sum + count, 0)
   const [tokens, chosen, targets] = [sharedInts(rows), sharedInts(count), sharedInts(count)]
@@ -204,7 +199,10 @@ async function runParts(
     runs: model.runs(count > 0),
     rows,
     tokens,
-    sequences: parts.map(({ piece, begin, rows }) => ({ rows, context: piece.context + begin, pages: piece.pages })),
+    sequences: parts.map(({ piece: { sequence, context }, begin, rows }) => {
+      sequence.advance(context + begin - sequence.length)
+      return sequence.next(rows)
+    }),
     cache,
     activations,
     ...(count > 0 && { epilogue: { mode: "score" as const, rows: chosen, targets, values } }),
@@ -213,7 +211,7 @@ async function runParts(
   next = 0
   parts.forEach(({ piece }, i) => {
     const { from, count } = scored[i]!
-    piece.out?.set(values.subarray(columns * next, columns * (next + count)), columns * (from - piece.first))
+    piece.out.set(values.subarray(columns * next, columns * (next + count)), columns * (from - piece.first))
     next += count
   })
 }

@@ -2,6 +2,7 @@
 import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import t from "tap"
+import { writeInductionModel } from "../../../lib/evaluate/induction-model.ts"
 import { fable, fableEvaluation, folder } from "../quantize/support.ts"
 import { inProcess } from "./support.ts"
 
@@ -27,6 +28,21 @@ t.test("--task", async t => {
     model: fable,
     tasks: [{ task: "choices", documents: 1, answers: [0], metrics: { acc: { value: 1 } } }],
   })
+})
+
+t.test("--needle", async t => {
+  const model = join(directory, "induction")
+  await writeInductionModel(model, { context: 600 })
+  const page = join(directory, "needle.html")
+  const args = ["evaluate", model, "--needle", "pairs", "--lengths", "200,600"]
+  const words = await inProcess(...args, "--html", page)
+  t.equal(words.code, 0, words.stderr)
+  t.match(words.stdout, /^depth +200 +600\n +0 % +100 % +100 %$/m)
+  t.match(words.stdout, /100\.0 % of the needles retrieved \(pairs\)/)
+  t.match(readFileSync(page, "utf8"), /<svg .*depth of the needle/s)
+  t.match(JSON.parse((await inProcess(...args, "--json")).stdout), { kind: "pairs", retrieval: 1, lengths: [200, 600] })
+  t.match(await inProcess("evaluate", model, "--needle", "hay"), { code: 2 })
+  t.match(await inProcess("evaluate", model, "--needle", "--lengths", "2,x"), { code: 2 })
 })
 
 t.test("usage", async t => {
