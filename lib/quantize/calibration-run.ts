@@ -384,7 +384,13 @@ export class CalibrationRun {
     const { sections, slots } = this.#program
     const logits = sections.at(-1)!.ops.at(-1)!
     const slot = logits.in[0]!
-    return { section: sections.length - 1, slot, width: slots[slot]!, weight: logits.weights[0]!, softcap: logits.p[0]! }
+    return {
+      section: sections.length - 1,
+      slot,
+      width: slots[slot]!,
+      weight: logits.weights[0]!,
+      softcap: logits.p[0]!,
+    }
   }
 
   dispose(): void {
