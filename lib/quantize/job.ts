@@ -13,6 +13,7 @@ import {
   makeRecipe,
   needsCalibration,
   needsCalibrationRun,
+  type Override,
   type QuantizeModelOptions,
   type Recipe,
 } from "./recipe.ts"
@@ -65,9 +66,7 @@ export class QuantizationJob {
       adapters = await Adapters.open(options.adapters ?? [], checkpoint, options.onWarning ?? (() => {}))
       const recipe = closeRecipe(open, program)
       const calibration = await calibrationOf(source, program, recipe, options)
-      const rows = calibration ? calibration.windows.length * calibration.sequenceLength : 0
-      const tokens = calibration && { rows, windows: calibration.windows.length, length: calibration.sequenceLength }
-      const plan = makePlan(checkpoint, program, recipe, tokens, options)
+      const plan = makePlan(checkpoint, program, recipe, sizesOf(calibration), options)
       return new QuantizationJob(checkpoint, program, recipe, calibration, plan, adapters)
     } catch (error) {
       await adapters?.dispose()
@@ -88,11 +87,27 @@ export class QuantizationJob {
     return this.#rotation
   }
 
+  /** The same with the schemes that a search has chosen, behind those that the caller gave. Both share what dispose() closes. */
+  withOverrides(overrides: readonly Override[], options: QuantizeModelOptions): QuantizationJob {
+    const recipe = { ...this.recipe, overrides: [...this.recipe.overrides, ...overrides] }
+    const plan = makePlan(this.checkpoint, this.program, recipe, sizesOf(this.calibration), options)
+    const job = new QuantizationJob(this.checkpoint, this.program, recipe, this.calibration, plan, this.adapters)
+    job.#rotation = this.#rotation
+    return job
+  }
+
   async dispose(): Promise<void> {
     this.checkpoint.dispose()
     await this.adapters.dispose()
   }
 }
+
+const sizesOf = (calibration: CalibrationSet | null) =>
+  calibration && {
+    rows: calibration.windows.length * calibration.sequenceLength,
+    windows: calibration.windows.length,
+    length: calibration.sequenceLength,
+  }
 
 async function calibrationOf(
   source: string,
@@ -103,8 +118,11 @@ async function calibrationOf(
   const { calibration } = options
   if (calibration === undefined) {
     if (!needsCalibration(recipe)) return null
-    const what =
-      recipe.rounding === "gptq" ? "rounding gptq" : `transform ${recipe.transforms.find(name => name !== "hadamard")}`
+    const what = recipe.mix
+      ? "choosing schemes by measured damage"
+      : recipe.rounding === "gptq"
+        ? "rounding gptq"
+        : `transform ${recipe.transforms.find(name => name !== "hadamard")}`
     throw new TsqError(
       "ERR_OPTION",
       `quantizeModel: ${what} needs calibration (text or token ids of the kind the model will see)`,

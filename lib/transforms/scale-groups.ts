@@ -178,22 +178,19 @@ async function dividedSource(
         : slot.kind === "linear" && slot.module === source.module
     }),
   )
-  let changed = bound
-  const divide = async (tensor: string, by: Float32Array, offset?: number) => {
+  const withDivided = async (from: BoundSection, tensor: string, by: Float32Array, offset?: number) => {
     const values = await input.weights.vector(tensor)
-    if (values) changed = own(changed.setVector(tensor, dividedVector(values, by, offset)))
+    return values ? own(from.setVector(tensor, dividedVector(values, by, offset))) : from
   }
   if (source.kind === "vector") {
-    await divide(source.tensor, scale, source.offset)
-    if (source.bias) await divide(source.bias, scale)
-    return { bound: changed, begin }
+    const changed = await withDivided(bound, source.tensor, scale, source.offset)
+    return { bound: source.bias ? await withDivided(changed, source.bias, scale) : changed, begin }
   }
   const [n, k] = input.weights.shape(source.module)
   const divisors = rowDivisors(n, scale, source.rows)
   const weight = await scaled(await input.weights.linear(source.module), n, k, inverse(divisors), null)
-  changed = own(changed.set(source.module, own(await prepackDense(Tensor.from(weight, [n, k])))))
-  await divide(`${source.module}.bias`, divisors)
-  return { bound: changed, begin }
+  const changed = own(bound.set(source.module, own(await prepackDense(Tensor.from(weight, [n, k])))))
+  return { bound: await withDivided(changed, `${source.module}.bias`, divisors), begin }
 }
 
 async function scaled(

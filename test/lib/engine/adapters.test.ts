@@ -116,7 +116,7 @@ t.test("sequences of one step choose for themselves", async t => {
   const vocabulary = model.config.vocabularySize
   const logits = sharedFloats(rows * vocabulary)
   await model.step({
-    runs: model.runs(true),
+    runs: model.runs(true, rows),
     rows,
     tokens: sharedInts(rows).map((_, i) => ids[i % ids.length]!),
     sequences: names.map((name, s) => ({
