@@ -1,0 +1,55 @@
+// A checkpoint with outlier channels in what its norms put out, as large models have them and small ones do not: some channels of every
+// norm are 64 times as large, and the columns of the linears behind it by as much smaller. The function is the same, bit for bit: 64 is a power of two.
+import { mkdirSync } from "node:fs"
+import { Checkpoint } from "../../lib/containers/checkpoint.ts"
+import { sharedFloats } from "../../lib/core/shared-array.ts"
+import { describeModel } from "../../lib/models/registry.ts"
+import { native } from "../../lib/native.ts"
+import { fromCheckpoint, writeCheckpoint } from "../../lib/quantize/write-checkpoint.ts"
+
+const factor = 64
+
+/** Writes the twin of the checkpoint in folder `source` into the new folder `out`: one channel of 64, at least two, of every norm. */
+export async function plantOutliers(source: string, out: string): Promise<void> {
+  const checkpoint = await Checkpoint.open(source)
+  try {
+    const program = describeModel(checkpoint.config, name => checkpoint.has(name))
+    const { hiddenSize } = program.config
+    const scaleOf = (layer: number, by: number) => {
+      const scale = sharedFloats(hiddenSize).fill(1)
+      for (let i = 0; i < Math.max(2, hiddenSize / 64); i++) scale[(layer * 17 + i * 29 + 3) % hiddenSize] = by
+      return scale
+    }
+    const scaled = (name: string, n: number, scale: Float32Array) =>
+      checkpoint.compute(name, checkpoint.floatType(name), async () => {
+        const values = await checkpoint.storedFloats(name)
+        await native.scaleMatrix(values, n, hiddenSize, null, scale, values)
+        return values
+      })
+    program.blocks.forEach((index, layer) => {
+      const prefix = program.blockPrefix(layer)
+      const { weights } = program.sections[index]!
+      for (const { source: from, targets } of program.scaleGroups(layer)) {
+        if (from.kind !== "vector") continue
+        scaled(prefix + from.tensor, 1, scaleOf(layer, factor))
+        for (const module of targets) {
+          const slot = weights.find(weight => weight.kind === "linear" && weight.module === module)
+          if (slot?.kind === "linear") scaled(`${prefix}${module}.weight`, slot.n, scaleOf(layer, 1 / factor))
+        }
+      }
+    })
+    mkdirSync(out)
+    await writeCheckpoint(out, {
+      source: fromCheckpoint(checkpoint),
+      format: null,
+      summary: { modules: new Map(), unquantized: [], damp: null, version: "" },
+      options: { scaleType: "f32", gptqVersion: "v1" },
+      tensor: () => Promise.reject(new Error("nothing is quantized")),
+      moduleAt: () => null,
+      omitted: new Set(),
+      files: () => ({}),
+    })
+  } finally {
+    checkpoint.dispose()
+  }
+}
