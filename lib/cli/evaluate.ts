@@ -10,6 +10,7 @@ interface Flags extends SharedFlags {
   stride?: number
   protocol?: string
   against?: string
+  adapter?: string
 }
 
 export function addEvaluate(program: Command): void {
@@ -27,6 +28,7 @@ export function addEvaluate(program: Command): void {
           .default("gptq"),
       )
       .option("--against <model>", "reference model: adds KL divergence and top-token agreement")
+      .option("--adapter <folder>", "LoRA adapter as PEFT saves it, run beside the model's weights")
       .option("--json", "one JSON object on stdout"),
   ).action(async (model: string, flags: Flags) => {
     refuseLater(flags)
@@ -44,7 +46,12 @@ export function addEvaluate(program: Command): void {
         ...(flags.window !== undefined && { window: flags.window }),
         ...(flags.stride !== undefined && { stride: flags.stride }),
         ...(flags.against !== undefined && { against: flags.against }),
-        load: { ...cacheOptions(flags), onWarning: text => progress.note(`warning: ${text}`) },
+        ...(flags.adapter !== undefined && { adapter: "adapter" }),
+        load: {
+          ...cacheOptions(flags),
+          ...(flags.adapter !== undefined && { adapters: { adapter: flags.adapter } }),
+          onWarning: text => progress.note(`warning: ${text}`),
+        },
         signal: interrupt.signal,
         onProgress: progress.onProgress,
       })

@@ -72,7 +72,7 @@ export class CheckpointSource implements WeightSource {
     }
     const name = `${module}.weight`
     const { shape, dtype } = this.#checkpoint.entry(name)
-    const tensor = this.#checkpoint.tensor(name)
+    const tensor = await this.#checkpoint.load(name)
     if (!isFloat(tensor.dtype))
       throw new TsqError(
         "ERR_DTYPE",

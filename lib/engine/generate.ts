@@ -6,7 +6,7 @@ import { sharedInts } from "../core/tensor.ts"
 import { type Activations, readActivations } from "../kernels/packed-weight.ts"
 import type { GenerationDefaults } from "../models/generation-config.ts"
 import { PageAllocator, pagesFor, SequenceCache } from "../models/sequence.ts"
-import type { StepSampling } from "../native.ts"
+import type { NativeHandle, StepSampling } from "../native.ts"
 import type { Model } from "./model.ts"
 import { StopStrings } from "./stop-strings.ts"
 
@@ -33,6 +33,8 @@ export interface GenerateOptions {
   addSpecial?: boolean
   /** Default: the model's. */
   activations?: Activations
+  /** Name of a loaded LoRA adapter (Model.loadAdapter) to run with. Default null: none. */
+  adapter?: string | null
   signal?: AbortSignal
 }
 
@@ -66,6 +68,7 @@ export interface GenerationSettings {
   ignoreEos: boolean
   addSpecial: boolean
   activations: Activations
+  adapter: NativeHandle | undefined
   signal: AbortSignal | undefined
 }
 
@@ -85,6 +88,7 @@ const optionNames = [
   "ignoreEos",
   "addSpecial",
   "activations",
+  "adapter",
   "signal",
 ]
 
@@ -92,6 +96,7 @@ export function parseGenerateOptions(
   values: GenerateOptions | undefined,
   defaults: GenerationDefaults,
   activations: Activations,
+  adapterOf: (options: Options) => NativeHandle | undefined,
 ): GenerationSettings {
   const options = new Options("generate", values, optionNames)
   return {
@@ -108,6 +113,7 @@ export function parseGenerateOptions(
     ignoreEos: options.boolean("ignoreEos", false),
     addSpecial: options.boolean("addSpecial", true),
     activations: readActivations(options, activations),
+    adapter: adapterOf(options),
     signal: options.signal(),
   }
 }
@@ -148,7 +154,7 @@ export async function* generateTokens(
   prompt: Int32Array,
   settings: GenerationSettings,
 ): AsyncGenerator<GenerationChunk, GenerationResult, undefined> {
-  const { activations, sampling, signal } = settings
+  const { activations, adapter, sampling, signal } = settings
   const limit = Math.min(settings.maxTokens, model.maxContext - prompt.length)
   const cache = model.createCache(pagesFor(prompt.length + limit))
   try {
@@ -173,7 +179,7 @@ export async function* generateTokens(
         runs: sample ? runs.last : runs.prompt,
         rows,
         tokens: history.subarray(begin, end),
-        sequences: [sequence.next(rows)],
+        sequences: [{ ...sequence.next(rows), adapter }],
         cache,
         activations,
         ...(sample && {

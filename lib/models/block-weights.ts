@@ -1,8 +1,8 @@
 // f32 working copies of one block's weights, for transforms and rounding.
 import type { Checkpoint } from "../containers/checkpoint.ts"
-import { dtypeInfo } from "../core/dtype.ts"
 import { TsqError } from "../core/errors.ts"
-import { sharedArray, sharedFloats } from "../core/shared-array.ts"
+import { sharedFloats } from "../core/shared-array.ts"
+import { roundInPlace } from "../core/tensor.ts"
 import { native } from "../native.ts"
 import type { Section, WeightSlot } from "./program.ts"
 import { dividedVector, rowDivisors, type ScaleSource } from "./scale-source.ts"
@@ -109,12 +109,7 @@ export class BlockWeights {
   }
 
   async #round(tensor: string, values: Float32Array): Promise<void> {
-    const { dtype } = this.#checkpoint.tensor(`${this.#prefix}${tensor}`)
-    if (dtype === "f32") return
-    const stored = sharedArray(dtype, values.length)
-    const [f32, code] = [dtypeInfo("f32").code, dtypeInfo(dtype).code]
-    await native.convertAsync(values, f32, stored, code, values.length)
-    await native.convertAsync(stored, code, values, f32, values.length)
+    await roundInPlace(values, this.#checkpoint.floatType(`${this.#prefix}${tensor}`))
   }
 
   /** Modules whose weight differs from the checkpoint's. */

@@ -125,7 +125,7 @@ export class ModelRunner {
   /** Runs the runs in order. The addon checks shapes, token ids and pages before anything runs. */
   step(request: Step): Promise<void> {
     const { runs, weights } = this.#bind(request.runs)
-    const { sequences, pageTable } = flattenSequences(request.sequences)
+    const { sequences, pageTable, adapters } = flattenSequences(request.sequences)
     const observers = (request.observers ?? []).map(({ reduction, accumulator, ...rest }) => ({
       ...rest,
       reduction: reductions[reduction],
@@ -141,6 +141,7 @@ export class ModelRunner {
           tokens: request.tokens ?? null,
           sequences,
           pageTable,
+          adapters,
           cache: request.cache?.value ?? null,
           hidden: request.hidden ?? null,
           hiddenSlot: 0,
@@ -182,18 +183,19 @@ export class ModelRunner {
   }
 }
 
-function flattenSequences(list: readonly StepSequence[]): { sequences: Int32Array; pageTable: Int32Array } {
-  const sequences = new Int32Array(list.length * 5)
+function flattenSequences(list: readonly StepSequence[]) {
+  const adapters = [...new Set(list.map(({ adapter }) => adapter).filter(adapter => adapter !== undefined))]
+  const sequences = new Int32Array(list.length * 6)
   const pageTable = new Int32Array(list.reduce((sum, sequence) => sum + sequence.pages.length, 0))
   let row = 0
   let page = 0
-  list.forEach(({ rows, context, pages }, i) => {
-    sequences.set([row, rows, context, page, pages.length], i * 5)
+  list.forEach(({ rows, context, pages, adapter }, i) => {
+    sequences.set([row, rows, context, page, pages.length, adapter ? adapters.indexOf(adapter) : -1], i * 6)
     pageTable.set(pages, page)
     row += rows
     page += pages.length
   })
-  return { sequences, pageTable }
+  return { sequences, pageTable, adapters: Float64Array.from(adapters, adapter => adapter.value) }
 }
 
 function nativeEpilogue(epilogue: Epilogue): StepEpilogue {

@@ -97,6 +97,18 @@ export class BoundSection {
     return this.#bound.map(weight => (weight instanceof NativeHandle ? weight.value : weight.handle))
   }
 
+  /** Weights that linear operations read, by full module name. */
+  get linears(): Map<string, PackedWeight> {
+    const found = new Map<string, PackedWeight>()
+    for (const op of this.#template.ops) {
+      if (op.kind !== "linear") continue
+      const index = op.weights[0]!
+      const slot = this.#template.weights[index]
+      if (slot?.kind === "linear") found.set(`${this.prefix}${slot.module}`, this.#bound[index] as PackedWeight)
+    }
+    return found
+  }
+
   /** A copy that runs `packed` in place of a linear (name relative to the prefix). It borrows all weights: this section and
    * `packed` must outlive it. */
   set(module: string, packed: PackedWeight): BoundSection {

@@ -3,6 +3,7 @@ import { Checkpoint } from "../containers/checkpoint.ts"
 import { TsqError, throwIfAborted } from "../core/errors.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
+import { prepareRotation, type RotationReport, rotate } from "../transforms/hadamard.ts"
 import { Adapters } from "./adapters.ts"
 import { type CalibrationSet, readCalibration } from "./calibration.ts"
 import { checkFinite } from "./finite.ts"
@@ -12,6 +13,7 @@ import {
   makeRecipe,
   needsCalibration,
   needsCalibrationRun,
+  type Override,
   type QuantizeModelOptions,
   type Recipe,
 } from "./recipe.ts"
@@ -24,6 +26,7 @@ export class QuantizationJob {
   readonly calibration: CalibrationSet | null
   readonly plan: Plan
   readonly adapters: Adapters
+  #rotation: RotationReport | null = null
 
   private constructor(
     checkpoint: Checkpoint,
@@ -56,17 +59,16 @@ export class QuantizationJob {
           `${source}: this checkpoint is quantized already (${String(checkpoint.quantizationConfig.quant_method ?? "unknown method")}); ` +
             "quantize the original, or convertModel this one to another format" +
             (open.adapters.length > 0
-              ? "; adapters are merged into unquantized weights, none run beside quantized ones yet"
+              ? "; adapters are merged into unquantized weights: run them beside quantized ones (loadModel's adapters, --adapter)"
               : ""),
         )
-      const program = describeModel(checkpoint.config, name => checkpoint.has(name))
-      if (options.adapters?.length) checkOrientation(program, "adapters")
+      const described = describeModel(checkpoint.config, name => checkpoint.has(name))
+      if (options.adapters?.length) checkOrientation(described, "adapters")
+      const program = open.transforms.includes("hadamard") ? prepareRotation(checkpoint, described) : described
       adapters = await Adapters.open(options.adapters ?? [], checkpoint, options.onWarning ?? (() => {}))
       const recipe = closeRecipe(open, program)
       const calibration = await calibrationOf(source, program, recipe, options)
-      const rows = calibration ? calibration.windows.length * calibration.sequenceLength : 0
-      const tokens = calibration && { rows, windows: calibration.windows.length, length: calibration.sequenceLength }
-      const plan = makePlan(checkpoint, program, recipe, tokens, options)
+      const plan = makePlan(checkpoint, program, recipe, sizesOf(calibration), options)
       return new QuantizationJob(checkpoint, program, recipe, calibration, plan, adapters)
     } catch (error) {
       await adapters?.dispose()
@@ -75,11 +77,39 @@ export class QuantizationJob {
     }
   }
 
+  /** From here on the checkpoint reads as the recipe rotates it, where it does. */
+  rotate(): void {
+    if (!this.recipe.transforms.includes("hadamard")) return
+    const rounded = new Set(this.plan.modules.filter(entry => entry.scheme).map(entry => entry.module))
+    this.#rotation = rotate(this.checkpoint, this.program, this.recipe.seed, module => rounded.has(module))
+  }
+
+  /** Of rotate(); null without a rotation. */
+  get rotation(): RotationReport | null {
+    return this.#rotation
+  }
+
+  /** The same with the schemes that a search has chosen, behind those that the caller gave. Both share what dispose() closes. */
+  withOverrides(overrides: readonly Override[], options: QuantizeModelOptions): QuantizationJob {
+    const recipe = { ...this.recipe, overrides: [...this.recipe.overrides, ...overrides] }
+    const plan = makePlan(this.checkpoint, this.program, recipe, sizesOf(this.calibration), options)
+    const job = new QuantizationJob(this.checkpoint, this.program, recipe, this.calibration, plan, this.adapters)
+    job.#rotation = this.#rotation
+    return job
+  }
+
   async dispose(): Promise<void> {
     this.checkpoint.dispose()
     await this.adapters.dispose()
   }
 }
+
+const sizesOf = (calibration: CalibrationSet | null) =>
+  calibration && {
+    rows: calibration.windows.length * calibration.sequenceLength,
+    windows: calibration.windows.length,
+    length: calibration.sequenceLength,
+  }
 
 async function calibrationOf(
   source: string,
@@ -90,7 +120,11 @@ async function calibrationOf(
   const { calibration } = options
   if (calibration === undefined) {
     if (!needsCalibration(recipe)) return null
-    const what = recipe.rounding === "gptq" ? "rounding gptq" : `transform ${recipe.transforms[0]}`
+    const what = recipe.mix
+      ? "choosing schemes by measured damage"
+      : recipe.rounding === "gptq"
+        ? "rounding gptq"
+        : `transform ${recipe.transforms.find(name => name !== "hadamard")}`
     throw new TsqError(
       "ERR_OPTION",
       `quantizeModel: ${what} needs calibration (text or token ids of the kind the model will see)`,

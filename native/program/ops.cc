@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/kernels.h"
+#include "program/low_rank.h"
 #include "program/parallel.h"
 #include "program/row_ops.h"
 
@@ -68,6 +69,7 @@ Status linears(const StepContext& step, const SectionRun& run, const Op* ops, in
                      step.request.activations};
     }
     TSQ_RETURN_IF_ERROR(matmulGroup(products, count));
+    for (int32_t i = 0; i < count; ++i) TSQ_RETURN_IF_ERROR(addLowRank(step, run, ops[i], row, products[i].m));
   }
   return Status();
 }

@@ -10,6 +10,7 @@
 
 #include "kernels/packed_weight.h"
 #include "program/kv_cache.h"
+#include "program/low_rank.h"
 #include "rounding/rounding.h"
 #include "runtime/status.h"
 #include "runtime/thread_pool.h"
@@ -69,6 +70,7 @@ struct SectionRun {
 struct Sequence {
   int64_t rowBegin, rows, context;
   int64_t pageBegin, pages;  // its page table: StepRequest::pageTable[pageBegin … + pages)
+  int32_t adapter = -1;      // of StepRequest::adapters, which its linears run with; -1: none
 };
 
 enum class Reduction : int32_t {
@@ -140,6 +142,7 @@ struct StepRequest {
   const int32_t* tokens = nullptr;  // [rows], needed by kEmbed
   std::vector<Sequence> sequences;
   std::vector<int32_t> pageTable;
+  std::vector<std::shared_ptr<const Adapter>> adapters;
   std::shared_ptr<KvCache> cache;  // needed by kAttention
   const float* hidden =
       nullptr;  // [rows, slots[hiddenSlot]] copied into hiddenSlot before the first run; null: keep what is there

@@ -28,7 +28,7 @@ class RequestCheck {
     if (embeds_) {
       TSQ_RETURN_IF_ERROR(copyTokenIds("tokens", request_.tokens, request_.rows, spec_.vocabulary, &plan_.tokens));
     }
-    if (positioned_) TSQ_RETURN_IF_ERROR(checkSequences(request_, &plan_));
+    if (positioned_ || !request_.adapters.empty()) TSQ_RETURN_IF_ERROR(checkSequences(request_, &plan_));
     TSQ_RETURN_IF_ERROR(learnedPositions());
     if (attends_) TSQ_RETURN_IF_ERROR(checkPages(request_, &plan_));
     if (request_.hidden != nullptr) TSQ_RETURN_IF_ERROR(checkSlot("hiddenSlot", request_.hiddenSlot, spec_));

@@ -399,7 +399,7 @@ TEST(any_request_is_answered) {
           std::swap(step.weights[random() % step.weights.size()], step.weights[random() % step.weights.size()]);
           break;
         case 16:
-          step.sequences.push_back({any(), any(), any(), any(), any()});
+          step.sequences.push_back({any(), any(), any(), any(), any(), any32()});
           break;
       }
     }
