@@ -181,15 +181,18 @@ export interface StepSampling {
 }
 
 export interface StepEpilogue {
-  /** logits 1, negative log-likelihood 2, sample 3, divergence 4. */
-  mode: 1 | 2 | 3 | 4
+  /** logits 1, negative log-likelihood 2, sample 3, divergence 4, score 5. */
+  mode: 1 | 2 | 3 | 4 | 5
   /** Rows of this step that it applies to. */
   rows: Int32Array
   /** logits: [rows, vocabulary]. */
   logits?: Float32Array
-  /** nll, divergence: [rows]. */
+  /** nll, divergence, score: [rows]. */
   targets?: Int32Array
-  /** nll: [rows]; divergence: [rows, 4] = KL(reference || this), nll, reference nll, 1 where the top tokens agree. */
+  /**
+   * nll: [rows]; divergence: [rows, 4] = KL(reference || this), nll, reference nll, 1 where the top tokens agree; score:
+   * [rows, 2] = nll, 1 where the target is the top token.
+   */
   values?: Float64Array
   /** sample: [rows]. */
   tokens?: Int32Array

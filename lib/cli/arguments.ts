@@ -17,6 +17,9 @@ export function positive(text: string): number {
   return value
 }
 
+/** "1024,2048": positive integers. */
+export const integers = (text: string): number[] => text.split(",").map(item => positive(item.trim()))
+
 export function real(text: string): number {
   const value = Number(text)
   if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError("expected a number")

@@ -20,8 +20,19 @@ import {
   prefillRows,
   promptTokens,
 } from "./generate.ts"
+import {
+  type Likelihood,
+  type LikelihoodOptions,
+  type LikelihoodRequest,
+  logLikelihoods,
+  rollingLogLikelihoods,
+  type TextOrIds,
+} from "./loglikelihood.ts"
 import { type PerplexityOptions, type PerplexityResult, perplexity } from "./perplexity.ts"
 import { SerialQueue } from "./serial-queue.ts"
+
+const isContinuation = (value: unknown): boolean =>
+  typeof value === "string" || (typeof value === "object" && value !== null && "length" in value)
 
 /** How a checkpoint stores its linears. */
 export interface WeightSummary {
@@ -211,6 +222,36 @@ export class Model {
   ): Promise<PerplexityResult> {
     this.#checkOpen()
     return perplexity(this, text, options)
+  }
+
+  /**
+   * log p(continuation | context), as lm-evaluation-harness defines it (docs/evaluation.md), of one pair or of many: texts, or token ids that
+   * are taken as they are. Long contexts lose their beginning; neighbours that share a context run it once.
+   */
+  async loglikelihood(requests: readonly LikelihoodRequest[], options?: LikelihoodOptions): Promise<Likelihood[]>
+  async loglikelihood(context: TextOrIds, continuation: TextOrIds, options?: LikelihoodOptions): Promise<Likelihood>
+  async loglikelihood(
+    first: TextOrIds | readonly LikelihoodRequest[],
+    second?: TextOrIds | LikelihoodOptions,
+    third?: LikelihoodOptions,
+  ): Promise<Likelihood | Likelihood[]> {
+    this.#checkOpen()
+    if (Array.isArray(first) && typeof first[0] !== "number" && !isContinuation(second))
+      return logLikelihoods(this, first as readonly LikelihoodRequest[], second as LikelihoodOptions)
+    const pair = { context: first as TextOrIds, continuation: second as TextOrIds }
+    return (await logLikelihoods(this, [pair], third))[0]!
+  }
+
+  /** log p(text) of one text or of many, from BOS, in windows of the whole context where it is longer; see loglikelihood. */
+  async loglikelihoodRolling(texts: readonly string[], options?: LikelihoodOptions): Promise<Likelihood[]>
+  async loglikelihoodRolling(text: TextOrIds, options?: LikelihoodOptions): Promise<Likelihood>
+  async loglikelihoodRolling(
+    text: TextOrIds | readonly string[],
+    options?: LikelihoodOptions,
+  ): Promise<Likelihood | Likelihood[]> {
+    this.#checkOpen()
+    if (Array.isArray(text) && typeof text[0] !== "number") return rollingLogLikelihoods(this, text, options)
+    return (await rollingLogLikelihoods(this, [text as TextOrIds], options))[0]!
   }
 
   /** One native step, after those asked for before. ERR_OPTION once the model is disposed. */

@@ -37,6 +37,8 @@ export interface Observer {
 export type Epilogue =
   | { mode: "logits"; rows: Int32Array; logits: Float32Array }
   | { mode: "nll"; rows: Int32Array; targets: Int32Array; values: Float64Array }
+  /** values [rows, 2]: nll, 1 where the target is the most likely token. */
+  | { mode: "score"; rows: Int32Array; targets: Int32Array; values: Float64Array }
   | { mode: "sample"; rows: Int32Array; tokens: Int32Array; sampling: StepSampling }
   | {
       mode: "divergence"
@@ -76,7 +78,7 @@ interface BoundRuns {
   weights: Float64Array
 }
 
-const epilogueModes = { logits: 1, nll: 2, sample: 3, divergence: 4 } as const
+const epilogueModes = { logits: 1, nll: 2, sample: 3, divergence: 4, score: 5 } as const
 const opColumns = 16
 
 /** A program made native. Steps of one runner must not overlap in what they expect of its slots; they run one after another. */

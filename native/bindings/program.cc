@@ -231,7 +231,7 @@ class RequestReader {
   void readEpilogue(Napi::Value object) {
     const auto read = [&](const char* key) { return a_.property(object, key, "epilogue"); };
     Epilogue& epilogue = step_->request.epilogue;
-    epilogue.mode = static_cast<EpilogueMode>(a_.integer(read("mode"), "epilogue.mode", 1, 4));
+    epilogue.mode = static_cast<EpilogueMode>(a_.integer(read("mode"), "epilogue.mode", 1, 5));
     epilogue.rows = indices(read("rows"), "epilogue.rows", 0, &step_->epilogueRows);
     epilogue.count = static_cast<int64_t>(step_->epilogueRows.size());
     const auto values = [&](int64_t each) {
@@ -263,6 +263,9 @@ class RequestReader {
         break;
       case EpilogueMode::kNll:
         epilogue.values = values(1);
+        break;
+      case EpilogueMode::kScore:
+        epilogue.values = values(2);
         break;
     }
     epilogue.targets = indices(read("targets"), "epilogue.targets", epilogue.count, &step_->targets);

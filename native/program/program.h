@@ -114,7 +114,7 @@ struct Sampling {
   int64_t historyCount = 0;
 };
 
-enum class EpilogueMode : int32_t { kNone = 0, kLogits = 1, kNll = 2, kSample = 3, kDivergence = 4 };
+enum class EpilogueMode : int32_t { kNone = 0, kLogits = 1, kNll = 2, kSample = 3, kDivergence = 4, kScore = 5 };
 
 // What kLogits computes for chosen rows, in chunks that bound memory.
 struct Epilogue {
@@ -122,9 +122,9 @@ struct Epilogue {
   const int32_t* rows = nullptr;  // [count] row indices of this step
   int64_t count = 0;
   float* logits = nullptr;           // kLogits: [count, vocabulary]
-  const int32_t* targets = nullptr;  // kNll, kDivergence: [count] token ids
+  const int32_t* targets = nullptr;  // kNll, kDivergence, kScore: [count] token ids
   double* values = nullptr;   // kNll: [count] -log p(target) in nats; kDivergence: [count, 4] = KL(ref || this), nll,
-                              // ref nll, top token agrees (0/1)
+                              // ref nll, top token agrees (0/1); kScore: [count, 2] = nll, target is top token (0/1)
   int32_t* tokens = nullptr;  // kSample: [count]
   Sampling sampling;
   // kDivergence: the reference model's epilogue input (rows [count, refWidth], after its final norm) and head.

@@ -316,6 +316,7 @@ const epilogue = () => {
     null,
     { mode: 1, rows, logits: shared(Float32Array, 16) },
     { mode: 2, rows, targets, values: shared(Float64Array, 2) },
+    { mode: 5, rows, targets, values: shared(Float64Array, 4) },
     {
       mode: 3,
       rows,

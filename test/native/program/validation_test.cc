@@ -261,7 +261,7 @@ TEST(observers_are_checked) {
 TEST(epilogues_are_checked) {
   static std::vector<int32_t> ids = {0, 53};
   const double nan = std::numeric_limits<double>::quiet_NaN();
-  STEP_REFUSED(kOption, "epilogue.mode is 5", v->step.epilogue.mode = static_cast<EpilogueMode>(5));
+  STEP_REFUSED(kOption, "epilogue.mode is 6", v->step.epilogue.mode = static_cast<EpilogueMode>(6));
   STEP_REFUSED(kOption, "epilogue.mode is -1", v->step.epilogue.mode = static_cast<EpilogueMode>(-1));
   STEP_REFUSED(kOption, "no run contains a logits op", v->step.runs.pop_back());
   STEP_REFUSED(kOption, "expected one logits op", v->step.runs.push_back(v->step.runs.back()));
@@ -277,7 +277,7 @@ TEST(epilogues_are_checked) {
       spoil(&v->step.epilogue);
     });
   };
-  for (const EpilogueMode mode : {EpilogueMode::kNll, EpilogueMode::kDivergence}) {
+  for (const EpilogueMode mode : {EpilogueMode::kNll, EpilogueMode::kDivergence, EpilogueMode::kScore}) {
     refuse(mode, Code::kOption, "epilogue.values is missing", __LINE__, [](Epilogue* e) { e->values = nullptr; });
     refuse(mode, Code::kOption, "epilogue.targets is missing", __LINE__, [](Epilogue* e) { e->targets = nullptr; });
     refuse(mode, Code::kOption, "epilogue.targets[1] is 53", __LINE__, [](Epilogue* e) { e->targets = ids.data(); });
@@ -345,7 +345,7 @@ TEST(any_request_is_answered) {
   for (int round = 0; round < 20000; ++round) {
     StepRequest& step = valid.step = pristine;
     step.observers = {observer(Reduction::kMean, mean)};
-    step.epilogue.mode = static_cast<EpilogueMode>(random() % 5);
+    step.epilogue.mode = static_cast<EpilogueMode>(random() % 6);
     for (uint64_t spoil = random() % 3; spoil > 0; --spoil) {
       SectionRun& run = step.runs[random() % step.runs.size()];
       Sequence& sequence = step.sequences[0];
