@@ -17,6 +17,7 @@ import {
   type QuantizeModelOptions,
   type Recipe,
 } from "./recipe.ts"
+import { checkOrientation, transposedModules } from "./transposed.ts"
 
 export class QuantizationJob {
   readonly checkpoint: Checkpoint
@@ -62,6 +63,7 @@ export class QuantizationJob {
               : ""),
         )
       const described = describeModel(checkpoint.config, name => checkpoint.has(name))
+      if (options.adapters?.length) checkOrientation(described, "adapters")
       const program = open.transforms.includes("hadamard") ? prepareRotation(checkpoint, described) : described
       adapters = await Adapters.open(options.adapters ?? [], checkpoint, options.onWarning ?? (() => {}))
       const recipe = closeRecipe(open, program)
@@ -151,15 +153,17 @@ export async function refuseBadWeights(
       await checkFinite(checkpoint.tensor(name), name, "the checkpoint is damaged, or its training diverged")
     onTensor(++done, checkpoint.names.length)
   }
+  const transposed = transposedModules(job.program)
   for (const { module, shape, scheme } of job.plan.modules) {
     if (!scheme) continue
     const { dtype, shape: found } = checkpoint.entry(`${module}.weight`)
     if (!floatTypes.includes(dtype))
       throw new TsqError("ERR_DTYPE", `${module}.weight is ${dtype}, expected F32, F16 or BF16`)
-    if (found.length !== 2 || found[0] !== shape[0] || found[1] !== shape[1])
+    const stored = transposed.has(module) ? shape.toReversed() : shape
+    if (found.length !== 2 || found[0] !== stored[0] || found[1] !== stored[1])
       throw new TsqError(
         "ERR_SHAPE",
-        `${module}.weight is [${found.join(", ")}], expected [${shape.join(", ")}] from config.json; the configuration belongs to another model`,
+        `${module}.weight is [${found.join(", ")}], expected [${stored.join(", ")}] from config.json; the configuration belongs to another model`,
       )
   }
 }

@@ -10,6 +10,7 @@ import { estimateMemory, estimateSeconds, nominalBits, sizeUp } from "./estimate
 import { fusedGroups, linearsOf } from "./linears.ts"
 import type { QuantizeModelOptions, Recipe } from "./recipe.ts"
 import { bitsandbytesScheme, bitsOf, type GroupSize, isBitsandbytes, type SchemeName } from "./scheme.ts"
+import { refuseTransposed } from "./transposed.ts"
 
 export interface PlannedModule {
   /** Full module name. */
@@ -62,6 +63,7 @@ export function makePlan(
     const { vocabularySize, hiddenSize } = program.config
     modules.push(planModule(module, null, [vocabularySize, hiddenSize], recipe, program))
   }
+  refuseTransposed(modules, program, recipe.format)
   keepFusedTogether(modules, program, warnings)
   checkPatterns(modules, recipe, program, warnings)
   if (checkpoint.isAlias(`${program.head}.weight`))

@@ -22,6 +22,7 @@ import type { QuantizeModelOptions, Recipe } from "./recipe.ts"
 import { makeReport, type QuantizationReport } from "./report.ts"
 import { RunLock } from "./run-lock.ts"
 import { storedSource } from "./stored-source.ts"
+import { asStored, transposedModules } from "./transposed.ts"
 import { smokeTest, spreadTokens, verifyModules } from "./verify.ts"
 import { type CheckpointContents, foreseenTensors, fromCheckpoint, writeCheckpoint } from "./write-checkpoint.ts"
 
@@ -288,12 +289,17 @@ async function writeOutput(
   try {
     const blockOf = new Map(blocks.flatMap(block => block.modules.map(module => [module, block] as const)))
     const changedIn = new Map(blocks.flatMap(block => block.changed.map(name => [name, block] as const)))
+    const transposed = transposedModules(program)
+    const changed = async (name: string): Promise<Float32Array | null> => {
+      const values = await changedIn.get(name)?.dense(name)
+      return values ? asStored(name, values, transposed) : null
+    }
     const tensor = (module: string) => blockOf.get(module)!.tensor(module)
     const result: QuantizationReport = { ...makeReport(job, blocks), ...(mix && { mix }) }
     for (const warning of result.warnings.slice(plan.warnings.length)) options.onWarning?.(warning)
     const damps = result.tensors.map(entry => entry.damp).filter(damp => damp !== undefined)
     const contents: CheckpointContents = {
-      source: fromCheckpoint(checkpoint, async name => (await changedIn.get(name)?.dense(name)) ?? null),
+      source: fromCheckpoint(checkpoint, changed),
       format: formatByName(recipe.format),
       summary: {
         modules: new Map(
