@@ -79,26 +79,37 @@ class StreamWalk {
   }
 
   #result(op: Op, inputs: readonly Held[]): Held {
-    switch (op.kind) {
+    // As text: mixtures of experts are operations of some versions only.
+    switch (op.kind as string) {
       case "embed":
-        this.#tables.push(this.#module(op))
+        this.#tables.push(...this.#modules(op))
         return { is: "stream" }
       case "rmsNorm":
         return this.#norm(op, inputs[0]!)
       case "linear":
-      case "logits": {
-        const module = this.#module(op)
-        const [input] = inputs
-        if (input!.is === "stream") this.#readers.push({ module, norm: null })
-        else if (input!.is === "normed") this.#readers.push({ module, norm: input!.norm })
-        else this.#look(input!)
-        return { is: "outputs", of: [module] }
-      }
+      case "logits":
+        return this.#read(this.#modules(op), inputs[0]!)
+      case "experts":
+        this.#look(inputs[1]!)
+        return this.#read(this.#modules(op), inputs[0]!)
+      case "gather":
+      case "combine":
+        // Rows go to their experts and are summed up again, weighted: coordinates stay what they are.
+        this.#look(inputs[1]!)
+        return inputs[0]!
       case "add":
         return this.#add(inputs[0]!, inputs[1]!)
       default:
         return this.#plain(op, inputs)
     }
+  }
+
+  #read(modules: readonly string[], input: Held): Held {
+    if (input.is === "stream" || input.is === "normed") {
+      const norm = input.is === "normed" ? input.norm : null
+      for (const module of modules) this.#readers.push({ module, norm })
+    } else this.#look(input)
+    return { is: "outputs", of: modules }
   }
 
   #norm(op: Op, input: Held): Held {
@@ -142,11 +153,15 @@ class StreamWalk {
     if (held.is === "outputs") for (const module of held.of) this.#looked.add(module)
   }
 
-  #module(op: Op): string {
-    const weight = this.#section.weights[op.weights[0]!]
-    if (weight?.kind !== "linear") this.#refuse(`${op.kind} has a weight that is no matrix`)
-    if (weight.transposed) this.#refuse(`${weight.module} is stored with rows and columns exchanged`)
-    return weight.module
+  /** Of a linear, or those of all experts. */
+  #modules(op: Op): string[] {
+    const matrices = op.kind === "linear" || op.kind === "logits" ? op.weights.slice(0, 1) : op.weights
+    return matrices.map(index => {
+      const weight = this.#section.weights[index]
+      if (weight?.kind !== "linear") this.#refuse(`${op.kind} has a weight that is no matrix`)
+      if (weight.transposed) this.#refuse(`${weight.module} is stored with rows and columns exchanged`)
+      return weight.module
+    })
   }
 
   #describe(op: Op): string {

@@ -77,7 +77,7 @@ const reasons: Record<string, RegExp> = {
   gemma3: /the output of post_attention_layernorm\.weight is added to the residual stream/,
   gemma3_text: /the output of post_attention_layernorm\.weight is added to the residual stream/,
   gpt_neox: /input_layernorm\.weight reads the residual stream, and changes with the stream's coordinates/,
-  gpt2: /the output of transformer\.wpe is added to the residual stream/,
+  gpt2: /the output of (transformer\.)?wpe is added to the residual stream/,
 }
 for (const [name, config] of Object.entries(families))
   t.test(`families: ${name}`, async t => {
@@ -182,6 +182,28 @@ t.test("who reads and who writes", t => {
   t.strictSame(block!.writers, ["self_attn.o_proj", "mlp.down_proj"])
   t.strictSame(block!.values, [{ source: "self_attn.v_proj", targets: ["self_attn.o_proj"], headDim: 128 }])
   t.strictSame(epilogue!.readers, [{ module: "model.embed_tokens", norm: { tensor: "model.norm.weight", offset: 0 } }])
+  t.end()
+})
+
+t.test("experts read and write the stream as the MLP in their place does", t => {
+  const plain = streamAccess(describeModel(smallConfig))[1]!
+  const mixture = changed(section => {
+    const [gate, up, down] = [4, 5, 6].map(nth => section.ops.filter(op => op.kind === "linear")[nth]!)
+    const routes = { ...gate!, out: 90, in: gate!.in }
+    const gather = { ...gate!, kind: "gather" as Op["kind"], in: [gate!.in[0]!, 90], out: 91, weights: [] }
+    const combine = { ...gate!, kind: "combine" as Op["kind"], in: [92, 90], out: down!.out, weights: [] }
+    const experts = (op: Op, input: number, out: number) => ({
+      ...{ ...op, kind: "experts" as Op["kind"], in: [input, 90], out },
+    })
+    return section.ops.flatMap(op => {
+      if (op === gate) return [routes, gather, experts(op, 91, op.out)]
+      if (op === up) return [experts(op, 91, op.out)]
+      return op === down ? [experts(op, op.in[0]!, 92), combine] : [op]
+    })
+  })
+  const found = streamAccess(mixture)[1]!
+  t.strictSame(found.writers, plain.writers)
+  t.strictSame(new Set(found.readers.map(({ module }) => module)), new Set(plain.readers.map(({ module }) => module)))
   t.end()
 })
 
