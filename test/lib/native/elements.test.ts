@@ -114,6 +114,35 @@ t.test("scaleMatrix", async t => {
   await refused(t, () => native.scaleMatrix(source, 2 ** 40, 2 ** 40, null, null, out), "ERR_SHAPE", /too large/)
 })
 
+t.test("hadamard turns rows and columns alike, and back", async t => {
+  t.strictSame(
+    [1, 3, 64, 172, 896, 2560, 11008].map(size => native.hadamardOrder(size)),
+    [1, 1, 64, 4, 896, 2560, 256],
+  )
+  const [n, k] = [24, 10]
+  const source = randomFloats(n * k, random(6))
+  const out = floats(new Float32Array(n * k))
+  for (const [axis, block, sizes] of [
+    [0, 12, n],
+    [1, 2, k],
+  ] as const) {
+    await native.hadamard(source, n, k, axis, block, null, out)
+    const norm = (values: Float32Array) => values.reduce((sum, value) => sum + value ** 2, 0)
+    t.ok(Math.abs(norm(out) / norm(source) - 1) < 1e-6)
+    t.notSame(out, source)
+    await refused(
+      t,
+      () => native.hadamard(source, n, k, axis, 3, null, out),
+      "ERR_OPTION",
+      new RegExp(`block is 3, expected the order of a Hadamard matrix that divides ${sizes}`),
+    )
+  }
+  // Sylvester's matrix is its own inverse.
+  await native.hadamard(source, n, k, 0, 8, null, out)
+  await native.hadamard(out, n, k, 0, 8, null, out)
+  t.ok(out.every((value, i) => Math.abs(value - source[i]!) < 1e-6))
+})
+
 t.test("columnMagnitude is the mean over rows of |w| over its group's largest", async t => {
   const n = 101
   const k = 10

@@ -50,6 +50,26 @@ t.test("every scheme, group size and symmetry", async t => {
       }
 })
 
+t.test("smooth leaves its scales on the result, of the paper's formula", async t => {
+  const peaks = (rows: Float32Array) =>
+    Array.from({ length: k }, (_, j) => {
+      let peak = 0
+      for (let i = j; i < rows.length; i += k) peak = Math.max(peak, Math.abs(rows[i]!))
+      return peak
+    })
+  const [inputs, columns] = [peaks(x), peaks(floats)]
+  for (const alpha of [0.5, undefined])
+    for (const options of [{ scheme: "w8a8" }, { scheme: "w4a16", rounding: "gptq", groupSize: 32 }] as const) {
+      const given = { ...options, transform: "smooth", calibration, ...(alpha !== undefined && { alpha }) } as const
+      const q = await quantize(weight, given)
+      const used = alpha ?? 0.8
+      const expected = inputs.map((peak, j) => Math.fround(1 / Math.fround(peak ** used / columns[j]! ** (1 - used))))
+      t.strictSame([...q.inputScale!], expected)
+      const outputs = outputError(x, new Float32Array(n * k), q)
+      t.ok(outputError(x, floats, q) < 0.05 * outputs, `${options.scheme}: ${outputError(x, floats, q) / outputs}`)
+    }
+})
+
 t.test("the default group gives way to a smaller k, a choice does not", async t => {
   const narrow = Tensor.from(randomWeight(4, 64, 3), [4, 64])
   t.match((await quantize(narrow, { scheme: "w4a16" })).scheme, { granularity: "channel", groupSize: 64 })
@@ -290,6 +310,9 @@ t.test("refuses options", async t => {
     'transform "hadamard" rotates the residual stream of a whole model: use quantizeModel',
     "ERR_UNSUPPORTED",
   )
+  await refuse({ scheme: "w4a16", alpha: 0.5 }, 'option "alpha" is 0.5, expected no value without transform "smooth"')
+  await refuse({ scheme: "w8a8", transform: "smooth", calibration, alpha: 2 }, /option "alpha" is 2, expected a number/)
+  await refuse({ scheme: "w8a8", transform: "smooth" }, 'transform "smooth" needs option "calibration"')
   await refuse({ scheme: "w4a16", scaleType: "f64" }, 'option "scaleType" is "f64", expected "f32", "f16" or "bf16"')
   await refuse({ scheme: "w4a16", seed: -1 }, 'option "seed" is -1, expected an integer of at least 0')
   await refuse({ scheme: "w4a16", damp: 2 }, 'option "damp" is 2, expected a number above 0 and at most 1')
