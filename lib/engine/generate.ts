@@ -152,7 +152,7 @@ export async function* generateTokens(
   const limit = Math.min(settings.maxTokens, model.maxContext - prompt.length)
   const cache = model.createCache(pagesFor(prompt.length + limit))
   try {
-    const sequence = new SequenceCache(new PageAllocator(cache.pages))
+    const sequence = new SequenceCache(new PageAllocator(cache.pages, cache.exact))
     const decoder = model.tokenizer.streamDecoder(Array.from(prompt.subarray(-16)))
     const stops = new StopStrings(settings.stops)
     const history = sharedInts(prompt.length + limit)

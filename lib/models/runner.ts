@@ -3,8 +3,9 @@ import { TsqError } from "../core/errors.ts"
 import { type Activations, activationsCode } from "../kernels/packed-weight.ts"
 import { abortable, NativeHandle, native, type StepEpilogue, type StepSampling } from "../native.ts"
 import { type Reduction, reductions } from "./accumulator.ts"
+import { type KvFormat, nativeFormat } from "./kv-cache.ts"
 import { type ModelProgram, opKinds } from "./program.ts"
-import { KvCacheHandle, type StepSequence } from "./sequence.ts"
+import { exactPagesEach, KvCacheHandle, type StepSequence } from "./sequence.ts"
 import { BoundSection, type WeightSource } from "./weights.ts"
 
 export { KvCacheHandle, type StepSequence } from "./sequence.ts"
@@ -116,15 +117,20 @@ export class ModelRunner {
     return BoundSection.bind(section, prefix, template, source)
   }
 
-  createCache(layers: number, pages: number): KvCacheHandle {
+  /** format: f32 by default; `sequences` that will be in the cache at once, where it keeps positions exactly. */
+  createCache(layers: number, pages: number, format?: KvFormat, sequences = 1): KvCacheHandle {
     const { kvHeads, headDim } = this.program.config
-    return new KvCacheHandle(native.createCache(layers, kvHeads, headDim, pages), layers, pages)
+    if (!format) return new KvCacheHandle(native.createCache(layers, kvHeads, headDim, pages), layers, pages)
+    const exact = { ...format, pages: exactPagesEach(format) * sequences }
+    const { numbers, scales } = nativeFormat(format, exact.pages)
+    const handle = native.createCache(layers, kvHeads, headDim, pages, numbers, scales)
+    return new KvCacheHandle(handle, layers, pages, exact)
   }
 
   /** Runs the runs in order. The addon checks shapes, token ids and pages before anything runs. */
   step(request: Step): Promise<void> {
     const { runs, weights } = this.#bind(request.runs)
-    const { sequences, pageTable } = flattenSequences(request.sequences)
+    const { sequences, pageTable, exactTable } = flattenSequences(request.sequences)
     const observers = (request.observers ?? []).map(({ reduction, accumulator, ...rest }) => ({
       ...rest,
       reduction: reductions[reduction],
@@ -140,6 +146,7 @@ export class ModelRunner {
           tokens: request.tokens ?? null,
           sequences,
           pageTable,
+          exactTable,
           cache: request.cache?.value ?? null,
           hidden: request.hidden ?? null,
           hiddenSlot: 0,
@@ -181,18 +188,26 @@ export class ModelRunner {
   }
 }
 
-function flattenSequences(list: readonly StepSequence[]): { sequences: Int32Array; pageTable: Int32Array } {
+interface FlatSequences {
+  sequences: Int32Array
+  pageTable: Int32Array
+  exactTable: Int32Array | null
+}
+
+function flattenSequences(list: readonly StepSequence[]): FlatSequences {
   const sequences = new Int32Array(list.length * 5)
   const pageTable = new Int32Array(list.reduce((sum, sequence) => sum + sequence.pages.length, 0))
+  const exactTable = list.some(({ exact }) => exact) ? new Int32Array(pageTable.length).fill(-1) : null
   let row = 0
   let page = 0
-  list.forEach(({ rows, context, pages }, i) => {
+  list.forEach(({ rows, context, pages, exact }, i) => {
     sequences.set([row, rows, context, page, pages.length], i * 5)
     pageTable.set(pages, page)
+    if (exact) exactTable!.set(exact, page)
     row += rows
     page += pages.length
   })
-  return { sequences, pageTable }
+  return { sequences, pageTable, exactTable }
 }
 
 function nativeEpilogue(epilogue: Epilogue): StepEpilogue {

@@ -106,6 +106,13 @@ const numbers = [
   Infinity,
   -Infinity,
 ]
+const kvFormat = () =>
+  pick([
+    null,
+    filled(Int32Array, 13),
+    Int32Array.of(2, 1, 0, 8, 4, 1, 1, 8, 0, 1, 1, 2, 5),
+    Int32Array.of(4, 2, 1, 8, 3, 3, 0, 8, 1, 1, 0, 1, pick([0, 3, 64])),
+  ])
 const nasty = [
   () => pick(numbers),
   () => pick(numbers),
@@ -202,6 +209,7 @@ const fixtures = {
   reservoir: native.createAccumulator(6, k, 4, 1),
   program: native.createProgram(Float64Array.of(k, k, k, k), Int32Array.of(4), ops(), 8),
   cache: native.createCache(1, 2, 8, 4),
+  exactCache: native.createCache(1, 2, 8, 4, Int32Array.of(2, 1, 0, 8, 4, 1, 1, 8, 0, 1, 1, 2, 3)),
   codes: native.packCodesSync(
     new Uint8Array(k * k),
     0,
@@ -346,7 +354,8 @@ const request = () => ({
   tokens: pick([Int32Array.of(1, 2, 7), filled(Int32Array, 3)]),
   sequences: pick([Int32Array.of(0, 3, 0, 0, 1), Int32Array.of(0, 1, 4, 0, 1, 1, 2, 15, 1, 2), filled(Int32Array, 5)]),
   pageTable: pick([Int32Array.of(0, 2, 3), filled(Int32Array, 3)]),
-  cache: fixtures.cache,
+  exactTable: pick([null, Int32Array.of(0, 2, 1), filled(Int32Array, 3)]),
+  cache: pick([fixtures.cache, fixtures.cache, fixtures.exactCache]),
   hidden: maybe(filled(Float32Array, 3 * k)),
   hiddenSlot: 0,
   observers: observers(),
@@ -543,7 +552,8 @@ const valid = {
     new Float32Array(64),
   ],
   createProgram: () => [Float64Array.of(k, k, k, k), Int32Array.of(4), ops(), 8],
-  createCache: () => [1 + below(2), 1, 8, 1 + below(4)],
+  createCache: () => [1 + below(2), 1, 8, 1 + below(4), kvFormat(), maybe(filled(Float32Array, pick([2, 4])))],
+  cacheBytes: () => [1 + below(2), 1, 8, 1 + below(4), kvFormat(), maybe(filled(Float32Array, pick([2, 4])))],
   step: () => [fixtures.program, request(), flag()],
   cuda: () => [pick([null, emulated])],
   cudaOpen: () => [emulated, below(3)],
