@@ -5,9 +5,11 @@ import { TsqError } from "../core/errors.ts"
 import type { StoredTensor } from "../core/stored-tensor.ts"
 import type { FormatReader } from "../formats/format.ts"
 import { detectFormat } from "../formats/registry.ts"
-import { type PackedWeight, prepackDense, prepackStored } from "../kernels/packed-weight.ts"
+import { refusesScheme } from "../kernels/activation-scheme.ts"
+import { type PackedWeight, prepack, prepackDense, prepackStored } from "../kernels/packed-weight.ts"
 import type { WeightSource } from "../models/weights.ts"
 import type { WeightSummary } from "./model.ts"
+import type { OnLoad } from "./on-load.ts"
 import { type PackedLinear, SharedWeights } from "./shared-weights.ts"
 
 export class CheckpointSource implements WeightSource {
@@ -17,10 +19,15 @@ export class CheckpointSource implements WeightSource {
   readonly #warn: (message: string) => void
   #warnedActivations = false
   readonly #weights = new SharedWeights((module, n, k) => this.#pack(module, n, k))
+  readonly #onLoad: OnLoad | null
 
-  /** ERR_UNSUPPORTED where the checkpoint is quantized in a way that no format reads. `warn` is told what is odd about it. */
-  constructor(checkpoint: Checkpoint, warn: (message: string) => void) {
+  /**
+   * ERR_UNSUPPORTED where the checkpoint is quantized in a way that no format reads. `warn` is told what is odd about it. onLoad:
+   * what becomes of linears that it stores as floats.
+   */
+  constructor(checkpoint: Checkpoint, warn: (message: string) => void, onLoad: OnLoad | null = null) {
     this.#checkpoint = checkpoint
+    this.#onLoad = onLoad
     const settings = checkpoint.quantizationConfig
     this.#reader = (settings && detectFormat(settings)?.reader(checkpoint, settings, warn)) ?? null
     this.#quantized = new Set(this.#reader?.modules)
@@ -46,15 +53,15 @@ export class CheckpointSource implements WeightSource {
   }
 
   summary(outside: readonly string[]): WeightSummary {
-    return this.#weights.summary(outside)
+    return { ...this.#weights.summary(outside), onLoad: this.#onLoad?.scheme ?? null }
   }
 
-  /** Weights are multiplied with activations as they are, or as the caller asks for. */
-  #warnOfActivations(module: string, { scheme: { activations } }: StoredTensor): void {
-    if (!activations || this.#warnedActivations) return
+  #warnOfActivations(module: string, { scheme: { activations }, activation }: StoredTensor): void {
+    const reason = activations && refusesScheme(activations, activation)
+    if (!activations || !reason || this.#warnedActivations) return
     this.#warnedActivations = true
     this.#warn(
-      `${module}: the checkpoint is made for activations of ${activations.type}, which are not quantized as it says here`,
+      `${module}: the checkpoint is made for activations of ${activations.type}, which are multiplied as they are: ${reason}`,
     )
   }
 
@@ -74,6 +81,10 @@ export class CheckpointSource implements WeightSource {
         `${this.#checkpoint.directory}: tensor ${name} is ${dtype}, expected F32, F16 or BF16`,
       )
     if (shape.length !== 2 || shape[0] !== n || shape[1] !== k) throw wrongShape(name, shape, [n, k])
+    if (this.#onLoad?.takes(module)) {
+      const rounded = await this.#onLoad.round(this.#checkpoint, name, [n, k])
+      return { weight: await prepack(rounded), bitsPerWeight: rounded.bitsPerWeight, quantized: true }
+    }
     return { weight: await prepackDense(tensor), bitsPerWeight: tensor.dtype === "f32" ? 32 : 16, quantized: false }
   }
 }

@@ -14,6 +14,8 @@ import type { Tokenizer } from "../models/tokenizer.ts"
 import { native } from "../native.ts"
 import { CheckpointSource } from "./checkpoint-source.ts"
 import { Model, type WeightSummary } from "./model.ts"
+import type { OnLoad } from "./on-load.ts"
+import { type OnLoadScheme, onLoadSchemes } from "./on-load-schemes.ts"
 import { PackCache } from "./pack-cache.ts"
 import { progressOf } from "./progress.ts"
 import { WeightRecorder } from "./weight-recorder.ts"
@@ -24,10 +26,17 @@ export interface LoadOptions extends LongWork {
   /** As setThreads(): for the whole process. */
   threads?: number
   /**
-   * What the model's weights are multiplied with where a call does not say so itself. Default "exact"; "int8" rounds
-   * activations to 8 bits, which is faster.
+   * What the model's weights are multiplied with where a call does not say so itself. Default "scheme": activations as the
+   * checkpoint says (W8A8, FP8 and LLM.int8() round them), exact where it says nothing. "exact": as they are, always. "int8":
+   * rounded to 8 bits, which is faster.
    */
   activations?: Activations
+  /**
+   * Rounds the linears of the blocks that the checkpoint stores as floats as they are packed, to the nearest codes and without
+   * calibration: "w8a8", "fp8", "llm.int8", "w8a16", "w4a16", "nf4" or "fp4". Embedding and head stay, and so does what is quantized
+   * already. Default: nothing is rounded.
+   */
+  quantize?: OnLoadScheme
   /** Default and only one so far: "f32". */
   kvCache?: "f32"
   /** Tokens that a sequence may have, at most the model's own context. Default: the model's. */
@@ -47,6 +56,7 @@ const optionNames = [
   "device",
   "threads",
   "activations",
+  "quantize",
   "kvCache",
   "maxContext",
   "cache",
@@ -69,8 +79,9 @@ export async function loadModel(path: string, values?: LoadOptions): Promise<Mod
     )
   const options = new Options("loadModel", values, optionNames)
   refuseOthers(options, "device", "cpu")
-  const activations = readActivations(options)
+  const activations = readActivations(options, "scheme")
   refuseOthers(options, "kvCache", "f32")
+  const quantize = options.oneOf("quantize", onLoadSchemes, null)
   const threads = options.integer("threads", { min: 1 }, undefined)
   const maxContext = options.integer("maxContext", { min: 1 }, undefined)
   const signal = options.signal()
@@ -83,7 +94,7 @@ export async function loadModel(path: string, values?: LoadOptions): Promise<Mod
 
   const request: Request = { path, maxContext, activations, signal, onProgress }
   if (path.endsWith(".gguf")) return await loadGguf(request, options)
-  const cache = packCache(path, options, warn)
+  const cache = packCache(path, options, warn, quantize)
   const stored = (await cache?.find()) ?? null
   if (cache && stored) {
     try {
@@ -101,7 +112,7 @@ export async function loadModel(path: string, values?: LoadOptions): Promise<Mod
 
   const checkpoint = await Checkpoint.open(path)
   try {
-    const source = new CheckpointSource(checkpoint, warn)
+    const source = new CheckpointSource(checkpoint, warn, await onLoadOf(quantize, checkpoint.config, signal))
     const folder = new Folder(path)
     if (!cache?.write) return told(await assemble(request, checkpoint.config, source, folder), warn)
     const recorder = new WeightRecorder(source)
@@ -171,7 +182,25 @@ class Folder implements Companions {
   }
 }
 
+/** What rounds linears as they are loaded; null where nothing does. */
+async function onLoadOf(
+  scheme: OnLoadScheme | null,
+  configuration: Record<string, unknown>,
+  signal: AbortSignal | undefined,
+): Promise<OnLoad | null> {
+  if (scheme === null) return null
+  const { OnLoad } = await import("./on-load.ts")
+  const { describeModel } = await import("../models/registry.ts")
+  const { embedding, head } = describeModel(configuration)
+  return new OnLoad(scheme, [embedding, head], signal)
+}
+
 async function loadGguf(request: Request, options: Options): Promise<Model> {
+  if (options.has("quantize"))
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      `loadModel: quantize is for checkpoint folders; ${request.path} is a GGUF file: leave quantize out`,
+    )
   if (options.raw("cache"))
     throw new TsqError(
       "ERR_UNSUPPORTED",
@@ -233,17 +262,18 @@ async function assemble(
   } finally {
     native.deferReports(false)
   }
+  const weights = source.summary([program.embedding, program.head])
   return new Model({
     path,
     runner,
     tokenizer,
     generationDefaults,
     maxContext: maxContext ?? config.maxContext,
-    activations,
+    activations: activations === "scheme" && weights.roundedModules.length === 0 ? "exact" : activations,
     prologue: bound[0]!,
     blocks: bound.slice(1, -1),
     epilogue: bound.at(-1)!,
-    weights: source.summary([program.embedding, program.head]),
+    weights,
   })
 }
 
@@ -257,12 +287,19 @@ async function readConfig(directory: string): Promise<Record<string, unknown>> {
 }
 
 /** null where no cache was asked for. */
-function packCache(directory: string, options: Options, warn: (message: string) => void): PackCache | null {
+function packCache(
+  directory: string,
+  options: Options,
+  warn: (message: string) => void,
+  quantize: OnLoadScheme | null,
+): PackCache | null {
   const cache = options.raw("cache")
   if (cache !== undefined && typeof cache !== "boolean" && cache !== "read")
     options.fail("cache", 'true, false or "read"')
   const cacheDir = options.string("cacheDir", undefined)
-  return cache ? new PackCache(directory, { write: cache === true, cacheDir, warn }) : null
+  return cache
+    ? new PackCache(directory, { write: cache === true, cacheDir, warn, ...(quantize && { packing: { quantize } }) })
+    : null
 }
 
 /** The value `only` or nothing; other names are for later versions. */

@@ -21,6 +21,7 @@ import type { CalibrationRun } from "./calibration-run.ts"
 import { transformRows } from "./estimate.ts"
 import type { PlannedModule } from "./plan.ts"
 import type { Recipe } from "./recipe.ts"
+import { StaticActivations } from "./static-activations.ts"
 
 export interface BlockResult {
   /** By full module name. */
@@ -133,7 +134,9 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
         hessian.dispose()
       }
     }
-    await run.advance(bound, input.signal)
+    const activations = run.own(new StaticActivations(program, stages(section), schemeOf))
+    await run.advance(bound, input.signal, activations.watched)
+    activations.apply(prefix, tensors)
     return { tensors, reports, changed: await changedTensors(weights, prefix, tensors), transforms }
   } finally {
     run.releaseOwned()

@@ -88,7 +88,12 @@ async function calibrationOf(
   const { calibration } = options
   if (calibration === undefined) {
     if (!needsCalibration(recipe)) return null
-    const what = recipe.rounding === "gptq" ? "rounding gptq" : `transform ${recipe.transforms[0]}`
+    const what =
+      recipe.rounding === "gptq"
+        ? "rounding gptq"
+        : recipe.activations === "static"
+          ? "static activations"
+          : `transform ${recipe.transforms[0]}`
     throw new TsqError(
       "ERR_OPTION",
       `quantizeModel: ${what} needs calibration (text or token ids of the kind the model will see)`,

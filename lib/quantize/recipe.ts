@@ -20,6 +20,7 @@ import {
   type SchemeName,
   schemeNames,
 } from "./scheme.ts"
+import { type ActivationKind, activationKinds } from "./static-activations.ts"
 
 export type { SchemeName } from "./scheme.ts"
 
@@ -40,6 +41,11 @@ export interface QuantizeModelOptions extends LongWork, RoundingOptions {
   format?: FormatName
   /** GPTQ files: "v1" (default; widest reach), "v2", or "planar" (GPTQModel's gptq_p, which holds 5 to 7 bits too). */
   gptqVersion?: GptqVersion
+  /**
+   * Schemes w8a8 and fp8: "dynamic" (default), "static" (a stored scale a module, chosen in calibration), or for w8a8 "asymmetric"
+   * (dynamic, with zero points).
+   */
+  activations?: ActivationKind
   /** nf4 and fp4: quantize the scales once more, in blocks of 256, as bnb_4bit_use_double_quant has it. Default false. */
   doubleQuantization?: boolean
   /** Folders of LoRA adapters as PEFT saves them, merged into the weights first, in this order. */
@@ -77,6 +83,7 @@ export interface Recipe {
   transforms: readonly TransformName[]
   format: FormatName
   gptqVersion: GptqVersion
+  activations: ActivationKind
   doubleQuantization: boolean
   /** Names of the folders. */
   adapters: readonly string[]
@@ -114,6 +121,7 @@ const known = [
   "transforms",
   "format",
   "gptqVersion",
+  "activations",
   "doubleQuantization",
   "adapters",
   "calibration",
@@ -213,6 +221,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     transforms: [...transforms],
     format,
     gptqVersion: options.oneOf("gptqVersion", gptqVersions, "v1"),
+    activations: options.oneOf("activations", activationKinds, "dynamic"),
     doubleQuantization: options.boolean("doubleQuantization", false),
     adapters: options.strings("adapters", []).map(path => basename(resolve(path))),
     samples: options.integer("samples", { min: 1 }, null),
@@ -247,7 +256,8 @@ function checkOverrides(options: Options): Recipe["overrides"] {
 }
 
 /** Whether a recipe looks at activations. */
-export const needsCalibration = (recipe: Recipe): boolean => recipe.rounding === "gptq" || recipe.transforms.length > 0
+export const needsCalibration = (recipe: Recipe): boolean =>
+  recipe.rounding === "gptq" || recipe.transforms.length > 0 || recipe.activations === "static"
 
 /** Whether the calibration set is sent through the model: weighted scale search uses it too where it is there. */
 export const needsCalibrationRun = (recipe: Recipe): boolean => needsCalibration(recipe) || recipe.rounding === "mse"
