@@ -202,8 +202,11 @@ export interface StepEpilogue {
   referenceWidth?: number
   referenceHead?: Handle
   referenceSoftcap?: number
-  referenceActivations?: 0 | 1
+  referenceActivations?: ActivationsCode
 }
+
+/** Activations as they are 0, rounded to 8 bits by row and block 1, as each weight's scheme says 2. */
+export type ActivationsCode = 0 | 1 | 2
 
 export interface StepRequest {
   /** [count, 5]: section, opBegin, opEnd, weightBase, cacheLayer. */
@@ -226,8 +229,8 @@ export interface StepRequest {
   hiddenSlot: number
   observers: StepObserver[]
   epilogue: StepEpilogue | null
-  /** Of every linear and the head: exact 0 (default), rounded to 8 bits 1. */
-  activations?: 0 | 1
+  /** Of every linear and the head; default: exact. */
+  activations?: ActivationsCode
 }
 
 export interface OpenPackFile {
@@ -581,6 +584,8 @@ export interface Binding {
   /**
    * codes < 2^bits, bytes of any alignment, scales [n, G], groupIndex [k] or null, inputScale [k] or null. At most one of zeros [n, G],
    * offsets [n, G] and codebook [2^bits]; none: zeros of 2^(bits-1). What the codes stand for: see dequantize.
+   * activations: what ActivationsCode 2 does with this weight's, [8]: type (as weightActivations), grain (tensor 0, token 1, group 2),
+   * symmetric, dynamic, columns of a group, scale, zero point, threshold of outliers (0: none); null: exact.
    */
   packCodes(
     codes: Source,
@@ -595,6 +600,7 @@ export interface Binding {
     codebook: Float32Array | null,
     groupIndex: Int32Array | null,
     inputScale: Float32Array | null,
+    activations: Float64Array | null,
   ): Promise<Handle>
   packCodesSync(
     codes: Source,
@@ -609,12 +615,15 @@ export interface Binding {
     codebook: Float32Array | null,
     groupIndex: Int32Array | null,
     inputScale: Float32Array | null,
+    activations: Float64Array | null,
   ): Handle
+  /** What its scheme rounds activations to: nothing 0, int8 1, E4M3 2, E5M2 3. */
+  weightActivations(weight: Handle): 0 | 1 | 2 | 3
   /** False: codes that no kernel takes, held as the floats that they stand for. */
   weightIsFused(weight: Handle): boolean
   /** A small f32 vector (norm weight, bias, inverse frequencies), copied. */
   vector(values: Float32Array): Handle
-  /** y[m, n] = x[m, k] W^T (+ bias). x and y f32, f16 or bf16. activations: exact 0, rounded to 8 bits 1. */
+  /** y[m, n] = x[m, k] W^T (+ bias). x and y f32, f16 or bf16. */
   matmul(
     weight: Handle,
     x: ArrayBufferView,
@@ -623,7 +632,7 @@ export interface Binding {
     y: ArrayBufferView,
     yType: DtypeCode,
     bias: Float32Array | null,
-    activations: 0 | 1,
+    activations: ActivationsCode,
   ): void
   matmulAsync(
     weight: Handle,
@@ -633,7 +642,7 @@ export interface Binding {
     y: ArrayBufferView,
     yType: DtypeCode,
     bias: Float32Array | null,
-    activations: 0 | 1,
+    activations: ActivationsCode,
   ): Promise<void>
 
   // Rounding

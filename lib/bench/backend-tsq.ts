@@ -3,7 +3,7 @@ import { dtypeInfo } from "../core/dtype.ts"
 import { Tensor } from "../core/tensor.ts"
 import { dequantizeAsync } from "../kernels/dequantize.ts"
 import { type MatmulOptions, matmul } from "../kernels/matmul.ts"
-import { type PackedWeight, prepack, prepackDense } from "../kernels/packed-weight.ts"
+import { type Activations, type PackedWeight, prepack, prepackDense } from "../kernels/packed-weight.ts"
 import { native } from "../native.ts"
 import { type BenchMatrix, type Bound, copiesOf, type Prepared, type PrepareOptions } from "./backend.ts"
 import { unitsOf } from "./roofs.ts"
@@ -51,7 +51,13 @@ export interface TsqVariant {
 }
 
 /** Products with packed weights, whatever they hold. The copies belong to the caller. */
-export function prepareFused(copies: PackedCopies, n: number, row: WeightRow, variant: TsqVariant): Prepared {
+export function prepareFused(
+  copies: PackedCopies,
+  n: number,
+  row: WeightRow,
+  variant: TsqVariant,
+  activations: Activations = variant.activations,
+): Prepared {
   return {
     label: { ...variant },
     weightBytes: copies.bytes,
@@ -60,7 +66,7 @@ export function prepareFused(copies: PackedCopies, n: number, row: WeightRow, va
     row,
     bind(x) {
       const out = Tensor.empty([x.m, n], x.dtype)
-      const options: MatmulOptions = variant.activations === "int8" ? { out, activations: "int8" } : { out }
+      const options: MatmulOptions = { out, activations }
       return new TsqBound(variant.isa, out, () => matmul(x.tensor, copies.next(), options))
     },
     dispose() {},

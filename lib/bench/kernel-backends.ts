@@ -1,9 +1,12 @@
 // Every backend of the kernel benchmark, made ready for one matrix.
 import { TsqError } from "../core/errors.ts"
+import { roundAtOnce } from "../engine/on-load.ts"
+import { dequantizeAsync } from "../kernels/dequantize.ts"
+import { prepack } from "../kernels/packed-weight.ts"
 import type { BenchMatrix, Prepared, PrepareOptions, Unavailable } from "./backend.ts"
 import { type OrtModule, ortBits, prepareOrt } from "./backend-ort.ts"
-import { denseCopies, type PackedCopies, prepareFused, prepareUnfused, quantizedCopies } from "./backend-tsq.ts"
-import { type BackendName, type KernelPlan, ortVariant } from "./kernel-options.ts"
+import { denseCopies, PackedCopies, prepareFused, prepareUnfused, quantizedCopies } from "./backend-tsq.ts"
+import { type BackendName, type KernelPlan, ortVariant, schemeOf } from "./kernel-options.ts"
 import { type FloatDtype, quantizedRow } from "./samples.ts"
 
 /** The backends that cannot take part, and why. */
@@ -56,12 +59,14 @@ export class PreparedBackends {
   async add(backend: BackendName, ort: OrtModule | null): Promise<void> {
     const { bits, dtypes } = this.#plan
     const variant = ortVariant(backend)
+    const scheme = schemeOf(backend)
     if (variant) {
       if (!ort) throw new TsqError("ERR_UNSUPPORTED", "onnxruntime-node is not loaded")
       if (!ortBits.includes(bits))
         throw new TsqError("ERR_UNSUPPORTED", `MatMulNBits takes ${ortBits.join(", ")} bits, not ${bits}`)
       this.list.push(await prepareOrt(ort, this.#matrix, variant, backend, this.#options))
-    } else if (backend === "tsq") await this.#fused(backend, "exact", dtypes)
+    } else if (scheme) await this.#scheme(backend, scheme, dtypes[0]!)
+    else if (backend === "tsq") await this.#fused(backend, "exact", dtypes)
     else if (backend === "tsq-int8") await this.#fused(backend, "int8", dtypes.slice(0, 1))
     else if (backend === "tsq-unfused") await this.#unfused(backend, dtypes[0]!)
     else await this.#dense(backend, backend.slice("tsq-".length) as FloatDtype)
@@ -92,6 +97,18 @@ export class PreparedBackends {
             groupSize,
           }),
         )
+  }
+
+  /** The same values rounded to a scheme of 8-bit weights and activations. */
+  async #scheme(backend: string, scheme: "w8a8" | "fp8" | "llm.int8", dtype: FloatDtype): Promise<void> {
+    const { n, k } = this.#matrix
+    const values = await dequantizeAsync(this.#matrix.quantized)
+    const quantized = await roundAtOnce(scheme, "weight", values, [n, k])
+    const copies = await PackedCopies.make(() => prepack(quantized), this.#options)
+    this.#packs.push(copies)
+    const label = { backend, kernel: scheme, activations: "int8", dtype, bits: 8, groupSize: k } as const
+    for (const isa of this.#plan.isa)
+      this.list.push(prepareFused(copies, n, quantizedRow(quantized), { ...label, isa }, "scheme"))
   }
 
   async #unfused(backend: string, dtype: FloatDtype): Promise<void> {

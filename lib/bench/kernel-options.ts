@@ -12,6 +12,9 @@ import { chooseShapes, type ShapeChoice } from "./shapes.ts"
 export const backendNames = [
   "tsq",
   "tsq-int8",
+  "tsq-w8a8",
+  "tsq-fp8",
+  "tsq-llm.int8",
   "tsq-unfused",
   "tsq-f32",
   "tsq-f16",
@@ -31,9 +34,13 @@ export const ortVariant = (name: BackendName): OrtVariant | null => {
   return level === undefined ? null : ({ accuracyLevel: Number(level), block: Number(block) } as OrtVariant)
 }
 
+/** The scheme whose weights and activations a backend takes; null: bits and groups as asked for. */
+export const schemeOf = (name: BackendName): "w8a8" | "fp8" | "llm.int8" | null =>
+  name === "tsq-w8a8" ? "w8a8" : name === "tsq-fp8" ? "fp8" : name === "tsq-llm.int8" ? "llm.int8" : null
+
 /** Whether a backend rounds activations to 8 bits. */
 export const activationsOf = (name: BackendName): "exact" | "int8" =>
-  name === "tsq-int8" || ortVariant(name)?.accuracyLevel === 4 ? "int8" : "exact"
+  name === "tsq-int8" || schemeOf(name) !== null || ortVariant(name)?.accuracyLevel === 4 ? "int8" : "exact"
 
 export interface KernelBenchOptions extends LongWork {
   /** Names of models, or K×N. Default: the shapes of an 8B model's layers and one of a 1B model's. */

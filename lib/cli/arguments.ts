@@ -76,9 +76,9 @@ export function addComputeFlags(command: Command): Command {
 export function addRunFlags(command: Command): Command {
   return addComputeFlags(command)
     .addOption(
-      new Option("--activations <kind>", "exact, or int8: rounded to 8 bits, which is faster")
-        .choices(["exact", "int8"])
-        .default("exact"),
+      new Option("--activations <kind>", "as the checkpoint's scheme says, exact, or int8: rounded to 8 bits")
+        .choices(["scheme", "exact", "int8"])
+        .default("scheme"),
     )
     .option(
       "--kv-cache <type>",
@@ -100,7 +100,7 @@ export const cacheOptions = ({
 })
 
 /** What belongs to the surface and is not built yet is refused by name. cuda: whether the command computes there. */
-export function refuseLater(flags: SharedFlags, { cuda = false } = {}): void {
+export function refuseLater(flags: Pick<SharedFlags, "device" | "kvCache">, { cuda = false } = {}): void {
   if (flags.device !== undefined && flags.device !== "cpu" && !cuda) {
     if (flags.device !== "cuda")
       throw new TsqError("ERR_OPTION", `--device is ${JSON.stringify(flags.device)}, expected "cpu" or "cuda"`)

@@ -19,7 +19,7 @@ import { bytesText, durationText, note, print, printJson } from "./output.ts"
 import { showProgress } from "./progress.ts"
 import { readText } from "./text-file.ts"
 
-interface Flags extends SharedFlags {
+interface Flags extends Omit<SharedFlags, "activations"> {
   preset?: string
   scheme?: string
   groupSize?: number | "channel" | "tensor"
@@ -29,6 +29,7 @@ interface Flags extends SharedFlags {
   alpha?: number | "auto"
   format?: string
   gptqVersion?: string
+  activations?: string
   doubleQuantization?: boolean
   adapter?: string[]
   calibration?: string
@@ -80,6 +81,12 @@ export function addQuantize(program: Command): void {
         alpha,
       )
       .option("--format <name>", "gptq, awq, compressed-tensors, fp8, fbgemm_fp8, modelopt, bitsandbytes or marlin")
+      .addOption(
+        new Option(
+          "--activations <kind>",
+          "w8a8 and fp8: scales as activations come, stored, or with zero points",
+        ).choices(["dynamic", "static", "asymmetric"]),
+      )
       .option("--double-quantization", "nf4 and fp4: quantize the scales once more")
       .option("--gptq-version <version>", "v1 (default, widest reach), v2 or planar (GPTQModel's, 5 to 7 bits too)")
       .option("--adapter <folder>", "merge a LoRA adapter (PEFT) first; may be given several times", collect)
@@ -217,6 +224,7 @@ async function toOptions(flags: Flags): Promise<Record<string, unknown>> {
     alpha: flags.alpha,
     format: flags.format,
     gptqVersion: flags.gptqVersion,
+    activations: flags.activations,
     doubleQuantization: flags.doubleQuantization,
     adapters: flags.adapter,
     calibration: flags.calibration === undefined ? undefined : await readText(flags.calibration, "--calibration"),

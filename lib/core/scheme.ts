@@ -12,6 +12,8 @@ export interface ActivationScheme {
   granularity: "tensor" | "token" | "group"
   /** Columns of a group; only with "group". */
   groupSize?: number
+  /** Only int8, symmetric: columns where some row of a batch has this magnitude are multiplied as they are (LLM.int8()). */
+  threshold?: number
 }
 
 /** Scales that are floats by themselves; what roundings choose for and most formats store. */
@@ -38,7 +40,7 @@ export interface Scheme {
   scaleType: FloatScaleType | "e8m0" | "levels"
   /** What the codes stand for; absent: whole numbers. "custom": values of the tensor's own. */
   codebook?: CodebookName | "custom"
-  /** Absent: activations as they are. Kernels here multiply weights with activations as they are unless asked otherwise. */
+  /** Absent: activations as they are. Products follow it where they are asked for `activations: "scheme"`. */
   activations?: ActivationScheme
 }
 
@@ -123,12 +125,16 @@ function checkCodebook({ codebook, bits, symmetric }: Scheme): void {
 
 function checkActivations(scheme: ActivationScheme): void {
   if (typeof scheme !== "object" || scheme === null) refuse("activations", scheme, "an object")
-  const { type, symmetric, dynamic, granularity, groupSize } = scheme
+  const { type, symmetric, dynamic, granularity, groupSize, threshold } = scheme
   oneOf("activations.type", type, activationTypes)
   oneOf("activations.granularity", granularity, activationGranularities)
   if (typeof symmetric !== "boolean") refuse("activations.symmetric", symmetric, "true or false")
   if (typeof dynamic !== "boolean") refuse("activations.dynamic", dynamic, "true or false")
   countOnlyWith("activations.groupSize", groupSize, granularity === "group", '"group"')
+  if (threshold === undefined) return
+  if (type !== "int8" || !symmetric) refuse("activations.threshold", threshold, "no value: only symmetric int8 has it")
+  if (!(typeof threshold === "number" && threshold > 0 && Number.isFinite(threshold)))
+    refuse("activations.threshold", threshold, "a positive number")
 }
 
 function countOnlyWith(name: string, value: unknown, wanted: boolean, granularity: string): void {

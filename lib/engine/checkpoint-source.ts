@@ -5,10 +5,12 @@ import { TsqError } from "../core/errors.ts"
 import type { StoredTensor } from "../core/stored-tensor.ts"
 import type { FormatReader } from "../formats/format.ts"
 import { detectFormat } from "../formats/registry.ts"
-import { type PackedWeight, prepackDense, prepackStored } from "../kernels/packed-weight.ts"
-import { transposedTensor } from "../models/transposed.ts"
+import { refusesScheme } from "../kernels/activation-scheme.ts"
+import { type PackedWeight, prepack, prepackDense, prepackStored } from "../kernels/packed-weight.ts"
+import { transposedFloats, transposedTensor } from "../models/transposed.ts"
 import type { WeightSource } from "../models/weights.ts"
 import type { WeightSummary } from "./model.ts"
+import type { OnLoad } from "./on-load.ts"
 import { type PackedLinear, SharedWeights } from "./shared-weights.ts"
 
 export class CheckpointSource implements WeightSource {
@@ -18,10 +20,15 @@ export class CheckpointSource implements WeightSource {
   readonly #warn: (message: string) => void
   #warnedActivations = false
   readonly #weights = new SharedWeights((module, n, k, transposed) => this.#pack(module, n, k, transposed))
+  readonly #onLoad: OnLoad | null
 
-  /** ERR_UNSUPPORTED where the checkpoint is quantized in a way that no format reads. `warn` is told what is odd about it. */
-  constructor(checkpoint: Checkpoint, warn: (message: string) => void) {
+  /**
+   * ERR_UNSUPPORTED where the checkpoint is quantized in a way that no format reads. `warn` is told what is odd about it. onLoad:
+   * what becomes of linears that it stores as floats.
+   */
+  constructor(checkpoint: Checkpoint, warn: (message: string) => void, onLoad: OnLoad | null = null) {
     this.#checkpoint = checkpoint
+    this.#onLoad = onLoad
     const settings = checkpoint.quantizationConfig
     this.#reader = (settings && detectFormat(settings)?.reader(checkpoint, settings, warn)) ?? null
     this.#quantized = new Set(this.#reader?.modules)
@@ -53,15 +60,15 @@ export class CheckpointSource implements WeightSource {
   }
 
   summary(outside: readonly string[]): WeightSummary {
-    return this.#weights.summary(outside)
+    return { ...this.#weights.summary(outside), onLoad: this.#onLoad?.scheme ?? null }
   }
 
-  /** Weights are multiplied with activations as they are, or as the caller asks for. */
-  #warnOfActivations(module: string, { scheme: { activations } }: StoredTensor): void {
-    if (!activations || this.#warnedActivations) return
+  #warnOfActivations(module: string, { scheme: { activations }, activation }: StoredTensor): void {
+    const reason = activations && refusesScheme(activations, activation)
+    if (!activations || !reason || this.#warnedActivations) return
     this.#warnedActivations = true
     this.#warn(
-      `${module}: the checkpoint is made for activations of ${activations.type}, which are not quantized as it says here`,
+      `${module}: the checkpoint is made for activations of ${activations.type}, which are multiplied as they are: ${reason}`,
     )
   }
 
@@ -82,6 +89,12 @@ export class CheckpointSource implements WeightSource {
       )
     const [rows, columns] = transposed ? [k, n] : [n, k]
     if (shape.length !== 2 || shape[0] !== rows || shape[1] !== columns) throw wrongShape(name, shape, [rows, columns])
+    if (this.#onLoad?.takes(module)) {
+      const stored = await this.#checkpoint.floats(name)
+      const floats = transposed ? await transposedFloats(stored, rows, columns) : stored
+      const rounded = await this.#onLoad.round(name, floats, [n, k])
+      return { weight: await prepack(rounded), bitsPerWeight: rounded.bitsPerWeight, quantized: true }
+    }
     const matrix = transposed ? await transposedTensor(tensor) : tensor
     return { weight: await prepackDense(matrix), bitsPerWeight: tensor.dtype === "f32" ? 32 : 16, quantized: false }
   }

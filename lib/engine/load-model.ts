@@ -16,6 +16,8 @@ import { native } from "../native.ts"
 import { CheckpointSource } from "./checkpoint-source.ts"
 import { storedKvFormat } from "./kv-scales.ts"
 import { Model, type WeightSummary } from "./model.ts"
+import type { OnLoad } from "./on-load.ts"
+import { type OnLoadScheme, onLoadSchemes } from "./on-load-schemes.ts"
 import { PackCache } from "./pack-cache.ts"
 import { progressOf } from "./progress.ts"
 import { WeightRecorder } from "./weight-recorder.ts"
@@ -26,10 +28,17 @@ export interface LoadOptions extends LongWork {
   /** As setThreads(): for the whole process. */
   threads?: number
   /**
-   * What the model's weights are multiplied with where a call does not say so itself. Default "exact"; "int8" rounds
-   * activations to 8 bits, which is faster.
+   * What the model's weights are multiplied with where a call does not say so itself. Default "scheme": activations as the
+   * checkpoint says (W8A8, FP8 and LLM.int8() round them), exact where it says nothing. "exact": as they are, always. "int8":
+   * rounded to 8 bits, which is faster.
    */
   activations?: Activations
+  /**
+   * Rounds the linears of the blocks that the checkpoint stores as floats as they are packed, to the nearest codes and without
+   * calibration: "w8a8", "fp8", "llm.int8", "w8a16", "w4a16", "nf4" or "fp4". Embedding and head stay, and so does what is quantized
+   * already. Default: nothing is rounded.
+   */
+  quantize?: OnLoadScheme
   /** How keys and values are cached (docs/kv-cache.md). Default "f32". */
   kvCache?: KvCacheOption
   /** Tokens that a sequence may have, at most the model's own context. Default: the model's. */
@@ -51,6 +60,7 @@ const optionNames = [
   "device",
   "threads",
   "activations",
+  "quantize",
   "kvCache",
   "maxContext",
   "cache",
@@ -96,8 +106,9 @@ async function loadBase(path: string, values?: LoadOptions): Promise<Model> {
     )
   const options = new Options("loadModel", values, optionNames)
   refuseOthers(options, "device", "cpu")
-  const activations = readActivations(options)
+  const activations = readActivations(options, "scheme")
   const kvCache = readKvCache(options)
+  const quantize = options.oneOf("quantize", onLoadSchemes, null)
   const threads = options.integer("threads", { min: 1 }, undefined)
   const maxContext = options.integer("maxContext", { min: 1 }, undefined)
   const signal = options.signal()
@@ -110,7 +121,7 @@ async function loadBase(path: string, values?: LoadOptions): Promise<Model> {
 
   const request: Request = { path, maxContext, activations, kvCache, signal, onProgress }
   if (path.endsWith(".gguf")) return await loadGguf(request, options)
-  const cache = packCache(path, options, warn)
+  const cache = packCache(path, options, warn, quantize)
   const stored = (await cache?.find()) ?? null
   if (cache && stored) {
     try {
@@ -128,7 +139,7 @@ async function loadBase(path: string, values?: LoadOptions): Promise<Model> {
 
   const checkpoint = await Checkpoint.open(path)
   try {
-    const source = new CheckpointSource(checkpoint, warn)
+    const source = new CheckpointSource(checkpoint, warn, await onLoadOf(quantize, checkpoint.config, signal))
     const folder = new Folder(path)
     if (!cache?.write) return told(await assemble(request, checkpoint.config, source, folder), warn)
     const recorder = new WeightRecorder(source)
@@ -201,7 +212,25 @@ class Folder implements Companions {
   }
 }
 
+/** What rounds linears as they are loaded; null where nothing does. */
+async function onLoadOf(
+  scheme: OnLoadScheme | null,
+  configuration: Record<string, unknown>,
+  signal: AbortSignal | undefined,
+): Promise<OnLoad | null> {
+  if (scheme === null) return null
+  const { OnLoad } = await import("./on-load.ts")
+  const { describeModel } = await import("../models/registry.ts")
+  const { embedding, head } = describeModel(configuration)
+  return new OnLoad(scheme, [embedding, head], signal)
+}
+
 async function loadGguf(request: Request, options: Options): Promise<Model> {
+  if (options.has("quantize"))
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      `loadModel: quantize is for checkpoint folders; ${request.path} is a GGUF file: leave quantize out`,
+    )
   if (options.raw("cache"))
     throw new TsqError(
       "ERR_UNSUPPORTED",
@@ -264,18 +293,19 @@ async function assemble(
   } finally {
     native.deferReports(false)
   }
+  const weights = source.summary([program.embedding, program.head])
   return new Model({
     path,
     runner,
     tokenizer,
     generationDefaults,
     maxContext: maxContext ?? config.maxContext,
-    activations,
+    activations: activations === "scheme" && weights.roundedModules.length === 0 ? "exact" : activations,
     kvFormat,
     prologue: bound[0]!,
     blocks: bound.slice(1, -1),
     epilogue: bound.at(-1)!,
-    weights: source.summary([program.embedding, program.head]),
+    weights,
   })
 }
 
@@ -289,12 +319,19 @@ async function readConfig(directory: string): Promise<Record<string, unknown>> {
 }
 
 /** null where no cache was asked for. */
-function packCache(directory: string, options: Options, warn: (message: string) => void): PackCache | null {
+function packCache(
+  directory: string,
+  options: Options,
+  warn: (message: string) => void,
+  quantize: OnLoadScheme | null,
+): PackCache | null {
   const cache = options.raw("cache")
   if (cache !== undefined && typeof cache !== "boolean" && cache !== "read")
     options.fail("cache", 'true, false or "read"')
   const cacheDir = options.string("cacheDir", undefined)
-  return cache ? new PackCache(directory, { write: cache === true, cacheDir, warn }) : null
+  return cache
+    ? new PackCache(directory, { write: cache === true, cacheDir, warn, ...(quantize && { packing: { quantize } }) })
+    : null
 }
 
 /** The value `only` or nothing; other names are for later versions. */

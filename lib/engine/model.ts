@@ -43,6 +43,10 @@ export interface WeightSummary {
   quantizedModules: readonly string[]
   /** Of these, modules whose codes no kernel takes: held as f32 values (PackedWeight.kernel). */
   referenceModules: readonly string[]
+  /** Modules whose schemes say that activations are rounded, which `activations: "scheme"` does. */
+  roundedModules: readonly string[]
+  /** Scheme that linears of the blocks stored as floats were rounded to as they were loaded; null: none. */
+  onLoad: string | null
   /** Native bytes of all packed weights. */
   bytes: number
 }
@@ -69,7 +73,7 @@ export class Model {
   readonly generationDefaults: GenerationDefaults
   /** Tokens that a sequence may have, prompt and generated ones together. */
   readonly maxContext: number
-  /** What the weights are multiplied with where a call does not say so itself. */
+  /** What the weights are multiplied with where a call does not say so itself; "scheme" only where some scheme rounds activations. */
   readonly activations: Activations
   /** How keys and values are cached. */
   readonly kvFormat: KvFormat

@@ -67,4 +67,6 @@ const isSummary = (value: unknown): value is WeightSummary =>
   typeof value.bitsPerWeight === "number" &&
   isList(value.quantizedModules, isString) &&
   isList(value.referenceModules, isString) &&
+  isList(value.roundedModules, isString) &&
+  (value.onLoad === null || isString(value.onLoad)) &&
   isSize(value.bytes)

@@ -1,4 +1,5 @@
 // Packed weights that several sections of a model may share, and what is told of them.
+import type { ActivationType } from "../kernels/activation-scheme.ts"
 import type { PackedWeight } from "../kernels/packed-weight.ts"
 import type { WeightSummary } from "./model.ts"
 
@@ -15,6 +16,7 @@ interface Linear {
   quantized: boolean
   bytes: number
   fused: boolean
+  activations: ActivationType
 }
 
 interface Shared {
@@ -69,19 +71,22 @@ export class SharedWeights {
       bitsPerWeight: bits / weights,
       quantizedModules: those(linear => linear.quantized),
       referenceModules: those(linear => !linear.fused),
+      onLoad: null,
+      roundedModules: those(linear => linear.activations !== "exact"),
       bytes,
     }
   }
 
   async #packed(module: string, n: number, k: number, transposed: boolean): Promise<PackedWeight> {
     const { weight, bitsPerWeight, quantized } = await this.#pack(module, n, k, transposed)
-    const { bytes, kernel } = weight
+    const { bytes, kernel, activations } = weight
     this.#linears.set(module, {
       weights: n * k,
       bits: n * k * bitsPerWeight,
       quantized,
       bytes,
       fused: kernel === "fused",
+      activations,
     })
     return weight
   }

@@ -4,7 +4,7 @@ import { describe, parseJsonObject } from "../containers/json.ts"
 import { codebook, knownCodebook } from "../core/codebooks.ts"
 import { TsqError } from "../core/errors.ts"
 import type { QuantizedTensor, ScaleLevels } from "../core/quantized-tensor.ts"
-import type { Scheme } from "../core/scheme.ts"
+import type { ActivationScheme, Scheme } from "../core/scheme.ts"
 import { StoredTensor } from "../core/stored-tensor.ts"
 import { expandScales, expectEntry, matrixShape, modulesWith } from "./arrays.ts"
 import { stringField } from "./config-fields.ts"
@@ -15,7 +15,17 @@ const types = ["nf4", "fp4"] as const
 type FourBitType = (typeof types)[number]
 const stateSuffix = (type: FourBitType) => `.weight.quant_state.bitsandbytes__${type}`
 const fourBitParts = ["absmax", "quant_map", "nested_absmax", "nested_quant_map"]
-const defaultThreshold = 6
+/** Magnitude from which LLM.int8() leaves a column of activations as it is; transformers' default of llm_int8_threshold. */
+export const defaultThreshold = 6
+
+/** What LLM.int8() does with activations; a threshold of 0 keeps no column. */
+export const int8Activations = (threshold = defaultThreshold): ActivationScheme => ({
+  type: "int8",
+  symmetric: true,
+  dynamic: true,
+  granularity: "token",
+  ...(threshold > 0 && { threshold }),
+})
 
 /** More would be no quant_state. */
 const largestState = 1 << 16
@@ -33,6 +43,7 @@ export class BitsandbytesReader implements FormatReader {
   readonly #types: ReadonlyMap<string, FourBitType>
   readonly #warn: (message: string) => void
   readonly #warned = new Set<string>()
+  readonly #threshold: number
 
   constructor(checkpoint: Checkpoint, config: Record<string, unknown>, warn: (message: string) => void) {
     this.#checkpoint = checkpoint
@@ -49,9 +60,13 @@ export class BitsandbytesReader implements FormatReader {
     const eight = modulesWith(checkpoint, ".SCB")
     this.modules = [...this.#types.keys(), ...eight]
     const threshold = config.llm_int8_threshold
-    if (eight.length > 0 && typeof threshold === "number" && threshold !== defaultThreshold)
+    const given = typeof threshold === "number" && Number.isFinite(threshold) && threshold >= 0
+    this.#threshold = given ? threshold : defaultThreshold
+    if (eight.length > 0 && threshold !== undefined && threshold !== null && !given)
+      warn(`quantization_config.llm_int8_threshold is ${describe(threshold)}; ${defaultThreshold} is taken instead`)
+    if (eight.length > 0 && this.#threshold !== defaultThreshold && Number.isInteger(this.#threshold))
       warn(
-        `quantization_config.llm_int8_threshold is ${threshold}; activations are not rounded here, and written again the file says ${defaultThreshold}`,
+        `quantization_config.llm_int8_threshold is ${threshold}, and written again as bitsandbytes the file says ${defaultThreshold}`,
       )
   }
 
@@ -175,8 +190,7 @@ export class BitsandbytesReader implements FormatReader {
         granularity: "channel",
         groupSize: k,
         scaleType: "levels",
-        // Columns beyond llm_int8_threshold are left in 16 bits.
-        activations: { type: "int8", symmetric: true, dynamic: true, granularity: "token" },
+        activations: int8Activations(this.#threshold),
       },
       shape: [n, k],
       codes: checkpoint.mapped(`${module}.weight`),

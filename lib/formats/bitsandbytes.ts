@@ -5,7 +5,7 @@ import { TsqError } from "../core/errors.ts"
 import type { QuantizedTensor, ScaleLevels } from "../core/quantized-tensor.ts"
 import { isFloatScale, type Scheme } from "../core/scheme.ts"
 import { bytesOf, packNibbles, signedBytes, storedScalesOf } from "./arrays.ts"
-import { BitsandbytesReader } from "./bitsandbytes-reader.ts"
+import { BitsandbytesReader, defaultThreshold } from "./bitsandbytes-reader.ts"
 import { type CheckpointFormat, type FormatSummary, type NamedTensor, traitsOf, type WriteOptions } from "./format.ts"
 import { fusedNames } from "./module-patterns.ts"
 import { doubleQuantized, isInt8Levels } from "./scale-levels.ts"
@@ -150,8 +150,8 @@ function pythonFloat(value: number): string {
 }
 
 /**
- * transformers' keys. llm_int8_threshold is left out: its default of 6.0 is meant, and a float written as 6 is refused by
- * transformers 5. Modules to skip are named in full, and as engines fuse them.
+ * transformers' keys. llm_int8_threshold is left out where it is a whole number, as its default of 6.0 is: a float written as 6 is
+ * refused by transformers 5. Modules to skip are named in full, and as engines fuse them.
  */
 function configuration(
   summary: FormatSummary,
@@ -169,6 +169,7 @@ function configuration(
   const [type] = types
   const eight = type === "int8"
   const all = new Set([...summary.modules.keys(), ...summary.unquantized])
+  const threshold = schemes[0]?.activations?.threshold ?? defaultThreshold
   const skipped = [...new Set([...summary.unquantized, "lm_head"])]
   const quantizationConfig = {
     quant_method: "bitsandbytes",
@@ -184,6 +185,7 @@ function configuration(
     llm_int8_enable_fp32_cpu_offload: false,
     llm_int8_has_fp16_weight: false,
     llm_int8_skip_modules: [...skipped, ...fusedNames(skipped, all)],
+    ...(eight && !Number.isInteger(threshold) && { llm_int8_threshold: threshold }),
   }
   return { quantizationConfig, files: {} }
 }

@@ -68,7 +68,7 @@ function readOptions(
   values: MatmulOptions,
 ): Operands {
   const options = new Options(caller, values, matmulOptions)
-  if (readActivations(options) !== "exact")
+  if (readActivations(options, "exact") === "int8")
     throw new TsqError("ERR_UNSUPPORTED", `${caller}: option "activations" is "int8", which is for weights on the CPU`)
   const batchInvariant = options.boolean("batchInvariant", false)
   const read = (name: "bias" | "out", expected: readonly number[]): Tensor | null => {

@@ -8,21 +8,21 @@ import { PackedWeight, packedOf } from "./packed-weight.ts"
 
 /**
  * y = x Wᵀ (+ bias) with a 4-bit weight: x [k] or [..., k] in f32, f16 or bf16, result of the same type. Activations are never
- * quantized silently. A QuantizedTensor is packed by the first call and the pack kept. On a CUDA device, where x, a packed weight
+ * quantized silently, whatever the scheme of the weight says. A QuantizedTensor is packed by the first call and the pack kept. On a CUDA device, where x, a packed weight
  * and a bias then all must lie, it only enqueues the product. Refuses weights that are not 4-bit with
  * ERR_UNSUPPORTED (`matmul` takes any); other refusals as for `matmul`.
  */
 export function matmulW4A16(x: Tensor, w: QuantizedTensor | PackedWeight, options?: MatmulOptions): Tensor {
   const packed = w instanceof PackedWeight ? w : packedHere(x, w)
   if (packed.bits !== 4) refuse(packed.bits)
-  return multiply("matmulW4A16", x, packed, options)
+  return multiply("matmulW4A16", x, packed, options, "exact")
 }
 
 /** The same off the event loop. Arrays that may be detached are copied first; `out` is written when the promise resolves. */
 matmulW4A16.async = async (x: Tensor, w: QuantizedTensor | PackedWeight, options?: MatmulOptions): Promise<Tensor> => {
   if (!(w instanceof PackedWeight)) fourBit(w)
   else if (w.bits !== 4) refuse(w.bits)
-  return multiplyAsync("matmulW4A16", x, w, options)
+  return multiplyAsync("matmulW4A16", x, w, options, "exact")
 }
 
 /** Checks before packing, which a refused call should not cost. */

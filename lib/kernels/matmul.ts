@@ -5,7 +5,7 @@ import { describe, Options } from "../core/options.ts"
 import { QuantizedTensor } from "../core/quantized-tensor.ts"
 import { isShared, sharedFloats } from "../core/shared-array.ts"
 import { Tensor, tensorOver } from "../core/tensor.ts"
-import { type DtypeCode, native } from "../native.ts"
+import { type ActivationsCode, type DtypeCode, native } from "../native.ts"
 import { multiplyOnDevice } from "./matmul-cuda.ts"
 import {
   type Activations,
@@ -23,7 +23,10 @@ export interface MatmulOptions {
   bias?: Tensor
   /** Receives the result: the shape and dtype that the call would return. On a CUDA device such calls make no memory. */
   out?: Tensor
-  /** Default "exact": activations are never rounded silently. */
+  /**
+   * Default of `matmul` "scheme": as the weight's scheme says, which is how it was asked for (quantize(weight, { scheme: "w8a8" })).
+   * Default of `matmulW4A16` "exact".
+   */
   activations?: Activations
   /**
    * Default false. true: a row of the result has the same bits however many rows x has and whatever they hold. For weights on a
@@ -48,22 +51,22 @@ export function matmul(x: Tensor, w: Weight, options?: MatmulOptions): Tensor {
     checkHost("matmul", x, w)
     const packed = packDenseSync(w, "matmul")
     try {
-      return multiply("matmul", x, packed, options)
+      return multiply("matmul", x, packed, options, "scheme")
     } finally {
       packed.dispose()
     }
   }
   if (w instanceof QuantizedTensor) checkHost("matmul", x)
-  return multiply("matmul", x, packedWeight("matmul", w), options)
+  return multiply("matmul", x, packedWeight("matmul", w), options, "scheme")
 }
 
 /** The same off the event loop. Arrays that may be detached are copied first; `out` is written when the promise resolves. */
 matmul.async = async (x: Tensor, w: Weight, options?: MatmulOptions): Promise<Tensor> => {
-  if (!(w instanceof Tensor)) return multiplyAsync("matmul", x, w, options)
+  if (!(w instanceof Tensor)) return multiplyAsync("matmul", x, w, options, "scheme")
   checkHost("matmul", x, w)
   const packed = await prepackDense(w)
   try {
-    return await multiplyAsync("matmul", x, packed, options)
+    return await multiplyAsync("matmul", x, packed, options, "scheme")
   } finally {
     packed.dispose()
   }
@@ -92,16 +95,22 @@ export function packedWeight(caller: string, w: QuantizedTensor | PackedWeight):
   )
 }
 
-export function multiply(caller: string, x: Tensor, w: PackedWeight, options: MatmulOptions | undefined): Tensor {
+export function multiply(
+  caller: string,
+  x: Tensor,
+  w: PackedWeight,
+  options: MatmulOptions | undefined,
+  otherwise: Activations,
+): Tensor {
   if (w.device !== "cpu") return multiplyOnDevice(caller, x, w, options)
   const m = rowsOf(caller, x, w)
   const code = dtypeInfo(x.dtype).code
   if (options === undefined) {
     const y = arrayTensor(x, w.shape[0], m)
-    if (m > 0) native.matmul(w.handle, x.data, code, m, y.data, code, null, 0)
+    if (m > 0) native.matmul(w.handle, x.data, code, m, y.data, code, null, activationsCode(otherwise))
     return y
   }
-  const checked = readOptions(caller, x, w, options)
+  const checked = readOptions(caller, x, w, options, otherwise)
   const y = checked.out ?? arrayTensor(x, w.shape[0], m)
   if (m > 0)
     native.matmul(w.handle, x.data, code, m, y.data, code, biasFloats(checked.bias, false), checked.activations)
@@ -113,13 +122,14 @@ export async function multiplyAsync(
   x: Tensor,
   weight: QuantizedTensor | PackedWeight,
   options: MatmulOptions | undefined,
+  otherwise: Activations,
 ): Promise<Tensor> {
   // Everything is checked and the bias taken before the first await: what the caller does later changes nothing.
   const shape =
     weight instanceof QuantizedTensor || weight instanceof PackedWeight ? weight : packedWeight(caller, weight)
   if (shape instanceof PackedWeight && shape.device !== "cpu") return multiplyOnDevice(caller, x, shape, options)
   const m = rowsOf(caller, x, shape)
-  const { bias, out, activations } = options === undefined ? exact : readOptions(caller, x, shape, options)
+  const { bias, out, activations } = readOptions(caller, x, shape, options, otherwise)
   const floats = biasFloats(bias, true)
   const code: DtypeCode = dtypeInfo(x.dtype).code
   const [input, packed] = await Promise.all([
@@ -172,19 +182,19 @@ function arrayTensor(x: Tensor, n: number, m: number): Tensor {
 interface Checked {
   bias?: Tensor
   out?: Tensor
-  activations: 0 | 1
+  activations: ActivationsCode
 }
-const exact: Checked = { activations: 0 }
 
 function readOptions(
   caller: string,
   x: Tensor,
   w: { shape: readonly [number, number] },
-  values: MatmulOptions,
+  values: MatmulOptions | undefined,
+  otherwise: Activations,
 ): Checked {
   const options = new Options(caller, values, matmulOptions)
   const n = w.shape[0]
-  const result: Checked = { activations: activationsCode(readActivations(options)) }
+  const result: Checked = { activations: activationsCode(readActivations(options, otherwise)) }
   if (options.boolean("batchInvariant", false))
     throw new TsqError(
       "ERR_UNSUPPORTED",

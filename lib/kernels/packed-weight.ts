@@ -8,7 +8,8 @@ import { QuantizedTensor } from "../core/quantized-tensor.ts"
 import { shareable } from "../core/shared-array.ts"
 import { codeLayouts, type StoredTensor } from "../core/stored-tensor.ts"
 import { Tensor } from "../core/tensor.ts"
-import { type Handle, NativeHandle, native, type Source } from "../native.ts"
+import { type ActivationsCode, type Handle, NativeHandle, native, type Source } from "../native.ts"
+import { type ActivationType, activationNumbers, activationTypes } from "./activation-scheme.ts"
 
 /** A weight [n, k] packed for the kernels. Made by `prepack`; freed by `dispose()`, or when it is collected. */
 export class PackedWeight {
@@ -26,6 +27,8 @@ export class PackedWeight {
    * they stand for; exact, with the memory and the speed of floats.
    */
   readonly kernel: "fused" | "reference"
+  /** What `activations: "scheme"` rounds activations to, as the scheme of the weight says. */
+  readonly activations: ActivationType
   readonly #native: NativeHandle
 
   /** Takes ownership of a native handle; not for applications, which call `prepack`. */
@@ -43,6 +46,7 @@ export class PackedWeight {
     this.bytes = native.handleBytes(handle)
     this.inputDtype = inputDtype
     this.kernel = device === "cpu" && !native.weightIsFused(handle) ? "reference" : "fused"
+    this.activations = device === "cpu" ? activationTypes[native.weightActivations(handle)] : "exact"
   }
 
   /** For native calls. ERR_OPTION once disposed. */
@@ -67,24 +71,27 @@ export class PackedWeight {
 export interface PrepackOptions {
   /** Default "cpu". A CUDA device takes codes with f16 or bf16 scales, and weights of f16 or bf16. */
   device?: Device
-  /** What the kernels will multiply with. One layout serves both, so that this only checks the value. */
+  /** What the kernels will multiply with. One layout serves all, so that this only checks the value. */
   activations?: Activations
 }
 
 /**
  * What is multiplied with the weights. "exact": the activations as they are. "int8": activations rounded to 8 bits,
  * symmetric, by row and group of the weight (at most 256 columns): faster, with a relative error of about 6e-3 on normal
- * values. Weights that are not quantized are multiplied exactly all the same.
+ * values. Weights that are not quantized are multiplied exactly all the same. "scheme": activations rounded as the scheme of
+ * each weight says (W8A8, FP8, LLM.int8()), and exact where it says nothing.
  */
-export type Activations = "exact" | "int8"
+export type Activations = (typeof activationChoices)[number]
+export const activationChoices = ["exact", "int8", "scheme"] as const
 
 /** Shared by every call that takes `activations`. */
-export function readActivations(options: Options, otherwise: Activations = "exact"): Activations {
-  return options.oneOf("activations", ["exact", "int8"], otherwise)
+export function readActivations(options: Options, otherwise: Activations): Activations {
+  return options.oneOf("activations", activationChoices, otherwise)
 }
 
 /** For native calls. */
-export const activationsCode = (activations: Activations): 0 | 1 => (activations === "int8" ? 1 : 0)
+export const activationsCode = (activations: Activations): ActivationsCode =>
+  activationChoices.indexOf(activations) as ActivationsCode
 
 /**
  * Packs a weight off the event loop: a QuantizedTensor, or a float Tensor in its own storage type. The caller owns the
@@ -98,7 +105,7 @@ export const activationsCode = (activations: Activations): 0 | 1 => (activations
 export async function prepack(weight: QuantizedTensor | Tensor, options?: PrepackOptions): Promise<PackedWeight> {
   const checked = new Options("prepack", options, ["device", "activations"])
   const device = readDevice("prepack", checked.string("device", "cpu"))
-  readActivations(checked)
+  readActivations(checked, "scheme")
   if (weight instanceof QuantizedTensor) return device === "cpu" ? packTensor(weight) : packOnDevice(weight, device)
   if (weight instanceof Tensor) {
     return device === "cpu" ? prepackDense(weight) : packFloatsOnDevice(weight, device)
@@ -172,6 +179,7 @@ export function packedOf(q: QuantizedTensor): PackedWeight {
       codebook,
       groupIndex,
       inputScale,
+      activationNumbers(q.scheme, q.activation),
     )
     packed = new PackedWeight(handle, q.shape, bits)
     packs.set(q, packed)
@@ -204,7 +212,7 @@ const packTensor = async (q: QuantizedTensor): Promise<PackedWeight> =>
   packParts(q, await shareable(q.codes), codeLayouts.bytes, q.inputScale)
 
 async function packParts(
-  { shape, scheme, scales, zeros, offsets, codebook, groupIndex }: QuantizedTensor | StoredTensor,
+  { shape, scheme, scales, zeros, offsets, codebook, groupIndex, activation }: QuantizedTensor | StoredTensor,
   codes: Source,
   layout: StoredTensor["layout"],
   inputScale: Float32Array | null,
@@ -223,6 +231,7 @@ async function packParts(
     codebook && (await shareable(codebook)),
     groupIndex && (await shareable(groupIndex)),
     inputScale && (await shareable(inputScale)),
+    activationNumbers(scheme, activation),
   )
   return new PackedWeight(handle, shape, scheme.bits)
 }

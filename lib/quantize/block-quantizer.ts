@@ -21,6 +21,7 @@ import type { CalibrationRun } from "./calibration-run.ts"
 import { transformRows } from "./estimate.ts"
 import type { PlannedModule } from "./plan.ts"
 import type { Recipe } from "./recipe.ts"
+import { StaticActivations } from "./static-activations.ts"
 
 export interface BlockResult {
   /** By full module name. */
@@ -136,7 +137,12 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
         hessian.dispose()
       }
     }
-    await run.advance(bound, input.signal, [{ op: section.ops.length, slot: 0, accumulator: peaks }])
+    const activations = run.own(new StaticActivations(program, stages(section), schemeOf))
+    await run.advance(bound, input.signal, [
+      ...activations.watched,
+      { op: section.ops.length, slot: 0, accumulator: peaks },
+    ])
+    activations.apply(prefix, tensors)
     const residualPeak = peaks.read(peaks.width).reduce((most, peak) => Math.max(most, peak), 0)
     return { tensors, reports, changed: await changedTensors(weights, prefix, tensors), transforms, residualPeak }
   } finally {

@@ -26,7 +26,7 @@ import type { BlockResult } from "./block-quantizer.ts"
 import type { CalibrationSet } from "./calibration.ts"
 import type { Recipe } from "./recipe.ts"
 
-const storeVersion = 2
+const storeVersion = 3
 
 /** SHA-256 over the source's tensors and configuration, the calibration windows, the recipe, kernels and versions. */
 export async function fingerprint(
@@ -63,7 +63,15 @@ interface LevelNumbers extends Pick<ScaleLevels, "perSuper" | "divides" | "shift
 interface BlockMetadata {
   /** Of all tensors' bytes in file order. */
   sha256: string
-  schemes: Record<string, { scheme: Scheme; shape: [number, number]; levels?: LevelNumbers }>
+  schemes: Record<
+    string,
+    {
+      scheme: Scheme
+      shape: [number, number]
+      levels?: LevelNumbers
+      activation?: { scale: number[]; zero: number[] | null }
+    }
+  >
   reports: Record<string, RoundingReport>
   transforms: TransformReport[]
   residualPeak: number | null
@@ -132,6 +140,10 @@ export class BlockStore {
       const packed = sharedInts(n * words)
       await native.packBits(tensor.codes, n, k, tensor.scheme.bits, false, 0, packed)
       metadata.schemes[module] = { scheme: tensor.scheme, shape: [n, k] }
+      if (tensor.activation) {
+        const { scale, zero } = tensor.activation
+        metadata.schemes[module].activation = { scale: [...scale], zero: zero && [...zero] }
+      }
       parts.push({ name: `${module}.codes`, dtype: "I32", shape: [n, words], data: packed })
       parts.push({ name: `${module}.scales`, dtype: "F32", shape: [n, tensor.groups], data: tensor.scales })
       if (tensor.zeros)
@@ -239,7 +251,10 @@ export class StoredBlock {
   }
 
   async tensor(module: string): Promise<QuantizedTensor> {
-    const { scheme, shape } = this.#metadata.schemes[module]!
+    const { scheme, shape, activation: stored } = this.#metadata.schemes[module]!
+    const activation = stored
+      ? { scale: Float32Array.from(stored.scale), zero: stored.zero && Int32Array.from(stored.zero) }
+      : null
     const [n, k] = shape
     const groups = Math.ceil(k / scheme.groupSize)
     const words = sharedInts(n * Math.ceil((k * scheme.bits) / 32))
@@ -252,7 +267,16 @@ export class StoredBlock {
     if (zeros) await this.#read(`${module}.zeros`, zeros)
     const groupIndex = this.#file.entries.has(`${module}.group_index`) ? sharedInts(k) : null
     if (groupIndex) await this.#read(`${module}.group_index`, groupIndex)
-    return new QuantizedTensor({ scheme, shape, codes, scales, zeros, groupIndex, levels: await this.#levels(module) })
+    return new QuantizedTensor({
+      scheme,
+      shape,
+      codes,
+      scales,
+      zeros,
+      groupIndex,
+      activation,
+      levels: await this.#levels(module),
+    })
   }
 
   async #levels(module: string): Promise<ScaleLevels | null> {

@@ -124,7 +124,9 @@ async function calibrationOf(
       ? "choosing schemes by measured damage"
       : recipe.rounding === "gptq"
         ? "rounding gptq"
-        : `transform ${recipe.transforms.find(name => name !== "hadamard")}`
+        : recipe.activations === "static"
+          ? "static activations"
+          : `transform ${recipe.transforms.find(name => name !== "hadamard")}`
     throw new TsqError(
       "ERR_OPTION",
       `quantizeModel: ${what} needs calibration (text or token ids of the kind the model will see)`,

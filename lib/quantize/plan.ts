@@ -10,6 +10,7 @@ import { estimateMemory, estimateSeconds, nominalBits, sizeUp } from "./estimate
 import { fusedGroups, linearsOf } from "./linears.ts"
 import type { QuantizeModelOptions, Recipe } from "./recipe.ts"
 import { bitsandbytesScheme, bitsOf, type GroupSize, isBitsandbytes, type SchemeName } from "./scheme.ts"
+import { withActivations } from "./static-activations.ts"
 import { refuseTransposed } from "./transposed.ts"
 
 export interface PlannedModule {
@@ -157,9 +158,18 @@ function schemeOn(
 ): Scheme {
   const groupSize = ownGroups ?? recipe.groupSize
   const k = shape[1]
+  if (recipe.activations !== "dynamic" && !isEngineScheme(name))
+    throw new TsqError(
+      "ERR_OPTION",
+      `quantizeModel: activations is "${recipe.activations}", and scheme "${name}" of ${module} has none that could be; "w8a8" and "fp8" have`,
+    )
   if (isBitsandbytes(name)) return bitsandbytesScheme(name, groupSize, k, recipe.doubleQuantization, "quantizeModel")
   if (isEngineScheme(name))
-    return engineScheme(name, groupSize, k, scaleTypeOf(recipe.format, program), "quantizeModel")
+    return withActivations(
+      engineScheme(name, groupSize, k, scaleTypeOf(recipe.format, program), "quantizeModel"),
+      recipe.activations,
+      "quantizeModel",
+    )
   if (typeof groupSize === "number" && groupSize > k)
     throw new TsqError(
       "ERR_OPTION",

@@ -23,6 +23,7 @@ import {
   type SchemeName,
   schemeNames,
 } from "./scheme.ts"
+import { type ActivationKind, activationKinds } from "./static-activations.ts"
 
 export type { SchemeName } from "./scheme.ts"
 
@@ -52,6 +53,11 @@ export interface QuantizeModelOptions extends LongWork, RoundingOptions {
   format?: FormatName
   /** GPTQ files: "v1" (default; widest reach), "v2", or "planar" (GPTQModel's gptq_p, which holds 5 to 7 bits too). */
   gptqVersion?: GptqVersion
+  /**
+   * Schemes w8a8 and fp8: "dynamic" (default), "static" (a stored scale a module, chosen in calibration), or for w8a8 "asymmetric"
+   * (dynamic, with zero points).
+   */
+  activations?: ActivationKind
   /** nf4 and fp4: quantize the scales once more, in blocks of 256, as bnb_4bit_use_double_quant has it. Default false. */
   doubleQuantization?: boolean
   /** Folders of LoRA adapters as PEFT saves them, merged into the weights first, in this order. */
@@ -104,6 +110,7 @@ export interface Recipe {
   alpha: number | "auto" | null
   format: FormatName
   gptqVersion: GptqVersion
+  activations: ActivationKind
   doubleQuantization: boolean
   /** Names of the folders. */
   adapters: readonly string[]
@@ -147,6 +154,7 @@ const known = [
   "alpha",
   "format",
   "gptqVersion",
+  "activations",
   "doubleQuantization",
   "adapters",
   "calibration",
@@ -254,6 +262,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     alpha: readAlpha(options, transforms),
     format,
     gptqVersion: options.oneOf("gptqVersion", gptqVersions, "v1"),
+    activations: options.oneOf("activations", activationKinds, "dynamic"),
     doubleQuantization: options.boolean("doubleQuantization", false),
     adapters: options.strings("adapters", []).map(path => basename(resolve(path))),
     samples: options.integer("samples", { min: 1 }, null),
@@ -304,7 +313,10 @@ function checkOverrides(options: Options): Recipe["overrides"] {
 
 /** Whether a recipe looks at activations. */
 export const needsCalibration = (recipe: Recipe): boolean =>
-  recipe.rounding === "gptq" || blockTransforms(recipe.transforms).length > 0 || recipe.mix !== undefined
+  recipe.rounding === "gptq" ||
+  blockTransforms(recipe.transforms).length > 0 ||
+  recipe.mix !== undefined ||
+  recipe.activations === "static"
 
 /** Whether the calibration set is sent through the model: weighted scale search uses it too where it is there. */
 export const needsCalibrationRun = (recipe: Recipe): boolean => needsCalibration(recipe) || recipe.rounding === "mse"

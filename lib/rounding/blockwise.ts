@@ -6,6 +6,7 @@ import type { Scheme } from "../core/scheme.ts"
 import { sharedBytes, sharedFloats } from "../core/tensor.ts"
 import { expandScales } from "../formats/arrays.ts"
 import { isInt8 } from "../formats/bitsandbytes.ts"
+import { int8Activations } from "../formats/bitsandbytes-reader.ts"
 import { blockwiseSteps, doubleQuantized, int8Levels, levelScales } from "../formats/scale-levels.ts"
 import { abortable, type CodebookSteps, native } from "../native.ts"
 
@@ -123,5 +124,5 @@ export const int8Scheme = (k: number): Scheme => ({
   granularity: "channel",
   groupSize: k,
   scaleType: "levels",
-  activations: { type: "int8", symmetric: true, dynamic: true, granularity: "token" },
+  activations: int8Activations(),
 })

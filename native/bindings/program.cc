@@ -191,7 +191,7 @@ class RequestReader {
 
   // Absent: exact.
   Activations activations(Napi::Value value, const char* name) const {
-    return a_.isNull(value) ? Activations::kExact : static_cast<Activations>(a_.integer(value, name, 0, 1));
+    return a_.isNull(value) ? Activations::kExact : static_cast<Activations>(a_.integer(value, name, 0, 2));
   }
 
   // Floats of all rows of a slot.

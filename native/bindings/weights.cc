@@ -1,5 +1,7 @@
 // Packed weights and products: native/kernels/packed_weight.h.
+#include <cmath>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -30,6 +32,32 @@ Napi::Value packDenseWeight(Arguments& a) {
   return weightHandle(a, [=]() -> Result<PackedWeight> { return packDense(source.data, dtype, n, k, kind); });
 }
 
+// Type, grain, symmetric, dynamic, columns of a group, scale, zero point and threshold of activations.
+ActivationScheme readScheme(Arguments& a, Napi::Value value) {
+  ActivationScheme scheme;
+  if (Arguments::isNull(value)) return scheme;
+  const std::vector<double> numbers = a.copy<double>(value, "activations");
+  const auto at = [&](size_t index, double most) {
+    const double number = index < numbers.size() ? numbers[index] : -1;
+    if (number >= 0 && number <= most && number == std::floor(number)) return static_cast<int64_t>(number);
+    refuse(Code::kOption, std::string(a.target().name) + ": activations[" + std::to_string(index) + "] is " +
+                              numberText(number) + " of " + std::to_string(numbers.size()) +
+                              " numbers, expected a whole number of at most " + numberText(most));
+  };
+  scheme.type = static_cast<ActivationType>(at(0, 3));
+  scheme.grain = static_cast<ActivationGrain>(at(1, 2));
+  scheme.symmetric = at(2, 1) == 1;
+  scheme.dynamic = at(3, 1) == 1;
+  scheme.groupSize = at(4, INT32_MAX);
+  if (numbers.size() != 8 || !(std::fabs(numbers[6]) <= 128))
+    refuse(Code::kOption, std::string(a.target().name) + ": activations has " + std::to_string(numbers.size()) +
+                              " numbers, expected 8, of which the seventh is a zero point");
+  scheme.scale = static_cast<float>(numbers[5]);
+  scheme.zero = static_cast<int32_t>(numbers[6]);
+  scheme.threshold = static_cast<float>(numbers[7]);
+  return scheme;
+}
+
 Napi::Value packCodesWeight(Arguments& a) {
   const layout::StoredCodes stored = a.storedCodes();
   CodesSource source{};
@@ -53,6 +81,7 @@ Napi::Value packCodesWeight(Arguments& a) {
   source.offsets = a.optionalView<float>(a[8], "offsets", groups).data;
   source.codebook = a.optionalView<float>(a[9], "codebook", int64_t{1} << source.bits).data;
   source.inputScale = a.optionalView<float>(a[11], "inputScale", source.k).data;
+  source.activations = readScheme(a, a[12]);
   return weightHandle(a, [source, groupIndex = std::move(groupIndex)]() -> Result<PackedWeight> {
     CodesSource checked = source;
     checked.groupIndex = groupIndex.empty() ? nullptr : groupIndex.data();
@@ -63,6 +92,11 @@ Napi::Value packCodesWeight(Arguments& a) {
 Napi::Value weightIsFused(Arguments& a) {
   const auto weight = a.object<const PackedWeight>(a[0], "weight");
   return Napi::Boolean::New(a.env(), isFused(*weight));
+}
+
+Napi::Value weightActivations(Arguments& a) {
+  const auto weight = a.object<const PackedWeight>(a[0], "weight");
+  return Napi::Number::New(a.env(), static_cast<double>(weight->activations.type));
 }
 
 Napi::Value vector(Arguments& a) {
@@ -87,7 +121,7 @@ Product readProduct(Arguments& a) {
   args.x = a.output(a[1], "x", args.xType, product({args.m, k}, "x"));
   args.y = a.output(a[4], "y", args.yType, product({args.m, n}, "y"));
   args.bias = a.optionalView<float>(a[6], "bias", n).data;
-  args.activations = a.integer(a[7], "activations") == 1 ? Activations::kInt8 : Activations::kExact;
+  args.activations = static_cast<Activations>(a.integer(a[7], "activations", 0, 2));
   return p;
 }
 
@@ -102,10 +136,15 @@ Napi::Value matmulAsync(Arguments& a) {
 }
 
 constexpr Export kExports[] = {
-    {"packDense", packDenseWeight, true},    {"packDenseSync", packDenseWeight, false},
-    {"packCodes", packCodesWeight, true},    {"packCodesSync", packCodesWeight, false},
-    {"weightIsFused", weightIsFused, false}, {"vector", vector, false},
-    {"matmul", matmulSync, false},           {"matmulAsync", matmulAsync, true},
+    {"packDense", packDenseWeight, true},
+    {"packDenseSync", packDenseWeight, false},
+    {"packCodes", packCodesWeight, true},
+    {"packCodesSync", packCodesWeight, false},
+    {"weightIsFused", weightIsFused, false},
+    {"weightActivations", weightActivations, false},
+    {"vector", vector, false},
+    {"matmul", matmulSync, false},
+    {"matmulAsync", matmulAsync, true},
 };
 
 }  // namespace

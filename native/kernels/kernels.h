@@ -41,9 +41,13 @@ struct SplitRow {
   int limbs;        // pairs: bf16 parts that x is cut into, largest first: 1, 2 or 3; quads: 1; digits: 3 … 6
   uint8_t* chunks;  // this row's 64 bytes in chunk 0, limb 0
   int64_t apart;    // bytes from one (chunk, limb) to the next of the same row: rows of the bundle * 64
-  float* scales;    // quads, digits: [blocks], the value of code 1; `step` floats apart
+  float* scales;    // [blocks], the value of code 1, or of 1 in pairs; `step` floats apart. Pairs leave them alone
   int32_t* sums;    // quads, digits: [blocks][limbs], the sum of the codes; `step` apart
   int64_t step;
+  // Quads: above 0, or NaN, the scale of every block, and codes are x / scale to the nearest, halves to even, plus
+  // `zero` and within -128 … 127. 0: every block has a scale of its own, and its largest code is 127.
+  float scale = 0;
+  int32_t zero = 0;
 };
 
 // y[rows, panels panelBegin … panelEnd) = x W^T + bias for whole bundles of split activations.
@@ -51,8 +55,8 @@ struct DotCall {
   const PackedView* w;
   const uint8_t*
       chunks;           // of the first bundle; bundles follow each other, [chunk][limb][R][64] each; readable 1 KiB on
-  const float* scales;  // quads, digits: [bundle][block][R]; else null
-  const int32_t* sums;  // quads, digits: [bundle][block][limb][R]
+  const float* scales;  // [bundle][block][R]
+  const int32_t* sums;  // quads, digits: [bundle][block][limb][R]; else null
   int limbs;
   int64_t rows;  // bundles of 16 rows, the last one shorter
   float* y;      // row 0; columns counted from 0
@@ -75,6 +79,7 @@ struct DotKernel {
   // Limbs that a row of f32 in packed order needs, given the bits of significand of its own type; 0: this kernel cannot
   // take the row. Null: one for quads, ceil(significand / 8) for pairs.
   int (*limbs)(const layout::Shape& shape, const float* x, int significand) = nullptr;
+  int leastCode = -128;  // quads: that may be among the activations
 };
 
 struct KernelTable {

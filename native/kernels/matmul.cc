@@ -6,6 +6,7 @@
 
 #include "kernels/blocking.h"
 #include "kernels/kernels.h"
+#include "kernels/outliers.h"
 #include "kernels/packed_weight.h"
 #include "kernels/prepared.h"
 #include "kernels/scratch.h"
@@ -57,7 +58,11 @@ struct Cut {
   int64_t rowBlocks;
   int64_t panels, panelBlocks;  // panels of a task; tasks along n
   int64_t scratchFloats;
-  const float* groupSums = nullptr;  // [m], sumStride floats apart, where the weight has offsets
+  // A product of f32 that is added to this one: of offsets with the groups' sums of x, or what a scheme leaves beside
+  // its codes.
+  PackedView extraView{};
+  const float* extra = nullptr;  // [m], extraStride floats apart
+  int64_t extraStride = 0;
   int64_t tasks() const { return rowBlocks * panelBlocks; }
   int64_t rowStart(int64_t block) const {
     if (x->dots == nullptr) return blocking::rowStart(args->m, block);
@@ -85,31 +90,71 @@ Cut cut(const MatmulArgs& args, const Prepared& x, int threads) {
   return c;
 }
 
-bool alignedFloats(const void* pointer, Dtype dtype) {
-  return dtype == Dtype::kF32 && reinterpret_cast<uintptr_t>(pointer) % alignof(float) == 0;
-}
-
 // Floats between the group sums of two rows.
 int64_t sumStride(const PackedWeight& weight) {
   return layout::roundUp(layout::packedK(weight.offsets->shape), 16);
 }
 
-// Adds the offsets' share to the task's part of y, where element [row][column] of the whole is at
+// Memory of the product beside one: sums of groups, or outlier columns of the weight and their places.
+int64_t extraFloats(const MatmulArgs& args, const Prepared& x) {
+  if (args.weight->offsets) return args.m * sumStride(*args.weight);
+  if (x.outlierCount == 0) return 0;
+  const Shape shape = columnsShape(args.weight->shape.n, x.outlierCount);
+  return layout::panels(shape) * layout::panelBytes(shape) / 4 + layout::roundUp(x.outlierCount, 16);
+}
+
+// Prepares it, where there is one. False: no memory.
+bool setExtra(const KernelTable& table, Cut* cut, float* memory) {
+  const PackedWeight& weight = *cut->args->weight;
+  const Prepared& x = *cut->x;
+  if (weight.offsets) {
+    const int64_t stride = sumStride(weight);
+    cut->extraView = weight.offsets->view();
+    cut->extra = memory;
+    cut->extraStride = stride;
+    std::atomic<bool> enough{true};
+    forTasks(cut->args->m * weight.shape.k < kInlineElements, cut->args->m, [&](int64_t row, int) {
+      if (!x.groupSums(table, row, memory + row * stride, stride)) enough.store(false, std::memory_order_relaxed);
+    });
+    return enough.load();
+  }
+  if (x.extraColumns() == 0) return true;
+  cut->extra = x.extra;
+  cut->extraStride = x.extraStride();
+  if (x.outlierCount == 0) {
+    cut->extraView = weight.rowSums->view();
+    return true;
+  }
+  const Shape shape = columnsShape(weight.shape.n, x.outlierCount);
+  const int64_t panel = layout::panelBytes(shape) / 4;
+  auto* places = reinterpret_cast<int32_t*>(memory + layout::panels(shape) * panel);
+  packedPlaces(weight, x.outliers, x.outlierCount, places);
+  cut->extraView = {shape, memory, nullptr, layout::ScaleType::kF32, nullptr, 0};
+  forTasks(shape.n * x.outlierCount < kInlineElements, layout::panels(shape),
+           [&](int64_t index, int) { gatherColumns(weight, places, x.outlierCount, index, memory + index * panel); });
+  return true;
+}
+
+bool alignedFloats(const void* pointer, Dtype dtype) {
+  return dtype == Dtype::kF32 && reinterpret_cast<uintptr_t>(pointer) % alignof(float) == 0;
+}
+
+// Adds the product beside this one to the task's part of y, where element [row][column] of the whole is at
 // origin[(row - first) ldy + column].
-bool addOffsets(const KernelTable& table, const Cut& c, int64_t first, int64_t rows, float* origin, int64_t ldy,
-                int64_t begin, int64_t end) {
-  const PackedWeight& offsets = *c.args->weight->offsets;
-  const int64_t stride = sumStride(*c.args->weight), width = (end - begin) * kPanel, column = begin * kPanel;
-  const int64_t columns = std::min(end * kPanel, offsets.shape.n) - column;
+bool addExtra(const KernelTable& table, const Cut& c, int64_t first, int64_t rows, float* origin, int64_t ldy,
+              int64_t begin, int64_t end) {
+  const Shape& shape = c.extraView.shape;
+  const int64_t stride = c.extraStride, width = (end - begin) * kPanel, column = begin * kPanel;
+  const int64_t columns = std::min(end * kPanel, shape.n) - column;
   for (int64_t done = 0; done < rows; done += blocking::kRows) {
     const int64_t count = std::min(blocking::kRows, rows - done);
-    float* tile = threadScratch(ScratchUse::kOffsets, count * width + linearScratch(offsets.shape));
+    float* tile = threadScratch(ScratchUse::kOffsets, count * width + linearScratch(shape));
     if (tile == nullptr) return false;
     // As in multiply().
     float* shifted =
         reinterpret_cast<float*>(reinterpret_cast<uintptr_t>(tile) - static_cast<uintptr_t>(column) * sizeof(float));
-    table.linear(offsets.view(), c.groupSums + (first + done) * stride, stride, count, shifted, width, nullptr, begin,
-                 end, tile + count * width);
+    table.linear(c.extraView, c.extra + (first + done) * stride, stride, count, shifted, width, nullptr, begin, end,
+                 tile + count * width);
     for (int64_t i = 0; i < count; ++i) {
       float* y = origin + (done + i) * ldy + column;
       table.add(y, tile + i * width, y, columns);
@@ -144,7 +189,7 @@ bool multiply(const KernelTable& table, const Cut& c, int64_t task) {
   } else {
     c.x->dots->multiply(c.x->call(c.view, row, rows, origin, ldy, args.bias, begin, end, scratch));
   }
-  if (c.groupSums != nullptr && !addOffsets(table, c, row, rows, origin, ldy, begin, end)) return false;
+  if (c.extra != nullptr && !addExtra(table, c, row, rows, origin, ldy, begin, end)) return false;
   if (direct) return true;
   char* out = static_cast<char*>(args.y);
   for (int64_t i = 0; i < rows; ++i) {
@@ -170,7 +215,7 @@ Status matmulGroup(const MatmulArgs* args, int count) {
   // Each product's activations; those that need the same share them.
   Prepared prepared[kMostProducts];
   int of[kMostProducts], distinct = 0;
-  int64_t floats = 0, elements = 0, products = 0;
+  int64_t surveys = 0, floats = 0, elements = 0, products = 0;
   for (int i = 0; i < count; ++i) {
     Prepared wanted(table, args[i]);
     int found = 0;
@@ -179,13 +224,20 @@ Status matmulGroup(const MatmulArgs* args, int count) {
     products += args[i].m * layout::packedK(args[i].weight->shape) * args[i].weight->shape.n;
     if (found < distinct) continue;
     elements += wanted.direct ? 0 : args[i].m * args[i].weight->shape.k;
-    floats += wanted.floats();
+    surveys += wanted.surveyFloats();
     prepared[distinct++] = wanted;
   }
   const int64_t m = args[0].m;
-  for (int i = 0; i < count; ++i) {
-    if (args[i].weight->offsets) floats += m * sumStride(*args[i].weight);
+  if (surveys > 0) {
+    float* survey = threadScratch(ScratchUse::kSurvey, surveys);
+    for (int i = 0; i < distinct; ++i) {
+      if (survey == nullptr || !prepared[i].survey(table, survey))
+        return {Code::kMemory, "matmul: no memory to look through " + std::to_string(m) + " rows of activations"};
+      survey += prepared[i].surveyFloats();
+    }
   }
+  for (int i = 0; i < distinct; ++i) floats += prepared[i].floats();
+  for (int i = 0; i < count; ++i) floats += extraFloats(args[i], prepared[of[i]]);
   float* memory = threadScratch(ScratchUse::kActivations, floats);
   if (memory == nullptr) {
     return {Code::kMemory, "matmul: no memory for " + std::to_string(args[0].m) + " rows of " +
@@ -206,15 +258,8 @@ Status matmulGroup(const MatmulArgs* args, int count) {
   for (int i = 0; i < count; ++i) {
     cuts[i] = cut(args[i], prepared[of[i]], threads);
     tasks += cuts[i].tasks();
-    if (!args[i].weight->offsets) continue;
-    const int64_t stride = sumStride(*args[i].weight);
-    float* sums = memory;
-    memory += m * stride;
-    cuts[i].groupSums = sums;
-    forTasks(m * args[i].weight->shape.k < kInlineElements, m, [&](int64_t row, int) {
-      if (!prepared[of[i]].groupSums(table, row, sums + row * stride, stride))
-        outOfMemory.store(true, std::memory_order_relaxed);
-    });
+    if (!setExtra(table, &cuts[i], memory)) outOfMemory.store(true, std::memory_order_relaxed);
+    memory += extraFloats(args[i], prepared[of[i]]);
   }
   forTasks(alone, tasks, [&](int64_t task, int) {
     int i = 0;

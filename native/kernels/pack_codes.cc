@@ -222,6 +222,7 @@ Result<PackedWeight> packValues(const CodesSource& source) {
   Result<PackedWeight> weight = packDense(values.value().data(), Dtype::kF32, source.n, source.k, WeightKind::kF32);
   if (!weight.ok()) return weight.status();
   weight.value().bits = source.bits;
+  TSQ_RETURN_IF_ERROR(setActivations(&weight.value(), source.activations));
   if (source.inputScale != nullptr) weight.value().inputScale.assign(source.inputScale, source.inputScale + source.k);
   return weight;
 }
@@ -296,6 +297,7 @@ Result<PackedWeight> packCodes(const CodesSource& source) try {
     if (!offsets.ok()) return offsets.status();
     weight.offsets = std::make_shared<const PackedWeight>(std::move(offsets.value()));
   }
+  TSQ_RETURN_IF_ERROR(setActivations(&weight, source.activations));
   return weight;
 } catch (const std::bad_alloc&) {
   return Status(Code::kMemory, "packCodes: no memory to pack a weight of shape [" + std::to_string(source.n) + ", " +

@@ -20,7 +20,7 @@ static_assert(std::endian::native == std::endian::little);
 // Far above any weight, and small enough that sums of sizes cannot overflow.
 constexpr int64_t kMaxSection = int64_t{1} << 50;
 
-constexpr uint8_t kHasZeros = 1, kHasOrder = 2, kHasInputScale = 4, kHasOffsets = 8, kAllParts = 15;
+constexpr uint8_t kHasZeros = 1, kHasOrder = 2, kHasInputScale = 4, kHasOffsets = 8, kHasRowSums = 16, kAllParts = 31;
 
 std::string number(int64_t value) {
   return std::to_string(value);
@@ -49,6 +49,22 @@ Status damaged(const Entry& entry, const std::string& expected) {
   return {Code::kCorrupt, "a weight [" + number(entry.n) + ", " + number(entry.k) + "] of kind " + number(entry.kind) +
                               ", " + number(entry.bits) + " bits and groups of " + number(entry.groupSize) +
                               ", expected " + expected};
+}
+
+ActivationScheme schemeOf(const Entry& entry) {
+  return {static_cast<ActivationType>(entry.activationType),
+          static_cast<ActivationGrain>(entry.activationGrain),
+          entry.symmetric != 0,
+          entry.dynamic != 0,
+          entry.activationGroup,
+          entry.activationScale,
+          entry.activationZero,
+          entry.threshold};
+}
+
+// Of the pack that the sums of a weight's rows are.
+layout::Shape rowSumsShape(const layout::Shape& shape) {
+  return {WeightKind::kF32, shape.n, 1, 1};
 }
 
 // Of the pack that a weight's offsets are.
@@ -93,20 +109,27 @@ Result<Sizes> sectionSizes(const Entry& entry) {
   if (!integer && (entry.optional & kHasOffsets) != 0) return damaged(entry, "no offsets with floats and code books");
   if ((entry.optional & (kHasZeros | kHasOffsets)) == (kHasZeros | kHasOffsets))
     return damaged(entry, "zero points or offsets");
+  const ActivationScheme scheme = schemeOf(entry);
+  if (entry.symmetric > 1 || entry.dynamic > 1 || (!scheme.exact() && !check(scheme).ok()))
+    return damaged(entry, "activations as some scheme has them");
+  if (((entry.optional & kHasRowSums) != 0) != (!scheme.exact() && !scheme.symmetric))
+    return damaged(entry, "sums of rows where activations have zero points");
   // Neither factor exceeds 2^42, so only their product has to be watched.
   const int64_t panels = layout::panels(shape), groups = layout::groups(shape);
   if (layout::panelBytes(shape) > kMaxSection / panels || groups > kMaxSection / (panels * layout::kPanel * 4))
     return damaged(entry, "sections of at most 2^50 bytes");
   const uint64_t scales = scaled ? static_cast<uint64_t>(panels * groups * layout::kPanel) : 0;
   const uint64_t columns = static_cast<uint64_t>(entry.k) * 4;
-  return Sizes{{static_cast<uint64_t>(panels * layout::panelBytes(shape)),
-                scales * (static_cast<ScaleType>(entry.scaleType) == ScaleType::kF32 ? 4 : 2),
-                (entry.optional & kHasZeros) != 0 ? scales : 0, (entry.optional & kHasOrder) != 0 ? columns : 0,
-                (entry.optional & kHasInputScale) != 0 ? columns : 0,
-                layout::hasBook(shape.kind) ? layout::kBookSize * sizeof(float) : 0,
-                (entry.optional & kHasOffsets) != 0
-                    ? static_cast<uint64_t>(panels * layout::panelBytes(offsetsShape(shape)))
-                    : 0}};
+  return Sizes{
+      {static_cast<uint64_t>(panels * layout::panelBytes(shape)),
+       scales * (static_cast<ScaleType>(entry.scaleType) == ScaleType::kF32 ? 4 : 2),
+       (entry.optional & kHasZeros) != 0 ? scales : 0, (entry.optional & kHasOrder) != 0 ? columns : 0,
+       (entry.optional & kHasInputScale) != 0 ? columns : 0,
+       layout::hasBook(shape.kind) ? layout::kBookSize * sizeof(float) : 0,
+       (entry.optional & kHasOffsets) != 0 ? static_cast<uint64_t>(panels * layout::panelBytes(offsetsShape(shape)))
+                                           : 0,
+       (entry.optional & kHasRowSums) != 0 ? static_cast<uint64_t>(panels * layout::panelBytes(rowSumsShape(shape)))
+                                           : 0}};
 }
 
 const void* section(const PackedWeight& weight, Part part) {
@@ -123,6 +146,8 @@ const void* section(const PackedWeight& weight, Part part) {
       return weight.book.data();
     case kOffsets:
       return weight.offsets ? weight.offsets->data.data() : nullptr;
+    case kRowSums:
+      return weight.rowSums ? weight.rowSums->data.data() : nullptr;
     default:
       return weight.inputScale.data();
   }
@@ -135,7 +160,17 @@ Result<Entry> describe(const PackedWeight& weight) {
   entry.scaleType = static_cast<uint8_t>(weight.scaleType);
   entry.optional =
       static_cast<uint8_t>((weight.zeros.size() > 0 ? kHasZeros : 0) | (weight.order.empty() ? 0 : kHasOrder) |
-                           (weight.inputScale.empty() ? 0 : kHasInputScale) | (weight.offsets ? kHasOffsets : 0));
+                           (weight.inputScale.empty() ? 0 : kHasInputScale) | (weight.offsets ? kHasOffsets : 0) |
+                           (weight.rowSums ? kHasRowSums : 0));
+  const ActivationScheme& scheme = weight.activations;
+  entry.activationType = static_cast<uint8_t>(scheme.type);
+  entry.activationGrain = static_cast<uint8_t>(scheme.grain);
+  entry.symmetric = scheme.symmetric ? 1 : 0;
+  entry.dynamic = scheme.dynamic ? 1 : 0;
+  entry.activationZero = scheme.zero;
+  entry.activationScale = scheme.scale;
+  entry.threshold = scheme.threshold;
+  entry.activationGroup = scheme.groupSize;
   entry.n = weight.shape.n;
   entry.k = weight.shape.k;
   entry.groupSize = weight.shape.groupSize;
@@ -147,7 +182,8 @@ Result<Entry> describe(const PackedWeight& weight) {
                                  weight.order.size() * 4,
                                  weight.inputScale.size() * 4,
                                  weight.book.size() * 4,
-                                 weight.offsets ? weight.offsets->data.size() : 0};
+                                 weight.offsets ? weight.offsets->data.size() : 0,
+                                 weight.rowSums ? weight.rowSums->data.size() : 0};
   const int32_t zero = commonZero(weight.shape.kind, weight.bits);
   if (std::memcmp(held, sizes.value().bytes, sizeof held) != 0 || weight.zero != zero)
     return Status(Code::kUnsupported, damaged(entry, "sections of the sizes that its shape has").message());
@@ -156,7 +192,7 @@ Result<Entry> describe(const PackedWeight& weight) {
 
 uint64_t blockBytes(const Sizes& sizes) {
   return aligned(sizes.bytes[kData]) + aligned(sizes.bytes[kScales]) + aligned(sizes.bytes[kZeros]) +
-         aligned(sizes.bytes[kOffsets]);
+         aligned(sizes.bytes[kOffsets]) + aligned(sizes.bytes[kRowSums]);
 }
 
 PackedWeight place(const Entry& entry, const Sizes& sizes, const std::shared_ptr<const AlignedBuffer>& block,
@@ -180,6 +216,14 @@ PackedWeight place(const Entry& entry, const Sizes& sizes, const std::shared_ptr
     offsets.bits = 32;
     offsets.data = next(kOffsets);
     weight.offsets = std::make_shared<const PackedWeight>(std::move(offsets));
+  }
+  weight.activations = schemeOf(entry);
+  if (sizes.bytes[kRowSums] > 0) {
+    PackedWeight sums;
+    sums.shape = rowSumsShape(weight.shape);
+    sums.bits = 32;
+    sums.data = next(kRowSums);
+    weight.rowSums = std::make_shared<const PackedWeight>(std::move(sums));
   }
   weight.order.resize(static_cast<size_t>(sizes.bytes[kOrder] / sizeof(int32_t)));
   weight.inputScale.resize(static_cast<size_t>(sizes.bytes[kInputScale] / sizeof(float)));

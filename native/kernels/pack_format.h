@@ -1,11 +1,11 @@
 // How packed weights lie in a file, so that a model packed once starts without packing again.
 //
 //   header    64 bytes
-//   table     one entry of 88 bytes a weight
+//   table     one entry of 120 bytes a weight
 //   meta      UTF-8 text that means nothing here
 //   floats    f32, at the next multiple of 4096, as all that follows
-//   weights   data, scales, zero points, order, input scale, code book, offsets of the first weight, then those of the
-//   second …
+//   weights   data, scales, zero points, order, input scale, code book, offsets, sums of rows of the first weight, then
+//             those of the second …
 //
 // Little-endian. Where a section lies follows from the sizes of those before it, and those from the shapes: there is no
 // offset or length that could be wrong. The file ends with the last byte of the last section.
@@ -23,7 +23,7 @@
 namespace tsq::packfile {
 
 constexpr char kMagic[8] = {'T', 'S', 'Q', 'C', 'A', 'C', 'H', 'E'};
-constexpr uint32_t kFormatVersion = 2;  // of what this header describes; layout::kVersion is that of the weights
+constexpr uint32_t kFormatVersion = 3;  // of what this header describes; layout::kVersion is that of the weights
 constexpr uint64_t kAlign = 4096;
 constexpr uint64_t kBlock = uint64_t{2} << 20;  // a huge page: no two threads write to the same one
 constexpr uint32_t kMaxWeights = 1u << 20;
@@ -40,16 +40,21 @@ struct Header {
 };
 static_assert(sizeof(Header) == 64);
 
-enum Part : int { kData, kScales, kZeros, kOrder, kInputScale, kBook, kOffsets, kParts };
+enum Part : int { kData, kScales, kZeros, kOrder, kInputScale, kBook, kOffsets, kRowSums, kParts };
 
 struct Entry {
   uint8_t kind, bits, scaleType;
-  uint8_t optional;   // bit 0: zero points, 1: order, 2: input scale, 3: offsets
+  uint8_t optional;   // bit 0: zero points, 1: order, 2: input scale, 3: offsets, 4: sums of rows
   uint32_t reserved;  // 0
   int64_t n, k, groupSize;
+  // ActivationScheme.
+  uint8_t activationType, activationGrain, symmetric, dynamic;
+  int32_t activationZero;
+  float activationScale, threshold;
+  int64_t activationGroup;
   uint64_t checksums[kParts];
 };
-static_assert(sizeof(Entry) == 88);
+static_assert(sizeof(Entry) == 120);
 
 struct Sizes {
   uint64_t bytes[kParts];

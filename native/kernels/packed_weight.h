@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "kernels/activation_scheme.h"
 #include "layout/packed.h"
 #include "layout/stored_codes.h"
 #include "runtime/memory.h"
@@ -36,13 +37,16 @@ struct PackedWeight {
   std::vector<float> inputScale;  // [k], by column of the activations; empty: ones. y = W_packed (x * inputScale)
   // f32 [n, groups], added to every weight of a group; null: none. A product of its own with the groups' sums of x.
   std::shared_ptr<const PackedWeight> offsets;
+  ActivationScheme activations;  // of kScheme
+  // f32 [n, 1]: the sum of each row over k, where activations have zero points; null otherwise.
+  std::shared_ptr<const PackedWeight> rowSums;
   PackedView view() const {
     return {shape, data.data(), scales.data(), scaleType, zeros.size() ? zeros.as<uint8_t>() : nullptr,
             zero,  book.data()};
   }
   uint64_t bytes() const {
     return data.size() + scales.size() + zeros.size() + (book.size() + order.size() + inputScale.size()) * 4 +
-           (offsets ? offsets->bytes() : 0);
+           (offsets ? offsets->bytes() : 0) + (rowSums ? rowSums->bytes() : 0);
   }
 };
 
@@ -61,6 +65,7 @@ struct CodesSource {
   const float* offsets = nullptr;
   // [2^bits] or null. Not null: codes have no zero point, and a weight is scale * codebook[code].
   const float* codebook = nullptr;
+  ActivationScheme activations = {};
 };
 
 // w [n, k] = the f32 values, each operation rounded for itself, times inputScale. Threaded. Codes have to be < 2^bits
@@ -69,6 +74,9 @@ Status dequantize(const CodesSource& source, float* w);
 
 // Multi-threaded. Codes must be < 2^bits and groupIndex a valid assignment: checked, kFormat/kShape otherwise.
 Result<PackedWeight> packCodes(const CodesSource& source);
+
+// Sets what kScheme means, and computes what that needs of the weight. kFormat where no scheme is so.
+Status setActivations(PackedWeight* weight, const ActivationScheme& scheme);
 
 // Packs a row-major [n, k] float matrix of type `from` into kind `kind` (rounding to nearest even where it narrows).
 Result<PackedWeight> packDense(const void* source, Dtype from, int64_t n, int64_t k, layout::WeightKind kind);
@@ -89,8 +97,9 @@ inline bool isFused(const PackedWeight& weight) {
 void unpackRow(const PackedWeight& weight, int64_t n, float* out);
 
 // What is multiplied with the weights. kInt8: activations are rounded to 8 bits, symmetric, by row and block of a group
-// (layout/activations.h); floats and codes of code books are multiplied exactly all the same.
-enum class Activations : uint8_t { kExact = 0, kInt8 = 1 };
+// (layout/activations.h); floats and codes of code books are multiplied exactly all the same. kScheme: as each weight's
+// own `activations` say.
+enum class Activations : uint8_t { kExact = 0, kInt8 = 1, kScheme = 2 };
 
 // y[m, n] = x[m, k] W^T (+ bias[n]). x and y may be f32, f16 or bf16 (each row-major and dense, any alignment);
 // sums are f32, the result rounded once. Threaded; the same bytes for any thread count. ldx and ldy count elements.

@@ -19,26 +19,37 @@ int limbsOf(Dtype dtype) {
   return dtype == Dtype::kBF16 ? 1 : dtype == Dtype::kF16 ? 2 : 3;
 }
 
-int64_t roundFloats(int64_t floats) {
-  return layout::roundUp(floats, 16);  // whole cache lines
+int64_t wholeLines(int64_t floats) {
+  return layout::roundUp(floats, 16);
 }
 
 }  // namespace
 
 Prepared::Prepared(const KernelTable& table, const MatmulArgs& args) : args_(&args) {
   const layout::WeightKind kind = args.weight->shape.kind;
-  // An input scale turns 16-bit activations into f32 ones.
-  const Dtype type = args.weight->inputScale.empty() ? args.xType : Dtype::kF32;
-  if (args.activations == Activations::kInt8 && table.quads != nullptr && table.quads->pays(kind, type, args.m)) {
+  if (args.activations == Activations::kScheme && !args.weight->activations.exact()) scheme = &args.weight->activations;
+  // An input scale turns 16-bit activations into f32 ones, and so does a scheme.
+  const bool asTheyAre = args.weight->inputScale.empty() && scheme == nullptr;
+  const Dtype type = asTheyAre ? args.xType : Dtype::kF32;
+  if (scheme != nullptr && codesFit(table)) {
+    form_ = Form::kCodes;
     dots = table.quads;
     quads = true;
-  } else if (fixedPoint(table, type)) {
+  } else if (scheme != nullptr && floatsFit(table)) {
+    form_ = Form::kFloats;
+    dots = table.pairs;
+  } else if (args.activations == Activations::kInt8 && table.quads != nullptr &&
+             table.quads->pays(kind, type, args.m)) {
+    dots = table.quads;
+    quads = true;
+  } else if (scheme == nullptr && fixedPoint(table, type)) {
     dots = table.digits;
     quads = true;
   } else if (table.pairs != nullptr && table.pairs->pays(kind, type, args.m)) {
     dots = table.pairs;
     limbs = limbsOf(type);
-  } else if (args.xType == Dtype::kF32 && reinterpret_cast<uintptr_t>(args.x) % alignof(float) == 0 && plain() &&
+  } else if (scheme == nullptr && args.xType == Dtype::kF32 &&
+             reinterpret_cast<uintptr_t>(args.x) % alignof(float) == 0 && plain() &&
              layout::packedK(args.weight->shape) == args.weight->shape.k) {
     direct = true;
     rows = static_cast<const float*>(args.x);
@@ -71,7 +82,9 @@ bool Prepared::plain() const {
 }
 
 bool Prepared::sameAs(const Prepared& other) const {
-  if (dots != other.dots || quads != other.quads || limbs != other.limbs) return false;
+  if (dots != other.dots || quads != other.quads || limbs != other.limbs || form_ != other.form_) return false;
+  if ((scheme == nullptr) != (other.scheme == nullptr)) return false;
+  if (scheme != nullptr && !(*scheme == *other.scheme)) return false;
   const Shape &a = shape(), &b = other.shape();
   // The order of k within a chunk follows the kind; `linear` only sees where groups are padded.
   const bool sameKind = dots == nullptr ? layout::groupAlign(a.kind) == layout::groupAlign(b.kind) : a.kind == b.kind;
@@ -81,12 +94,12 @@ bool Prepared::sameAs(const Prepared& other) const {
 }
 
 int64_t Prepared::floats() const {
-  const int64_t m = args_->m;
+  const int64_t m = args_->m, extras = m * extraStride();
   if (direct) return 0;
   if (dots == nullptr) return m * layout::roundUp(layout::packedK(shape()), 16);
   const int64_t chunks = m * layout::rowBytes(shape(), chunkSize(), limbs) / 4 + kSlackFloats;
-  if (!quads) return chunks;
-  return chunks + roundFloats(m * layout::blocks(shape())) + roundFloats(m * layout::blocks(shape()) * limbs);
+  const int64_t scales = wholeLines(m * layout::blocks(shape()));
+  return chunks + scales + (quads ? wholeLines(m * layout::blocks(shape()) * limbs) : 0) + extras;
 }
 
 float* Prepared::place(float* memory) {
@@ -99,27 +112,35 @@ float* Prepared::place(float* memory) {
     return end;
   }
   chunks_ = reinterpret_cast<uint8_t*>(memory);
-  if (quads) {
-    const int64_t count = args_->m * layout::blocks(shape()), sums = roundFloats(count * limbs);
-    scales_ = end - sums - roundFloats(count);
-    sums_ = reinterpret_cast<int32_t*>(end - sums);
-  }
+  const int64_t count = args_->m * layout::blocks(shape()), sums = quads ? wholeLines(count * limbs) : 0;
+  extraMemory_ = end - args_->m * extraStride();
+  extra = extraMemory_;
+  scales_ = extraMemory_ - sums - wholeLines(count);
+  sums_ = quads ? reinterpret_cast<int32_t*>(extraMemory_ - sums) : nullptr;
   return end;
 }
 
+void Prepared::convert(const KernelTable& table, int64_t index, float* out) const {
+  const PackedWeight& weight = *args_->weight;
+  const char* source = static_cast<const char*>(args_->x) + index * args_->ldx * dtypeBytes(args_->xType);
+  table.toFloat(source, args_->xType, out, shape().k);
+  if (weight.inputScale.empty()) return;
+  for (int64_t i = 0; i < shape().k; ++i) out[i] *= weight.inputScale[i];
+}
+
 // Row `index` as f32 in packed column order, scaled, with zeros in padding columns. flat: room for k floats.
-void Prepared::gather(const KernelTable& table, int64_t index, float* out, float* flat) const {
+void Prepared::gather(const KernelTable& table, int64_t index, float* out, float* flat, ActivationGrid* grid) const {
   const PackedWeight& weight = *args_->weight;
   const Shape& s = shape();
-  const char* source = static_cast<const char*>(args_->x) + index * args_->ldx * dtypeBytes(args_->xType);
-  if (plain()) {
-    table.toFloat(source, args_->xType, out, s.k);
+  float* values = plain() ? out : flat;
+  convert(table, index, values);
+  if (scheme != nullptr) {
+    const ActivationGrid own = apply(index, values);
+    if (grid != nullptr) *grid = own;
+  }
+  if (values == out) {
     std::fill(out + s.k, out + layout::packedK(s), 0.0f);
     return;
-  }
-  table.toFloat(source, args_->xType, flat, s.k);
-  if (!weight.inputScale.empty()) {
-    for (int64_t i = 0; i < s.k; ++i) flat[i] *= weight.inputScale[i];
   }
   const int32_t* order = weight.order.empty() ? nullptr : weight.order.data();
   for (int64_t begin = 0, p = 0; begin < s.k; begin += s.groupSize) {
@@ -129,14 +150,21 @@ void Prepared::gather(const KernelTable& table, int64_t index, float* out, float
   }
 }
 
-// Row `index` in packed order: in place, or in `room`, packedK + k floats.
-const float* Prepared::ordered(const KernelTable& table, int64_t index, float* room) const {
+// In place where nothing changes, or in `room`, packedK + k floats.
+const float* Prepared::ordered(const KernelTable& table, int64_t index, float* room, ActivationGrid* grid) const {
   const int64_t width = layout::packedK(shape());
-  if (args_->xType == Dtype::kF32 && plain() && width == shape().k &&
+  const bool stays = scheme == nullptr || (form_ == Form::kCodes && outlierCount == 0);
+  if (stays && args_->xType == Dtype::kF32 && plain() && width == shape().k &&
       reinterpret_cast<uintptr_t>(args_->x) % alignof(float) == 0) {
-    return static_cast<const float*>(args_->x) + index * args_->ldx;
+    const float* x = static_cast<const float*>(args_->x) + index * args_->ldx;
+    if (scheme != nullptr) {
+      const ActivationGrid own = gridFor(x);
+      setExtra(index, x, own);
+      if (grid != nullptr) *grid = own;
+    }
+    return x;
   }
-  gather(table, index, room, room + width);
+  gather(table, index, room, room + width, grid);
   return room;
 }
 
@@ -146,22 +174,29 @@ bool Prepared::row(const KernelTable& table, int64_t index) const {
   float* room = threadScratch(ScratchUse::kRow, width + shape().k);
   if (room == nullptr) return false;
   if (dots == nullptr) {
-    gather(table, index, rowMemory_ + index * stride, room);
+    gather(table, index, rowMemory_ + index * stride, room, nullptr);
     return true;
   }
   const int64_t bundle = index / kBundle, bundleRows = std::min(kBundle, args_->m - bundle * kBundle);
   const int64_t blocks = layout::blocks(shape()), at = bundle * kBundle * blocks + index % kBundle;
   SplitRow split{};
   split.shape = &shape();
-  split.x = ordered(table, index, room);
+  ActivationGrid grid{};
+  split.x = ordered(table, index, room, &grid);
   split.limbs = limbs;
   split.chunks =
       chunks_ + bundle * kBundle * layout::rowBytes(shape(), chunkSize(), limbs) + index % kBundle * kChunkBytes;
   split.apart = bundleRows * kChunkBytes;
-  if (quads) {
-    split.scales = scales_ + at;
-    split.sums = sums_ + bundle * kBundle * blocks * limbs + index % kBundle;
-    split.step = bundleRows;
+  split.scales = scales_ + at;
+  split.step = bundleRows;
+  if (quads) split.sums = sums_ + bundle * kBundle * blocks * limbs + index % kBundle;
+  if (form_ == Form::kCodes) {
+    split.scale = grid.scale;
+    split.zero = grid.zero;
+  } else if (form_ == Form::kFloats) {
+    roundFloats(room, grid, split);
+  } else if (!quads) {
+    for (int64_t block = 0; block < blocks; ++block) split.scales[block * split.step] = 1;
   }
   dots->split(split);
   return true;
@@ -191,7 +226,7 @@ DotCall Prepared::call(const PackedView& w, int64_t row, int64_t rowCount, float
   const int64_t blocks = layout::blocks(shape());
   return {&w,
           chunks_ + row * layout::rowBytes(shape(), chunkSize(), limbs),
-          quads ? scales_ + row * blocks : nullptr,
+          scales_ + row * blocks,
           quads ? sums_ + row * blocks * limbs : nullptr,
           limbs,
           rowCount,

@@ -5,7 +5,7 @@
 namespace tsq {
 
 float* threadScratch(ScratchUse use, int64_t floats) {
-  thread_local AlignedBuffer buffers[static_cast<int>(ScratchUse::kOffsets) + 1];
+  thread_local AlignedBuffer buffers[static_cast<int>(ScratchUse::kSurvey) + 1];
   AlignedBuffer& buffer = buffers[static_cast<int>(use)];
   const size_t bytes = static_cast<size_t>(floats > 16 ? floats : 16) * sizeof(float);
   if (buffer.size() < bytes) {

@@ -5,7 +5,7 @@
 namespace tsq {
 
 // One thread may hold one buffer of each purpose at a time: a task runs on the thread that also prepared the call.
-enum class ScratchUse { kActivations, kKernel, kOutput, kRow, kOffsets };
+enum class ScratchUse { kActivations, kKernel, kOutput, kRow, kOffsets, kSurvey };
 
 // At least `floats` floats, 64-byte aligned, contents undefined, valid until this thread's next call with the same use.
 // Null when the system has no memory.

@@ -29,10 +29,9 @@ struct TilePairs {
   // What the sums of a block add to the totals of one row, for 16 outputs of a group. `at`: of their first scale.
   struct Finish {
     Lanes scale;
-    TSQ_METHOD Finish(const PackedView& w, int64_t at) : scale(Codes::kScaled ? loadScales(w, at) : zeros()) {}
-    TSQ_METHOD Lanes operator()(const uint8_t* sums, const float*, const int32_t*, Lanes total) const {
-      const Lanes sum = load(reinterpret_cast<const float*>(sums));
-      return Codes::kScaled ? fma(scale, sum, total) : add(total, sum);
+    TSQ_METHOD Finish(const PackedView& w, int64_t at) : scale(pairScales(w, at)) {}
+    TSQ_METHOD Lanes operator()(const uint8_t* sums, const float* rowScale, const int32_t*, Lanes total) const {
+      return fma(mul(scale, set1(*rowScale)), load(reinterpret_cast<const float*>(sums)), total);
     }
   };
 };

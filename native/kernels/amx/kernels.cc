@@ -44,6 +44,10 @@ void multiplyPairs(const DotCall& call) {
       return pairsOf<WeightKind::kU2>(call);
     case WeightKind::kI4:
       return product<TilePairs<PairCodes<WeightKind::kI4, ZeroWay::kShared>>>(call);
+    case WeightKind::kE4M3:
+      return product<TilePairs<PairCodes<WeightKind::kE4M3, ZeroWay::kShared>>>(call);
+    case WeightKind::kE5M2:
+      return product<TilePairs<PairCodes<WeightKind::kE5M2, ZeroWay::kShared>>>(call);
     default:
       return pairsOf<WeightKind::kU4>(call);
   }
@@ -78,7 +82,7 @@ int64_t quadScratch(const layout::Shape& shape, int64_t rows, int64_t panels) {
 }
 
 bool pairsPay(WeightKind kind, Dtype, int64_t) {
-  return kind == WeightKind::kBF16 || kind == WeightKind::kI4 || layout::isInteger(kind);
+  return kind == WeightKind::kBF16 || kind == WeightKind::kI4 || layout::isInteger(kind) || layout::isSmallFloat(kind);
 }
 bool quadsPay(WeightKind kind, Dtype, int64_t) {
   return kind == WeightKind::kI4 || layout::isInteger(kind);

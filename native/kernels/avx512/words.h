@@ -129,6 +129,22 @@ TSQ_INLINE Words cutPart(Lanes& x) {
 TSQ_INLINE Words chooseHalves(Words a, Words b, const uint16_t* chosen) {
   return _mm512_permutex2var_epi16(a, _mm512_load_si512(chosen), b);
 }
+// Two columns of sixteen 8-bit floats, in half `kHalf` of a line, as pairs of bf16: exact, E4M3 (finite) times 2^-8. A
+// bf16 is the upper half of a f32, and what such a number needs of it.
+template <layout::WeightKind kKind, int kHalf>
+TSQ_INLINE Words smallFloatPairs(Words line) {
+  const __m256i bytes = _mm512_extracti64x4_epi64(line, kHalf);
+  __m512i halves;
+  if constexpr (kKind == layout::WeightKind::kE4M3) {
+    halves = _mm512_and_si512(_mm512_slli_epi16(_mm512_cvtepi8_epi16(bytes), 7),
+                              _mm512_set1_epi16(static_cast<short>(0xbfff)));
+  } else {
+    halves = _mm512_slli_epi16(_mm512_cvtepu8_epi16(bytes), 8);
+  }
+  const __m512i first = bitsOf(_mm512_cvtph_ps(_mm512_castsi512_si256(halves)));
+  const __m512i second = bitsOf(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1)));
+  return selectBits(0xffff0000, second, _mm512_srli_epi32(first, 16));
+}
 // For each half of the index's words, the half of the table that its lower five bits say.
 TSQ_INLINE Words lookUp(Words table, Words index) {
   return _mm512_permutexvar_epi16(index, table);

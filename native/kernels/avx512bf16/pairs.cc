@@ -23,7 +23,8 @@ using Kernels = Pairs<8, 2, 4, 2>;
 bool pairsPay(layout::WeightKind kind, Dtype x, int64_t rows) {
   constexpr int64_t kFewRows = 4;
   using layout::WeightKind;
-  if (kind != WeightKind::kBF16 && kind != WeightKind::kI4 && !layout::isInteger(kind)) return false;
+  const bool known = kind == WeightKind::kBF16 || kind == WeightKind::kI4 || layout::isSmallFloat(kind);
+  if (!known && !layout::isInteger(kind)) return false;
   return x == Dtype::kBF16 || (x == Dtype::kF16 && rows <= kFewRows);
 }
 

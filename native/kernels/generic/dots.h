@@ -6,7 +6,7 @@
 // depends neither on the path nor on the rows and panels of the call.
 //
 // A class `Dot` says what differs: kChunk and kWide, packed k of a chunk and of four bytes; kTileRows and kTilePanels,
-// the register tile; kMostLimbs; kRowScales, whether rows have scales and sums of their own (both are null otherwise).
+// the register tile; kMostLimbs; kRowSums, whether rows have sums of codes (null otherwise).
 // Params holds what read() gives of 16 outputs and a group. Sum belongs to a row and a block: start(), accumulate()
 // over the block, finish() adds it to the total. decodedBytes() of a panel.
 #pragma once
@@ -45,7 +45,7 @@ struct Tile {
   const uint8_t* x;  // the first row, in the slab's first chunk
   int64_t apart;     // bytes from a (chunk, limb) to the next
   Fetch* fetch;
-  const float* scales;  // quads: of the first row and block
+  const float* scales;  // of the first row and block
   const int32_t* sums;
   int64_t step;  // … and from a block to the next
   int limbs;
@@ -93,10 +93,8 @@ __attribute__((noinline)) void tile(const Tile& t) {
     weights += Dot::decodedBytes(kind, *length) * kPanels;
     x += layout::divideUp(*length, Dot::kChunk) * limbs * apart;
     params += kPanels;
-    if constexpr (Dot::kRowScales) {
-      scales += step;
-      inputSums += step;
-    }
+    scales += step;
+    if constexpr (Dot::kRowSums) inputSums += step;
   }
 }
 
@@ -150,10 +148,8 @@ __attribute__((noinline)) void multiplySlab(const DotCall& call, int64_t firstRo
     t.apart = bundle * layout::kChunkBytes;
     t.step = bundle;
     t.x = call.chunks + row * bytes + firstChunk * call.limbs * t.apart;
-    if (call.scales != nullptr) {
-      t.scales = call.scales + row * blocks + firstBlock * bundle;
-      t.sums = call.sums + row * blocks + firstBlock * bundle;
-    }
+    t.scales = call.scales + row * blocks + firstBlock * bundle;
+    if constexpr (Dot::kRowSums) t.sums = call.sums + row * blocks + firstBlock * bundle;
     // The next bundle, unless this is the last.
     const uint8_t* next = row + layout::kBundle < firstRow + rows ? t.x + layout::kBundle * bytes : t.x;
     int64_t left = bundle;
@@ -162,10 +158,8 @@ __attribute__((noinline)) void multiplySlab(const DotCall& call, int64_t firstRo
       t.fetch->ahead = tiles > 1 ? here * layout::kChunkBytes : next - t.x;
       tileOf<Dot, kPanels>(here, t);
       t.x += here * layout::kChunkBytes;
-      if (call.scales != nullptr) {
-        t.scales += here;
-        t.sums += here;
-      }
+      t.scales += here;
+      if constexpr (Dot::kRowSums) t.sums += here;
       t.totals += here * kPanels * layout::kPanel;
       left -= here;
     }

@@ -125,10 +125,8 @@ __attribute__((noinline)) void fusedPanels(const DotCall& call, const Codes& sha
           }
         }
       }
-      if constexpr (Dot::kRowScales) {
-        scales += kRows;
-        inputSums += kRows;
-      }
+      scales += kRows;
+      if constexpr (Dot::kRowSums) inputSums += kRows;
       p += length;
     }
   }

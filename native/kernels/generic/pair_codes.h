@@ -43,6 +43,12 @@ TSQ_INLINE Words bookTable(const float* values) {
   return chooseHalves(book, book, kPairOrder<layout::WeightKind::kBF16>.half);
 }
 
+// Of 16 outputs in a group; 8-bit floats are decoded with an exponent that is off.
+TSQ_INLINE Lanes pairScales(const PackedView& w, int64_t at) {
+  if (w.scales == nullptr) return set1(1);
+  return w.shape.kind == layout::WeightKind::kE4M3 ? mul(set1(256), loadScales(w, at)) : loadScales(w, at);
+}
+
 // One step of packed lines. A term is one vector of pairs.
 template <layout::WeightKind kWeights, ZeroWay kWay>
 struct PairCodes {
@@ -53,7 +59,11 @@ struct PairCodes {
   static constexpr bool kScaled = kKind != Kind::kBF16;
   static constexpr int kBits = kNibbles ? 4 : 2;  // of a code in a word
   static constexpr uint32_t kMask = kNibbles ? 15 : kKind == Kind::kU3 ? 7 : 3;
-  static constexpr int kLines = kKind == Kind::kU8 ? 2 : kKind == Kind::kU3 ? 3 : kKind == Kind::kBF16 ? 4 : 1;
+  static constexpr bool kSmallFloats = layout::isSmallFloat(kKind);
+  static constexpr int kLines = kKind == Kind::kU8 || kSmallFloats ? 2
+                                : kKind == Kind::kU3               ? 3
+                                : kKind == Kind::kBF16             ? 4
+                                                                   : 1;
   static constexpr int kStep = kKind == Kind::kU3 ? 32 : kKind == Kind::kU2 ? 16 : 8;  // packed k
   static constexpr int kTerms = kStep / 2;
 
@@ -66,7 +76,7 @@ struct PairCodes {
     if constexpr (kKind == Kind::kU8) bytes.setZero(w, 0);
     if constexpr (kKind == Kind::kI4) {
       table = bookTable(w.book);
-    } else if constexpr (kKind != Kind::kU8 && kKind != Kind::kBF16) {
+    } else if constexpr (kKind != Kind::kU8 && kKind != Kind::kBF16 && !kSmallFloats) {
       table = kWay == ZeroWay::kShared ? pairTable(kMask, w.zero) : pairTable(31, kMostOffset);
       zero = everyWord(w.zero);
     }
@@ -89,6 +99,9 @@ struct PairCodes {
   TSQ_METHOD Words term(const Words (&lines)[kLines]) const {
     if constexpr (kKind == Kind::kBF16) {
       return neighbours(lines[kTerm]);
+    } else if constexpr (kSmallFloats) {
+      // Columns 2 kTerm and 2 kTerm + 1: a half each of a line.
+      return smallFloatPairs<kKind, kTerm % 2>(lines[kTerm / 2]);
     } else if constexpr (kKind == Kind::kU8) {
       constexpr int kByte = kTerm % 2;
       const Words lower = lines[kTerm / 2], upper = upperHalves(lower);

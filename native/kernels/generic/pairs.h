@@ -1,7 +1,8 @@
 // Weights times activations in bf16 parts, two k at a time: exact products, added up in f32. Include after an
 // instruction set's words.h and a function dotPairs(sum, weights, x).
 //
-// Weights go in as code minus zero point, or as they are; a block adds scale * sum to an output for every limb.
+// Weights go in as code minus zero point, or as they are; a block adds scale * scale of the row * sum to an output for
+// every limb.
 #pragma once
 
 #include "kernels/generic/dots_fused.h"
@@ -23,20 +24,18 @@ struct Pairs {
   static constexpr int64_t kWide = 2;
   static constexpr int64_t kRun = 16;
   static constexpr int kMostLimbs = 3;
-  static constexpr bool kRowScales = false;
+  static constexpr bool kRowSums = false;
   static constexpr int kTileRows = kRows, kTilePanels = kPanels;
   static constexpr int kTwoRowPanels = kPanelsOfTwoRows, kFourRowPanels = kPanelsOfFourRows;
 
   TSQ_METHOD static constexpr int64_t decodedBytes(layout::WeightKind, int64_t length) {
     return length * 2 * layout::kPanel;
   }
-  TSQ_METHOD static Params read(const PackedView& w, int64_t at) {
-    return {w.scales != nullptr ? loadScales(w, at) : set1(1)};
-  }
+  TSQ_METHOD static Params read(const PackedView& w, int64_t at) { return {pairScales(w, at)}; }
   TSQ_METHOD static Sum start(const Params&, const int32_t*, int) { return zeros(); }
-  TSQ_METHOD static Lanes rowScale(const float*, int) { return zeros(); }
-  TSQ_METHOD static Lanes finish(const Params& params, Sum sum, Lanes, Lanes total) {
-    return fma(params.scale, sum, total);
+  TSQ_METHOD static Lanes rowScale(const float* scales, int row) { return set1(scales[row]); }
+  TSQ_METHOD static Lanes finish(const Params& params, Sum sum, Lanes rowScale, Lanes total) {
+    return fma(mul(params.scale, rowScale), sum, total);
   }
   TSQ_METHOD static Lanes dot(Lanes sum, Words weights, Words x) { return dotPairs(sum, weights, x); }
 
@@ -107,6 +106,10 @@ void multiplyPairs(const DotCall& call) {
       return multiplyKind<Dot, WeightKind::kU2>(call);
     case WeightKind::kI4:
       return multiplyCodes<Dot, PairCodes<WeightKind::kI4, ZeroWay::kShared>>(call);
+    case WeightKind::kE4M3:
+      return multiplyCodes<Dot, PairCodes<WeightKind::kE4M3, ZeroWay::kShared>>(call);
+    case WeightKind::kE5M2:
+      return multiplyCodes<Dot, PairCodes<WeightKind::kE5M2, ZeroWay::kShared>>(call);
     default:
       return multiplyKind<Dot, WeightKind::kU4>(call);
   }

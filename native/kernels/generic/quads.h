@@ -24,7 +24,7 @@ struct QuadBase {
   static constexpr int64_t kChunk = layout::kQuadChunk;
   static constexpr int64_t kWide = 4;
   static constexpr int kMostLimbs = 1;
-  static constexpr bool kRowScales = true;
+  static constexpr bool kRowSums = true;
 
   TSQ_METHOD static Params read(const PackedView& w, int64_t at) { return {loadScales(w, at), negatedZeros(w, at)}; }
   TSQ_METHOD static Sum start(const Params& params, const int32_t* sums, int row) {

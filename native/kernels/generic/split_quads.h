@@ -28,8 +28,59 @@ TSQ_INLINE int32_t quantizeBlock(const float* x, int64_t length, float inverse, 
   return sumWords(sum);
 }
 
+// The first `count` of sixteen words, and zeros.
+TSQ_INLINE Words keepFirst(Words words, int64_t count) {
+  alignas(64) int32_t kept[16];
+  storeWords(kept, words);
+  for (int64_t i = count > 0 ? count : 0; i < 16; ++i) kept[i] = 0;
+  return loadWords(kept);
+}
+
+// Codes of a grid that all blocks of a row share, zeros behind. Returns their sum.
+template <layout::WeightKind kKind>
+TSQ_INLINE int32_t quantizeByRow(const float* x, int64_t length, float scale, int32_t zero, uint8_t* chunk,
+                                 int64_t apart) {
+  const Lanes divisor = set1(scale);
+  const Lanes least = set1(static_cast<float>(-128 - zero)), most = set1(static_cast<float>(127 - zero));
+  const Words shift = everyWord(zero);
+  Words sum = zeroWords();
+  for (int64_t begin = 0; begin < length; begin += layout::kQuadChunk, chunk += apart) {
+    for (int64_t i = 0; i < layout::kQuadChunk; i += 16) {
+      const int64_t left = length - begin - i;
+      const Lanes exact = div(loadColumns(x + begin + i, left), divisor);
+      Words codes = addWords(nearestWords(min(most, max(least, exact))), shift);
+      if (left < 16) codes = keepFirst(codes, left);
+      sum = addWords(sum, codes);
+      storeCodes<kKind>(chunk + i, codes);
+    }
+  }
+  return sumWords(sum);
+}
+
+// As splitQuadsOf, with one grid for the row.
+template <layout::WeightKind kKind>
+void splitQuadsByRow(const SplitRow& row) {
+  const layout::Shape& shape = *row.shape;
+  uint8_t* chunk = row.chunks;
+  const bool grid = row.scale > 0;
+  for (int64_t block = 0; block < layout::blocks(shape); ++block) {
+    const layout::Block at = layout::blockAt(shape, block);
+    const int64_t chunks = layout::divideUp(at.length, layout::kQuadChunk);
+    int32_t sum = 0;
+    if (grid) {
+      sum = quantizeByRow<kKind>(row.x + at.p, at.length, row.scale, row.zero, chunk, row.apart);
+    } else {
+      for (int64_t i = 0; i < chunks * 4; ++i) storeCodes<kKind>(chunk + i / 4 * row.apart + i % 4 * 16, zeroWords());
+    }
+    row.scales[block * row.step] = row.scale;
+    row.sums[block * row.step] = sum;
+    chunk += chunks * row.apart;
+  }
+}
+
 template <layout::WeightKind kKind>
 void splitQuadsOf(const SplitRow& row) {
+  if (row.scale != 0) return splitQuadsByRow<kKind>(row);
   const layout::Shape& shape = *row.shape;
   const int64_t blocks = layout::blocks(shape);
   uint8_t* chunk = row.chunks;

@@ -46,12 +46,12 @@ TSQ_INLINE const uint8_t* weightLine(const PackedView& w, int64_t panel, int64_t
   return static_cast<const uint8_t*>(w.data) + panel * layout::panelBytes(w.shape) + p * layout::kPanel * bits / 8;
 }
 
-// Scales and sums of codes of some rows in one block; null for pairs.
+// Scales and sums of codes of some rows in one block; sums are null for pairs.
 struct RowTerms {
   const float* scales;
   const int32_t* sums;
   __attribute__((always_inline)) RowTerms from(int64_t index) const {
-    return scales != nullptr ? RowTerms{scales + index, sums + index} : *this;
+    return {scales + index, sums != nullptr ? sums + index : nullptr};
   }
 };
 

@@ -50,6 +50,7 @@ using Engine = WideningEngine<kKind == WeightKind::kU8 ? 128 : 15>;
 
 }  // namespace
 
-const DotKernel kNeonQuads = quadKernel<Engine>();
+// Two products of -128 and -128 would not fit.
+const DotKernel kNeonQuads = quadKernel<Engine>(-127);
 
 }  // namespace tsq

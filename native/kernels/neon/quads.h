@@ -104,8 +104,10 @@ void multiplyQuads(const DotCall& call) {
 }
 
 template <template <WeightKind> class Engine>
-constexpr DotKernel quadKernel() {
-  return {quadsPay, splitQuads, multiplyQuads<Engine>, dotScratch<Engine<WeightKind::kU4>>};
+constexpr DotKernel quadKernel(int leastCode = -128) {
+  DotKernel kernel = {quadsPay, splitQuads, multiplyQuads<Engine>, dotScratch<Engine<WeightKind::kU4>>};
+  kernel.leastCode = leastCode;
+  return kernel;
 }
 
 }  // namespace

@@ -25,8 +25,9 @@ struct PairTerms {
     const Lanes scales = w.scales != nullptr ? loadScales(w, at) : set1(1);
     scale[0] = scales.a, scale[1] = scales.b, scale[2] = scales.c, scale[3] = scales.d;
   }
-  __attribute__((always_inline)) float32x4_t addTo(float32x4_t total, float32x4_t sum, int c, RowTerms, int64_t) const {
-    return vfmaq_f32(total, scale[c], sum);
+  __attribute__((always_inline)) float32x4_t addTo(float32x4_t total, float32x4_t sum, int c, const RowTerms& rows,
+                                                   int64_t r) const {
+    return vfmaq_f32(total, vmulq_n_f32(scale[c], rows.scales[r]), sum);
   }
 };
 

@@ -86,14 +86,16 @@ void splitQuads(const SplitRow& row) {
     }
     // Without a finite peak there is no grid: the whole block becomes NaN, by its scale.
     const float inverse = finite && peak > 0 ? 127.0f / peak : 0.0f;
-    const bool grid = finite && std::isfinite(inverse);
+    const bool byRow = row.scale != 0;
+    const bool grid = byRow ? row.scale > 0 : finite && std::isfinite(inverse);
     int32_t sum = 0;
     forColumns(shape, block, true, [&](int64_t p, int64_t chunk, int64_t element) {
-      const int8_t code = grid ? static_cast<int8_t>(std::nearbyint(row.x[p] * inverse)) : int8_t{0};
+      const double exact = byRow ? std::nearbyint(row.x[p] / row.scale) + row.zero : std::nearbyint(row.x[p] * inverse);
+      const int8_t code = grid ? static_cast<int8_t>(std::clamp(exact, -128.0, 127.0)) : int8_t{0};
       row.chunks[chunk * row.apart + element] = static_cast<uint8_t>(code);
       sum += code;
     });
-    row.scales[block * row.step] = finite ? (grid ? peak / 127.0f : 0.0f) : std::nanf("");
+    row.scales[block * row.step] = byRow ? row.scale : finite ? (grid ? peak / 127.0f : 0.0f) : std::nanf("");
     row.sums[block * row.step] = sum;
   }
 }
@@ -101,14 +103,15 @@ void splitQuads(const SplitRow& row) {
 void multiplyPairs(const DotCall& call) {
   const PackedView& w = *call.w;
   const layout::Shape& shape = w.shape;
-  const int64_t bytes = layout::rowBytes(shape, layout::kPairChunk, call.limbs);
+  const int64_t bytes = layout::rowBytes(shape, layout::kPairChunk, call.limbs), blocks = layout::blocks(shape);
   const int64_t end = std::min(call.panelEnd * layout::kPanel, shape.n);
   for (int64_t row = 0; row < call.rows; ++row) {
     const BundleRow at = bundleRow(call, row);
     const uint8_t* chunks = call.chunks + at.bundle * kBundle * bytes + at.row * kChunkBytes;
     for (int64_t n = call.panelBegin * layout::kPanel; n < end; ++n) {
       double sum = call.bias != nullptr ? call.bias[n] : 0;
-      for (int64_t block = 0; block < layout::blocks(shape); ++block) {
+      for (int64_t block = 0; block < blocks; ++block) {
+        const double scale = call.scales[at.bundle * kBundle * blocks + at.row + block * at.rows];
         forColumns(shape, block, false, [&](int64_t p, int64_t chunk, int64_t element) {
           double x = 0;
           for (int limb = 0; limb < call.limbs; ++limb) {
@@ -116,7 +119,7 @@ void multiplyPairs(const DotCall& call) {
             std::memcpy(&bits, chunks + (chunk * call.limbs + limb) * at.rows * kChunkBytes + element * 2, 2);
             x += bf16ToFloat(bits);
           }
-          sum += x * weightAt(w, n, p);
+          sum += scale * x * weightAt(w, n, p);
         });
       }
       call.y[row * call.ldy + n] = static_cast<float>(sum);

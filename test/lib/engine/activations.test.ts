@@ -29,7 +29,7 @@ t.test("of a loaded model", async t => {
     exact.dispose()
     rounded.dispose()
   })
-  t.equal(exact.activations, "exact")
+  t.equal(exact.activations, "exact", "no scheme of its weights says otherwise")
   t.equal(rounded.activations, "int8")
   const ids = prompt.ids
   const [a, b] = [await rounded.forward(ids), await exact.forward(ids)]
@@ -79,7 +79,7 @@ t.test("weights that are not quantized are multiplied exactly", async t => {
 })
 
 t.test("values that do not exist", async t => {
-  const refused = { code: "ERR_OPTION", message: /"activations" is "int4", expected "exact" or "int8"/ }
+  const refused = { code: "ERR_OPTION", message: /"activations" is "int4", expected "exact", "int8" or "scheme"/ }
   await t.rejects(loadModel(quantized, { activations: "int4" } as unknown as LoadOptions), refused)
   const model = await loadModel(quantized)
   t.teardown(() => model.dispose())

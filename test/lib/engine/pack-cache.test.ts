@@ -282,7 +282,14 @@ t.test("descriptions that are not a model's", async t => {
   const { logits } = await load(directory)
   const sources = await describeSources(directory)
   const tokenizer = await describeTokenizer(directory)
-  const summary = { bitsPerWeight: 4, quantizedModules: [], referenceModules: [], bytes: 0 }
+  const summary = {
+    bitsPerWeight: 4,
+    quantizedModules: [],
+    referenceModules: [],
+    roundedModules: [],
+    onLoad: null,
+    bytes: 0,
+  }
   const meta = JSON.parse(writeMeta({ packing: {}, sources, tokenizer, linears: [], vectors: [], summary }))
   const modules = ["model.embed_tokens", "model.layers.0.self_attn.q_proj"]
   const cases: [what: string, meta: unknown, shapes: [number, number][]][] = [

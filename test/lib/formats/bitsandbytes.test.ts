@@ -138,10 +138,26 @@ t.test("vectors: LLM.int8()", async t => {
   t.match(config, { load_in_4bit: false, load_in_8bit: true })
   t.notOk("llm_int8_threshold" in config, "a float that JSON.stringify would write as 6")
   t.same(warnings, [])
-  const checkpoint = await checkpointOf(t, { ...config, llm_int8_threshold: 5.5 }, tensors)
-  const heard: string[] = []
-  bitsandbytes.reader(checkpoint, checkpoint.quantizationConfig!, message => heard.push(message))
-  t.match(heard, [/llm_int8_threshold is 5.5/])
+  t.equal(back.scheme.activations!.threshold, 6)
+  const withThreshold = async (threshold: unknown) => {
+    const checkpoint = await checkpointOf(t, { ...config, llm_int8_threshold: threshold }, tensors)
+    const heard: string[] = []
+    const made = bitsandbytes.reader(checkpoint, checkpoint.quantizationConfig!, message => heard.push(message))
+    const read = await made.read(module)
+    const again = await written(t, bitsandbytes, { [module]: read })
+    return { threshold: read.scheme.activations!.threshold, heard, again: again.config.llm_int8_threshold }
+  }
+  t.same(await withThreshold(5.5), { threshold: 5.5, heard: [], again: 5.5 })
+  t.match(await withThreshold(0), {
+    threshold: undefined,
+    heard: [/threshold is 0, and written again .* 6/],
+    again: undefined,
+  })
+  t.match(await withThreshold("six"), {
+    threshold: 6,
+    heard: [/threshold is string "six"; 6 is taken/],
+    again: undefined,
+  })
   await t.rejects(
     bitsandbytes.write("m", new QuantizedTensor({ ...q, levels: { ...int8Levels(shared([1, 2])), shift: 1 } }), f16),
     tsqError("ERR_UNSUPPORTED", /m: its scales in two levels are not the SCB \/ 127/),

@@ -195,7 +195,14 @@ const packCache: Container = {
         vectors: [["model.norm.weight", 8]],
       },
       sources: [{ name: "model.safetensors", bytes: 9, modified: "1", digest: "ab" }],
-      summary: { bitsPerWeight: 4, quantizedModules: [], referenceModules: [], bytes: 64 },
+      summary: {
+        bitsPerWeight: 4,
+        quantizedModules: [],
+        referenceModules: [],
+        roundedModules: [],
+        onLoad: null,
+        bytes: 64,
+      },
     } as never)
     const made: Buffer[] = []
     const descriptions = [meta, "", "{}", meta.replace('"lm_head"', ""), meta.replace("8]", "1e9]"), meta.slice(0, -2)]

@@ -205,7 +205,7 @@ t.test("refuses options", async t => {
     t,
     [x, q, { activations: "fp8" }],
     "ERR_OPTION",
-    'option "activations" is "fp8", expected "exact" or "int8"',
+    'option "activations" is "fp8", expected "exact", "int8" or "scheme"',
   )
   await refused(t, [x, q, { bias: values }], "ERR_OPTION", 'option "bias" is a Float32Array, expected a Tensor')
   await refused(t, [x, q, { bias: Tensor.empty([n], "i32") }], "ERR_DTYPE", 'option "bias" is i32')

@@ -495,9 +495,22 @@ const valid = {
     ...values(),
     groupIndex(),
     maybe(filled(Float32Array, k)),
+    maybe(
+      Float64Array.of(
+        below(4),
+        below(3),
+        below(2),
+        below(2),
+        pick([0, 8, 16, 1e300]),
+        pick([1, 0.01, NaN]),
+        pick([0, 3, -128, 1e9]),
+        pick([0, 6, Infinity]),
+      ),
+    ),
   ],
   packCodesSync: () => valid.packCodes(),
   weightIsFused: () => [pick([fixtures.weight, fixtures.codes])],
+  weightActivations: () => [pick([fixtures.weight, fixtures.codes])],
   vector: () => [new Float32Array(8)],
   matmul: () =>
     ((a, b) => [
@@ -508,7 +521,7 @@ const valid = {
       dtypeArray(b, 3 * k),
       b,
       maybe(filled(Float32Array, k)),
-      0,
+      below(3),
     ])(dtype(), dtype()),
   matmulAsync: () => valid.matmul(),
   roundNearest: () => [w(), n, k, grid(), maybe(search()), clip(), outputs(), flag()],

@@ -81,6 +81,7 @@ test("codes multiply like what they stand for", async t => {
         null,
         groupIndex,
         inputScale,
+        null,
       )
       await native.matmulAsync(packed, x, 0, m, y, 0, null, 0)
       t.ok(close(y, product(x, w, m, n, k), 2e-6 * 2 ** bits * k), `multiplied ${bits} bits`)
@@ -97,6 +98,7 @@ test("codes multiply like what they stand for", async t => {
         null,
         groupIndex,
         inputScale,
+        null,
       )
       const y2 = floats(new Float32Array(m * n))
       native.matmul(atOnce, x, 0, m, y2, 0, null, 0)

@@ -126,7 +126,10 @@ inline SplitTest split(const DotKernel& kernel, const Shape& shape, const std::v
     call.limbs = limbs;
     call.chunks = s.chunks() + bundle * bytes + (r - bundle) * layout::kChunkBytes;
     call.apart = size * layout::kChunkBytes;
-    call.scales = quads ? s.scales.data() + bundle * blocks + (r - bundle) : nullptr;
+    call.scales = s.scales.data() + bundle * blocks + (r - bundle);
+    if (!quads) {
+      for (int64_t b = 0; b < blocks; ++b) call.scales[b * size] = 1;
+    }
     call.sums = quads ? s.sums.data() + bundle * blocks * limbs + (r - bundle) : nullptr;
     call.step = size;
     kernel.split(call);
@@ -197,8 +200,7 @@ inline void multiplyPart(const DotKernel& kernel, const PackedView& w, SplitTest
   const size_t bytes = static_cast<size_t>(kernel.scratchBytes(shape, end - row, panelEnd - begin));
   std::vector<uint8_t> scratch(bytes + 64, 0xff);  // NaN wherever it is read before it is written
   const int64_t offset = -reinterpret_cast<intptr_t>(scratch.data()) & 63;
-  kernel.multiply({&w, s.chunks() + row * layout::rowBytes(shape, chunk, s.limbs),
-                   s.quads ? s.scales.data() + row * blocks : nullptr,
+  kernel.multiply({&w, s.chunks() + row * layout::rowBytes(shape, chunk, s.limbs), s.scales.data() + row * blocks,
                    s.quads ? s.sums.data() + row * blocks * s.limbs : nullptr, s.limbs, end - row,
                    y.data() + row * shape.n, shape.n, bias, begin, panelEnd, scratch.data() + offset});
 }

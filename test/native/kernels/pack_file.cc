@@ -319,7 +319,7 @@ TEST(pack_file_refuses_forged_numbers) {
       {"bits above the kind", [](Entry& e) { e.bits = 9; }},
       {"bits below 2", [](Entry& e) { e.bits = 1; }},
       {"scale type", [](Entry& e) { e.scaleType = 3; }},
-      {"unknown parts", [](Entry& e) { e.optional = 16; }},
+      {"unknown parts", [](Entry& e) { e.optional = 32; }},
       {"zero points and offsets", [](Entry& e) { e.optional |= 9; }},
       {"reserved", [](Entry& e) { e.reserved = 1; }},
       {"no rows", [](Entry& e) { e.n = 0; }},
