@@ -17,6 +17,7 @@ import { roundingByName } from "../rounding/registry.ts"
 import type { InputStatistics, Rounding, RoundingInput, RoundingReport } from "../rounding/rounding.ts"
 import { transformByName } from "../transforms/registry.ts"
 import type { TransformReport } from "../transforms/transform.ts"
+import type { ContestReport } from "./best/contest.ts"
 import type { CalibrationRun } from "./calibration-run.ts"
 import { transformRows } from "./estimate.ts"
 import type { PlannedModule } from "./plan.ts"
@@ -29,6 +30,8 @@ export interface BlockResult {
   /** Dense tensors that a transform changed, by full name: f32 values. */
   changed: ReadonlyMap<string, Float32Array>
   transforms: readonly TransformReport[]
+  /** Preset "best": what was tried. */
+  contest?: ContestReport
 }
 
 export interface BlockInput extends LongWork {
@@ -42,6 +45,8 @@ export interface BlockInput extends LongWork {
   run: CalibrationRun | null
   /** null: the CPU. */
   device: Handle | null
+  /** Default true: `run` goes through the quantized block afterwards. */
+  advance?: boolean
   onTensor(module: string, report: RoundingReport): void
 }
 
@@ -133,7 +138,7 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
         hessian.dispose()
       }
     }
-    await run.advance(bound, input.signal)
+    if (input.advance ?? true) await run.advance(bound, input.signal)
     return { tensors, reports, changed: await changedTensors(weights, prefix, tensors), transforms }
   } finally {
     run.releaseOwned()

@@ -22,6 +22,7 @@ import { sharedBytes, sharedFloats, sharedInts } from "../core/tensor.ts"
 import { native } from "../native.ts"
 import type { RoundingReport } from "../rounding/rounding.ts"
 import type { TransformReport } from "../transforms/transform.ts"
+import type { ContestReport } from "./best/contest.ts"
 import type { BlockResult } from "./block-quantizer.ts"
 import type { CalibrationSet } from "./calibration.ts"
 import type { Recipe } from "./recipe.ts"
@@ -66,6 +67,7 @@ interface BlockMetadata {
   schemes: Record<string, { scheme: Scheme; shape: [number, number]; levels?: LevelNumbers }>
   reports: Record<string, RoundingReport>
   transforms: TransformReport[]
+  contest?: ContestReport
 }
 
 export class BlockStore {
@@ -123,6 +125,7 @@ export class BlockStore {
       schemes: {},
       reports: Object.fromEntries(block.reports),
       transforms: [...block.transforms],
+      ...(block.contest && { contest: block.contest }),
     }
     for (const [module, tensor] of block.tensors) {
       const [n, k] = tensor.shape
@@ -213,6 +216,10 @@ export class StoredBlock {
 
   get transforms(): readonly TransformReport[] {
     return this.#metadata.transforms
+  }
+
+  get contest(): ContestReport | undefined {
+    return this.#metadata.contest
   }
 
   scheme(module: string): Scheme {

@@ -3,6 +3,7 @@ import type { Scheme } from "../core/scheme.ts"
 import { packageVersion } from "../core/version.ts"
 import type { RoundingReport } from "../rounding/rounding.ts"
 import type { TransformReport } from "../transforms/transform.ts"
+import type { ContestReport } from "./best/contest.ts"
 import type { StoredBlock } from "./block-store.ts"
 import type { QuantizationJob } from "./job.ts"
 import type { MixReport } from "./mixed/search.ts"
@@ -29,6 +30,8 @@ export interface QuantizationReport {
   /** By block, in order. */
   transforms: TransformReport[][]
   warnings: string[]
+  /** Preset "best": by block, in order, the strategy that was chosen and the errors of all. */
+  contests?: ContestReport[]
   /** Where schemes were chosen by measured damage. */
   mix?: MixReport
 }
@@ -37,9 +40,11 @@ export function makeReport(job: QuantizationJob, blocks: Iterable<StoredBlock>):
   const { plan, recipe, calibration, program } = job
   const reports = new Map<string, RoundingReport>()
   const transforms: TransformReport[][] = []
+  const contests: ContestReport[] = []
   for (const block of blocks) {
     for (const [name, report] of block.reports) reports.set(name, report)
     if (block.transforms.length > 0) transforms.push([...block.transforms])
+    if (block.contest) contests.push(block.contest)
   }
   const tensors = plan.modules
     .filter(entry => entry.scheme !== null)
@@ -62,6 +67,7 @@ export function makeReport(job: QuantizationJob, blocks: Iterable<StoredBlock>):
       .filter(entry => entry.scheme === null)
       .map(({ module, reason }) => ({ name: module, reason: reason ?? "" })),
     transforms,
+    ...(contests.length > 0 && { contests }),
     warnings: [
       ...plan.warnings,
       ...tensors
