@@ -17,6 +17,9 @@ export function positive(text: string): number {
   return value
 }
 
+/** "1024,2048": positive integers. */
+export const integers = (text: string): number[] => text.split(",").map(item => positive(item.trim()))
+
 export function real(text: string): number {
   const value = Number(text)
   if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError("expected a number")
@@ -34,6 +37,7 @@ export function groupSize(text: string): number | "channel" | "tensor" {
   return text === "channel" || text === "tensor" ? text : positive(text)
 }
 
+export const alpha = (text: string): number | "auto" => (text === "auto" ? text : Number(text))
 /** "w3a16,w4a16:64,none" as candidates: schemes, each with a group size of its own behind a colon where it has one. */
 export function parseCandidates(
   text: string | undefined,

@@ -3,6 +3,7 @@ import { TsqError } from "../core/errors.ts"
 import type { GgufOptions } from "../quantize/quantize-model.ts"
 import {
   addComputeFlags,
+  alpha,
   byteSize,
   collect,
   groupSize,
@@ -14,7 +15,7 @@ import {
   refuseLater,
   type SharedFlags,
 } from "./arguments.ts"
-import { bytesText, durationText, note, print, printJson, warn } from "./output.ts"
+import { bytesText, durationText, note, print, printJson } from "./output.ts"
 import { showProgress } from "./progress.ts"
 import { readText } from "./text-file.ts"
 
@@ -25,6 +26,7 @@ interface Flags extends SharedFlags {
   asymmetric?: boolean
   rounding?: string
   transform?: string[]
+  alpha?: number | "auto"
   format?: string
   gptqVersion?: string
   doubleQuantization?: boolean
@@ -58,7 +60,7 @@ export function addQuantize(program: Command): void {
       .argument("<out>", "folder to create, or a .gguf file")
       .option(
         "--preset <name>",
-        "rtn, gptq, awq, awq-gptq, fp8, nf4, llm.int8 or best (default: gptq with --calibration, rtn without); for a .gguf file its type: q4_k_m, q8_0, f16 …",
+        "rtn, gptq, awq, awq-gptq, smoothquant, fp8, nf4, llm.int8 or best (default: gptq with --calibration, rtn without); for a .gguf file its type: q4_k_m, q8_0, f16 …",
       )
       .option(
         "--scheme <name>",
@@ -67,7 +69,16 @@ export function addQuantize(program: Command): void {
       .option("--group-size <n|channel|tensor>", "columns that share a scale (default 128)", groupSize)
       .option("--asymmetric", "with zero points")
       .option("--rounding <name>", "nearest, mse or gptq")
-      .option("--transform <name>", "awq; may be given several times", collect)
+      .option(
+        "--transform <name>",
+        "awq, smooth or hadamard; may be given several times, in this order: hadamard, smooth, awq",
+        collect,
+      )
+      .option(
+        "--alpha <n|auto>",
+        "of smooth: share of the activations' range that moves into the weights (default auto: searched)",
+        alpha,
+      )
       .option("--format <name>", "gptq, awq, compressed-tensors, fp8, fbgemm_fp8, modelopt, bitsandbytes or marlin")
       .option("--double-quantization", "nf4 and fp4: quantize the scales once more")
       .option("--gptq-version <version>", "v1 (default, widest reach), v2 or planar (GPTQModel's, 5 to 7 bits too)")
@@ -147,7 +158,6 @@ export function addQuantize(program: Command): void {
         print(
           `KL divergence ${report.mix.measuredKl.toPrecision(3)} nats per token over ${report.mix.tokens} tokens${report.mix.heldOut ? "" : " of the calibration text"} (predicted ${report.mix.predictedKl.toPrecision(3)})`,
         )
-      for (const text of report.warnings.slice(0, 10)) warn(text)
     } catch (error) {
       progress.stop()
       if (interrupt.signal.aborted)
@@ -199,6 +209,7 @@ async function toOptions(flags: Flags): Promise<Record<string, unknown>> {
     symmetric: flags.asymmetric ? false : undefined,
     rounding: flags.rounding,
     transforms: flags.transform,
+    alpha: flags.alpha,
     format: flags.format,
     gptqVersion: flags.gptqVersion,
     doubleQuantization: flags.doubleQuantization,

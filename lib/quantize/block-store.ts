@@ -67,6 +67,7 @@ interface BlockMetadata {
   schemes: Record<string, { scheme: Scheme; shape: [number, number]; levels?: LevelNumbers }>
   reports: Record<string, RoundingReport>
   transforms: TransformReport[]
+  residualPeak: number | null
   contest?: ContestReport
 }
 
@@ -125,6 +126,7 @@ export class BlockStore {
       schemes: {},
       reports: Object.fromEntries(block.reports),
       transforms: [...block.transforms],
+      residualPeak: block.residualPeak,
       ...(block.contest && { contest: block.contest }),
     }
     for (const [module, tensor] of block.tensors) {
@@ -216,6 +218,10 @@ export class StoredBlock {
 
   get transforms(): readonly TransformReport[] {
     return this.#metadata.transforms
+  }
+
+  get residualPeak(): number | null {
+    return this.#metadata.residualPeak
   }
 
   get contest(): ContestReport | undefined {

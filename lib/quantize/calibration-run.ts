@@ -11,12 +11,13 @@ import {
   type BoundSection,
   type KvCacheHandle,
   ModelRunner,
+  type Observer,
   type StepSequence,
   type WeightSource,
 } from "../models/runner.ts"
 import { pagesFor } from "../models/sequence.ts"
 import type { Handle } from "../native.ts"
-import type { BlockSample } from "../transforms/transform.ts"
+import type { BlockSample, Watched } from "../transforms/transform.ts"
 import type { CalibrationSet } from "./calibration.ts"
 import { stepRows } from "./estimate.ts"
 
@@ -24,13 +25,6 @@ interface Batch {
   begin: number
   rows: number
   sequences: readonly StepSequence[]
-}
-
-/** A slot, an op that reads it, and where it is summed. */
-export interface Watched {
-  op: number
-  slot: number
-  accumulator: Accumulator
 }
 
 /** Final hidden states as the head reads them, f32 [rows, width]. */
@@ -94,7 +88,7 @@ export class CalibrationRun {
     embedding: WeightSource = source,
   ): Promise<CalibrationRun> {
     const run = new CalibrationRun(program, source, set, device)
-    const prologue = await run.runner.bindSection(0, "", embedding)
+    const prologue = await run.runner.bindSection(0, "", embedding, set.sequenceLength)
     try {
       for (const batch of run.#batches) {
         const tokens = sharedInts(batch.rows)
@@ -140,7 +134,13 @@ export class CalibrationRun {
 
   /** The block's original weights, or those of another source. */
   bind(layer: number, source: WeightSource = this.#source): Promise<BoundSection> {
-    return this.runner.bindSection(this.#program.blocks[layer]!, this.#program.blockPrefix(layer), source)
+    const { sequenceLength } = this.#set
+    return this.runner.bindSection(
+      this.#program.blocks[layer]!,
+      this.#program.blockPrefix(layer),
+      source,
+      sequenceLength,
+    )
   }
 
   /** `bound` with what a transform changed in its place; owned by this run. */
@@ -215,6 +215,24 @@ export class CalibrationRun {
     }
   }
 
+  /** Runs the block over the whole set as far as it is watched: slots are reduced, each before the op that reads it. */
+  async watch(bound: BoundSection, watched: readonly Watched[], signal?: AbortSignal): Promise<void> {
+    if (watched.length === 0) return
+    const opEnd = Math.max(...watched.map(({ op }) => op))
+    for (const batch of this.#batches) {
+      throwIfAborted(signal)
+      await this.runner.step({
+        runs: [{ section: bound, layer: 0, opBegin: 0, opEnd }],
+        rows: batch.rows,
+        sequences: batch.sequences,
+        cache: this.cache,
+        hidden: this.#slice(batch),
+        observers: observersOf(watched),
+        signal,
+      })
+    }
+  }
+
   /** Reduces what enters the head, once every block has advanced. */
   async observeHead(accumulator: Accumulator, signal?: AbortSignal): Promise<void> {
     const last = this.#program.sections.length - 1
@@ -239,12 +257,7 @@ export class CalibrationRun {
         sequences: batch.sequences,
         cache: this.cache,
         hidden,
-        observers: [
-          ...watched.map(({ op, slot, accumulator }) => ({
-            ...{ run: 0, op: op - 1, slot, reduction: accumulator.kind, accumulator: accumulator.handle },
-          })),
-          { run: 0, op: ops - 1, slot: 0, reduction: "copy", out: hidden },
-        ],
+        observers: [...observersOf(watched), { run: 0, op: ops - 1, slot: 0, reduction: "copy", out: hidden }],
         signal,
       })
     }
@@ -318,7 +331,7 @@ export class CalibrationRun {
    */
   async divergence(reference: HeadInput, signal?: AbortSignal, epilogue: WeightSource = this.#source): Promise<number> {
     const { sequenceLength: length, windows } = this.#set
-    const { section, width, weight } = this.#head
+    const { section, width, weight, softcap } = this.#head
     const original = await this.runner.bindSection(section, "", this.#source)
     const bound = epilogue === this.#source ? original : await this.runner.bindSection(section, "", epilogue)
     const perWindow = length - 1
@@ -352,6 +365,7 @@ export class CalibrationRun {
             referenceHidden,
             referenceWidth: width,
             referenceHead: original.weights[weight]!,
+            referenceSoftcap: softcap,
             referenceActivations: "exact",
           },
           signal,
@@ -366,11 +380,17 @@ export class CalibrationRun {
   }
 
   /** Where the logits operation, the program's last, reads. */
-  get #head(): { section: number; slot: number; width: number; weight: number } {
+  get #head(): { section: number; slot: number; width: number; weight: number; softcap: number } {
     const { sections, slots } = this.#program
     const logits = sections.at(-1)!.ops.at(-1)!
     const slot = logits.in[0]!
-    return { section: sections.length - 1, slot, width: slots[slot]!, weight: logits.weights[0]! }
+    return {
+      section: sections.length - 1,
+      slot,
+      width: slots[slot]!,
+      weight: logits.weights[0]!,
+      softcap: logits.p[0]!,
+    }
   }
 
   dispose(): void {
@@ -380,3 +400,8 @@ export class CalibrationRun {
     this.runner.dispose()
   }
 }
+
+const observersOf = (watched: readonly Watched[]): Observer[] =>
+  watched.map(({ op, slot, accumulator }) => ({
+    ...{ run: 0, op: op - 1, slot, reduction: accumulator.kind, accumulator: accumulator.handle },
+  }))

@@ -3,6 +3,7 @@ import type { Checkpoint } from "../containers/checkpoint.ts"
 import { bitsPerWeight, type IntegerScheme } from "../core/scheme.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { native } from "../native.ts"
+import { blockTransforms, type TransformName } from "../transforms/registry.ts"
 import { fusedGroups, linearsOf } from "./linears.ts"
 import type { PlannedModule } from "./plan.ts"
 import { needsCalibrationRun, type Recipe } from "./recipe.ts"
@@ -27,8 +28,12 @@ export function nominalBits(recipe: Recipe, scaleType: IntegerScheme["scaleType"
 
 export function sizeUp(checkpoint: Checkpoint, modules: readonly PlannedModule[]) {
   let sourceBytes = 0
-  for (const name of checkpoint.names) sourceBytes += checkpoint.entry(name).bytes
-  let outputBytes = sourceBytes
+  let outputBytes = 0
+  for (const name of checkpoint.names) {
+    const { bytes } = checkpoint.entry(name)
+    outputBytes += bytes
+    if (!checkpoint.isAlias(name)) sourceBytes += bytes
+  }
   let quantizedBits = 0
   let quantizedWeights = 0
   let linearBits = 0
@@ -110,9 +115,9 @@ export function estimateMemory(
     if (recipe.contest) rounding["codes of a block"] = 2 * block
     // As they are stored and, bit by bit, quantized; f32 copies, changed weights and candidates of a transform.
     rounding["block weights"] =
-      block * (program.config.torchDtype === "float32" ? 4 : 2) +
+      block * (program.config.torchDtype === "float32" || recipe.transforms.includes("hadamard") ? 4 : 2) +
       block +
-      (recipe.transforms.length > 0 ? block * 12 : 0)
+      (blockTransforms(recipe.transforms).length > 0 ? block * 12 : 0)
     rounding.activations = bucket * program.slots.reduce((sum, width) => sum + width, 0) * 4
     rounding["keys and values"] = rows * kvHeads * (headDim + Math.ceil(headDim / 16) * 16) * 4
     // What a step leaves for the device, whose second moments come back as an accumulator's.
@@ -147,8 +152,7 @@ export function estimateSeconds(program: ModelProgram, recipe: Recipe, rows: num
   const rate = (rates.find(entry => kernels.startsWith(entry.kernels))?.flops ?? slowestRate) * native.threads()
   const ways = recipe.contest?.strategies ?? [recipe]
   let flops = 0
-  for (const { rounding, transforms } of ways)
-    flops += quantizationFlops(program, rounding, transforms.length > 0, rows)
+  for (const { rounding, transforms } of ways) flops += quantizationFlops(program, rounding, transforms, rows)
   const weights = program.blocks.map((_, layer) => linearsOf(program, layer).reduce((sum, { n, k }) => sum + n * k, 0))
   const model = weights.reduce((sum, each) => sum + each, 0)
   // A forward pass over the probe through half of the model, and what is read by the head, for each thing that is tried.
@@ -160,13 +164,18 @@ export function estimateSeconds(program: ModelProgram, recipe: Recipe, rows: num
     const gptq = recipe.rounding !== "nearest" && recipe.rounding !== "mse" ? "gptq" : recipe.rounding
     const measured = recipe.mix.sensitivity === "kl" ? candidates : 1
     const groups = program.blocks.reduce<number>((sum, _, layer) => sum + fusedGroups(program, layer).length, 0)
-    flops += candidates * quantizationFlops(program, gptq, false, 0) + 2 * model * rows + groups * measured * probe
+    flops += candidates * quantizationFlops(program, gptq, [], 0) + 2 * model * rows + groups * measured * probe
   }
   return flops / rate + sourceBytes / streamRate
 }
 
 /** Of every block by one recipe. */
-function quantizationFlops(program: ModelProgram, rounding: string, transforms: boolean, rows: number): number {
+function quantizationFlops(
+  program: ModelProgram,
+  rounding: string,
+  transforms: readonly TransformName[],
+  rows: number,
+): number {
   const gptq = rounding === "gptq"
   let flops = 0
   for (let layer = 0; layer < program.blocks.length; layer++) {
@@ -177,7 +186,7 @@ function quantizationFlops(program: ModelProgram, rounding: string, transforms: 
     // The stages of a block run as far as they reach, and once to its end: twice the block together.
     flops += 2 * 2 * weights * rows
     // Some 22 candidates for each of four groups of linears, each a run through most of the block.
-    if (transforms) flops += 4 * 22 * 0.7 * 2 * weights * Math.min(rows, transformRows)
+    flops += blockTransforms(transforms).length * 4 * 22 * 0.7 * 2 * weights * Math.min(rows, transformRows)
     const inputs = new Set(linears.map(({ k }) => k))
     for (const k of inputs) flops += k * k * rows + (gptq ? k ** 3 : 0)
     if (gptq) for (const { n, k } of linears) flops += 3 * n * k * k

@@ -105,6 +105,8 @@ async function quantizeToFolder(
       const device = id === "cpu" ? null : await openDevice("quantizeModel", id)
       if (job.recipe.mix) return await quantizeMixture(job, output, device, options, report)
       const print = await fingerprint(job.checkpoint, job.recipe, job.calibration, packageVersion, options.signal)
+      // After the fingerprint: what is computed follows from the recipe.
+      job.rotate()
       const store = await BlockStore.open(output.target, print, options.resume ?? false)
       await quantizeBlocks(job, store, device, options, report)
       const result = await writeOutput(job, store, output, options, report)
@@ -137,6 +139,8 @@ async function quantizeMixture(
   const { target, ...asked } = mix!
   // Damages do not depend on the target.
   const measured = await print(job, { ...plain, mix: asked } as Recipe)
+  // After the fingerprint: what is computed follows from the recipe.
+  job.rotate()
   const file = await SearchFile.open(output.target, measured, target, resume)
   const search = await MixSearch.start({
     ...{ job, device, file, signal, minZero: minZeroOf(job.recipe) },
@@ -225,7 +229,7 @@ async function quantizeBlocks(
       signal,
       onTensor: (tensor, { error }) => report({ stage: "quantize", done: ++done, total, tensor, loss: error }),
     })
-    await store.write(endsName, { ...result, changed: new Map(), transforms: [] })
+    await store.write(endsName, { ...result, changed: new Map(), transforms: [], residualPeak: null })
   } finally {
     contest?.dispose()
     run?.dispose()
@@ -295,6 +299,7 @@ async function writeOutput(
     const changedIn = new Map(blocks.flatMap(block => block.changed.map(name => [name, block] as const)))
     const tensor = (module: string) => blockOf.get(module)!.tensor(module)
     const result: QuantizationReport = { ...makeReport(job, blocks), ...(mix && { mix }) }
+    for (const warning of result.warnings.slice(plan.warnings.length)) options.onWarning?.(warning)
     const damps = result.tensors.map(entry => entry.damp).filter(damp => damp !== undefined)
     const contents: CheckpointContents = {
       source: fromCheckpoint(checkpoint, async name => (await changedIn.get(name)?.dense(name)) ?? null),

@@ -1,8 +1,9 @@
 // What the preset "best" tries on every block: transforms and roundings that are each the strongest somewhere.
 import { roundingNames } from "../../rounding/registry.ts"
 import type { RoundingOptions } from "../../rounding/rounding.ts"
+import type { TransformName } from "../../transforms/registry.ts"
 import type { SensitivityKind } from "../mixed/request.ts"
-import type { RoundingName, TransformName } from "../recipe.ts"
+import type { RoundingName } from "../recipe.ts"
 
 export interface Strategy {
   rounding: RoundingName
