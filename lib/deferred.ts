@@ -12,6 +12,7 @@ import type { WriteOnnxOptions } from "./formats/onnx.ts"
 import type { OnnxLinear } from "./formats/onnx-linear.ts"
 import type { ConversionReport, ConvertModelOptions } from "./quantize/convert-model.ts"
 import type { InspectModelOptions, ModelInspection } from "./quantize/inspect-model.ts"
+import type { SensitivityOptions, SensitivityReport } from "./quantize/measure-sensitivity.ts"
 import type {
   GgufOptions,
   GgufReport,
@@ -77,6 +78,11 @@ export async function convertModel(
 /** Inspects a checkpoint folder, or a .safetensors file by itself. See quantize/inspect-model.ts. */
 export async function inspectModel(path: string, options?: InspectModelOptions): Promise<ModelInspection> {
   return (await import("./quantize/inspect-model.ts")).inspectModel(path, options)
+}
+
+/** The damage of every scheme to every group of linears. See quantize/measure-sensitivity.ts. */
+export async function measureSensitivity(source: string, options: SensitivityOptions): Promise<SensitivityReport> {
+  return (await import("./quantize/measure-sensitivity.ts")).measureSensitivity(source, options)
 }
 
 /** Writes quantized layers as an ONNX model that onnxruntime runs. See formats/onnx.ts. */

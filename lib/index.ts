@@ -21,6 +21,7 @@ export {
   evaluateTask,
   inspectModel,
   loadModel,
+  measureSensitivity,
   planQuantization,
   quantizeModel,
   readOnnx,
@@ -42,6 +43,7 @@ export { matmulW4A16 } from "./kernels/matmul-w4a16.ts"
 export { PackedWeight, type PrepackOptions, prepack } from "./kernels/packed-weight.ts"
 export type { ConversionReport, ConvertModelOptions } from "./quantize/convert-model.ts"
 export type { InspectModelOptions, ModelInspection } from "./quantize/inspect-model.ts"
+export type { SensitivityOptions, SensitivityReport } from "./quantize/measure-sensitivity.ts"
 export { type QuantizeOptions, quantize } from "./quantize/quantize.ts"
 export type {
   GgufOptions,

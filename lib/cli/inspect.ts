@@ -1,11 +1,22 @@
+import { writeFile } from "node:fs/promises"
 import type { Command } from "commander"
-import { positive } from "./arguments.ts"
-import { bytesText, print, printJson, warn } from "./output.ts"
+import { TsqError } from "../core/errors.ts"
+import { groupSize, interruptible, parseCandidates, positive } from "./arguments.ts"
+import { bytesText, note, print, printJson, warn } from "./output.ts"
+import { showProgress } from "./progress.ts"
+import { readText } from "./text-file.ts"
 
 interface Flags {
   context?: number
   batch?: number
   for?: string
+  sensitivity?: boolean
+  calibration?: string
+  samples?: number
+  sequenceLength?: number
+  groupSize?: number | "channel" | "tensor"
+  candidates?: string
+  html?: string
   json?: boolean
 }
 
@@ -17,8 +28,16 @@ export function addInspect(program: Command): void {
     .option("--context <n>", "tokens of context for the size of the KV cache", positive)
     .option("--batch <n>", "sequences at once", positive)
     .option("--for <engines>", "what engines would refuse, and why: vllm,sglang,transformers,llama.cpp,onnxruntime")
+    .option("--sensitivity", "measure what each scheme does to each tensor; needs --calibration")
+    .option("--calibration <file>", "UTF-8 text of the kind the model will see")
+    .option("--samples <n>", "windows of calibration (default: up to 128)", positive)
+    .option("--sequence-length <n>", "tokens of a window (default 512)", positive)
+    .option("--group-size <n|channel|tensor>", "columns that share a scale (default 128)", groupSize)
+    .option("--candidates <list>", "schemes to measure, e.g. w3a16,w4a16,w4a16:64")
+    .option("--html <file>", "write the sensitivity as a page with plots")
     .option("--json", "one JSON object on stdout")
     .action(async (model: string, flags: Flags) => {
+      if (flags.sensitivity) return inspectSensitivity(model, flags)
       const engines = flags.for?.split(",").map(name => name.trim())
       const { inspectModel } = await import("../quantize/inspect-model.ts")
       const found = await inspectModel(model, {
@@ -46,4 +65,38 @@ export function addInspect(program: Command): void {
       print(tensorTable(found.tensors))
       if (found.findings) print(findingText(found.findings, engines!))
     })
+}
+
+async function inspectSensitivity(model: string, flags: Flags): Promise<void> {
+  const { measureSensitivity } = await import("../quantize/measure-sensitivity.ts")
+  if (flags.calibration === undefined)
+    throw new TsqError("ERR_OPTION", "--sensitivity needs --calibration FILE, text of the kind the model will see")
+  const candidates = parseCandidates(flags.candidates)
+  const calibration = await readText(flags.calibration, "--calibration")
+  const progress = showProgress()
+  const interrupt = interruptible()
+  try {
+    const report = await measureSensitivity(model, {
+      calibration,
+      ...(flags.samples !== undefined && { samples: flags.samples }),
+      ...(flags.sequenceLength !== undefined && { sequenceLength: flags.sequenceLength }),
+      ...(flags.groupSize !== undefined && { groupSize: flags.groupSize }),
+      ...(candidates && { candidates: candidates as never }),
+      signal: interrupt.signal,
+      onProgress: progress.onProgress,
+      onWarning: text => progress.note(`warning: ${text}`),
+    })
+    progress.stop()
+    const { sensitivityPage, sensitivityTable } = await import("../report/sensitivity.ts")
+    if (flags.html !== undefined) {
+      await writeFile(flags.html, sensitivityPage(report))
+      note(`${flags.html} has the plots`)
+    }
+    if (flags.json) return printJson(report)
+    print(`KL divergence in nats per token over ${report.tokens} tokens, with one group of linears quantized`)
+    print(sensitivityTable(report))
+  } finally {
+    progress.stop()
+    interrupt.done()
+  }
 }

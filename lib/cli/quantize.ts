@@ -61,7 +61,7 @@ export function addQuantize(program: Command): void {
       .argument("<out>", "folder to create, or a .gguf file")
       .option(
         "--preset <name>",
-        "rtn, gptq, awq, awq-gptq, smoothquant, fp8, nf4 or llm.int8 (default: gptq with --calibration, rtn without); for a .gguf file its type: q4_k_m, q8_0, f16 …",
+        "rtn, gptq, awq, awq-gptq, smoothquant, fp8, nf4, llm.int8 or best (default: gptq with --calibration, rtn without); for a .gguf file its type: q4_k_m, q8_0, f16 …",
       )
       .option(
         "--scheme <name>",
@@ -255,7 +255,9 @@ function describePlan({
   calibration,
 }: Awaited<ReturnType<typeof import("../quantize/quantize-model.ts").planQuantization>>): void {
   const quantized = plan.modules.filter(entry => entry.scheme).length
-  const steps = [...recipe.transforms, recipe.rounding].join(" + ")
+  const steps = recipe.contest
+    ? `the best of ${recipe.contest.strategies.length} recipes for every block`
+    : [...recipe.transforms, recipe.rounding].join(" + ")
   const schemes = recipe.mix ? `schemes by measured damage (${recipe.mix.sensitivity})` : recipe.scheme
   note(
     `${schemes}, group ${recipe.groupSize}, ${recipe.symmetric ? "symmetric" : "asymmetric"}, ${steps}, format ${recipe.format}`,

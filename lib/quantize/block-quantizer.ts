@@ -17,6 +17,7 @@ import { roundingByName } from "../rounding/registry.ts"
 import type { InputStatistics, Rounding, RoundingInput, RoundingReport } from "../rounding/rounding.ts"
 import { blockTransforms, transformByName } from "../transforms/registry.ts"
 import type { TransformReport } from "../transforms/transform.ts"
+import type { ContestReport } from "./best/contest.ts"
 import type { CalibrationRun } from "./calibration-run.ts"
 import { transformRows } from "./estimate.ts"
 import type { PlannedModule } from "./plan.ts"
@@ -32,6 +33,8 @@ export interface BlockResult {
   transforms: readonly TransformReport[]
   /** Largest magnitude in the residual stream behind the block, over the calibration; null without one. */
   residualPeak: number | null
+  /** Preset "best": what was tried. */
+  contest?: ContestReport
 }
 
 export interface BlockInput extends LongWork {
@@ -45,6 +48,8 @@ export interface BlockInput extends LongWork {
   run: CalibrationRun | null
   /** null: the CPU. */
   device: Handle | null
+  /** Default true: `run` goes through the quantized block afterwards. */
+  advance?: boolean
   onTensor(module: string, report: RoundingReport): void
 }
 
@@ -138,12 +143,15 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
       }
     }
     const activations = run.own(new StaticActivations(program, stages(section), schemeOf))
-    await run.advance(bound, input.signal, [
-      ...activations.watched,
-      { op: section.ops.length, slot: 0, accumulator: peaks },
-    ])
+    const advance = input.advance ?? true
+    if (advance)
+      await run.advance(bound, input.signal, [
+        ...activations.watched,
+        { op: section.ops.length, slot: 0, accumulator: peaks },
+      ])
+    else if (activations.watched.length > 0) await run.watch(bound, activations.watched, input.signal)
     activations.apply(prefix, tensors)
-    const residualPeak = peaks.read(peaks.width).reduce((most, peak) => Math.max(most, peak), 0)
+    const residualPeak = advance ? peaks.read(peaks.width).reduce((most, peak) => Math.max(most, peak), 0) : null
     return { tensors, reports, changed: await changedTensors(weights, prefix, tensors), transforms, residualPeak }
   } finally {
     peaks.dispose()

@@ -22,6 +22,7 @@ import { sharedBytes, sharedFloats, sharedInts } from "../core/tensor.ts"
 import { native } from "../native.ts"
 import type { RoundingReport } from "../rounding/rounding.ts"
 import type { TransformReport } from "../transforms/transform.ts"
+import type { ContestReport } from "./best/contest.ts"
 import type { BlockResult } from "./block-quantizer.ts"
 import type { CalibrationSet } from "./calibration.ts"
 import type { Recipe } from "./recipe.ts"
@@ -75,6 +76,7 @@ interface BlockMetadata {
   reports: Record<string, RoundingReport>
   transforms: TransformReport[]
   residualPeak: number | null
+  contest?: ContestReport
 }
 
 export class BlockStore {
@@ -133,6 +135,7 @@ export class BlockStore {
       reports: Object.fromEntries(block.reports),
       transforms: [...block.transforms],
       residualPeak: block.residualPeak,
+      ...(block.contest && { contest: block.contest }),
     }
     for (const [module, tensor] of block.tensors) {
       const [n, k] = tensor.shape
@@ -231,6 +234,10 @@ export class StoredBlock {
 
   get residualPeak(): number | null {
     return this.#metadata.residualPeak
+  }
+
+  get contest(): ContestReport | undefined {
+    return this.#metadata.contest
   }
 
   scheme(module: string): Scheme {

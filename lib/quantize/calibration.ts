@@ -3,6 +3,7 @@ import { TsqError } from "../core/errors.ts"
 import { describe } from "../core/options.ts"
 import type { ModelConfig } from "../models/program.ts"
 import { loadTokenizer, type Tokenizer } from "../models/tokenizer.ts"
+import { probeTokens } from "./estimate.ts"
 import type { QuantizeModelOptions, Recipe } from "./recipe.ts"
 
 export interface CalibrationSet {
@@ -21,8 +22,6 @@ const defaultSamples = 128
 const defaultLength = 512
 /** Below this many tokens second moments of a layer are mostly noise. */
 const fewTokens = 4096
-/** Tokens that choices are judged on: few enough to run every candidate on. */
-const heldOutTokens = 4096
 
 /** A text or token ids as windows for the model in folder `source`, whose tokenizer a text needs. */
 export async function readCalibration(
@@ -39,7 +38,7 @@ export async function readCalibration(
 }
 
 /** What a recipe says about windows; null: as many and as long as by default. */
-export type CalibrationSizes = Pick<Recipe, "samples" | "sequenceLength">
+export type CalibrationSizes = Pick<Recipe, "samples" | "sequenceLength" | "contest">
 
 /**
  * Packs calibration into windows: BOS (where the model has one) and sequenceLength - 1 consecutive tokens each, spread
@@ -72,7 +71,7 @@ export async function makeCalibration(
   const bos = config.bosTokenIds[0]
   const body = bos === undefined ? sequenceLength : sequenceLength - 1
   const available = Math.floor(ids.length / body)
-  const wanted = recipe.samples ?? defaultSamples
+  const wanted = recipe.samples ?? defaultSamples * (recipe.contest ? 2 : 1)
   const count = Math.min(wanted, available)
   const least = Math.min(fewTokens, config.hiddenSize * 4)
   const short = recipe.samples === null ? count * sequenceLength < least : count < wanted
@@ -91,7 +90,7 @@ export async function makeCalibration(
   const places = spread(count, available)
   const taken = new Set(places)
   const left = Array.from({ length: available }, (_, place) => place).filter(place => !taken.has(place))
-  const heldOut = Math.min(left.length, Math.ceil(heldOutTokens / sequenceLength))
+  const heldOut = Math.min(left.length, Math.ceil(probeTokens / sequenceLength))
   return {
     windows: places.map(windowAt),
     heldOut: spread(heldOut, left.length).map(i => windowAt(left[i]!)),

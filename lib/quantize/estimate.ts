@@ -3,8 +3,8 @@ import type { Checkpoint } from "../containers/checkpoint.ts"
 import { bitsPerWeight, type IntegerScheme } from "../core/scheme.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { native } from "../native.ts"
-import { blockTransforms } from "../transforms/registry.ts"
-import { linearsOf } from "./linears.ts"
+import { blockTransforms, type TransformName } from "../transforms/registry.ts"
+import { fusedGroups, linearsOf } from "./linears.ts"
 import type { PlannedModule } from "./plan.ts"
 import { needsCalibrationRun, type Recipe } from "./recipe.ts"
 import { isBitsandbytes } from "./scheme.ts"
@@ -69,6 +69,9 @@ export const transformRows = 1024
 /** Rows that one step of calibration runs at most. */
 export const stepRows = 2048
 
+/** Tokens that candidates are judged on: few enough to run every one of them. */
+export const probeTokens = 4096
+
 /** Node and the addon. */
 const runtimeBytes = 120e6
 /** Arrays that are no longer needed may wait for the garbage collector up to about this much. */
@@ -108,6 +111,10 @@ export function estimateMemory(
     const hidden = calibration.rows * hiddenSize * 4
     verifying["hidden states"] = hidden
     rounding["hidden states"] = hidden
+    const probed = probeCopies(recipe) * probeTokens * hiddenSize * 4
+    if (probed > 0) rounding["hidden states of what is tried"] = probed
+    // The best candidate so far, beside the one that is tried.
+    if (recipe.contest) rounding["codes of a block"] = 2 * block
     // As they are stored and, bit by bit, quantized; f32 copies, changed weights and candidates of a transform.
     rounding["block weights"] =
       block * (program.config.torchDtype === "float32" || recipe.transforms.includes("hadamard") ? 4 : 2) +
@@ -122,6 +129,10 @@ export function estimateMemory(
   const total = (parts: Record<string, number>) => Object.values(parts).reduce((sum, bytes) => sum + bytes, 0)
   return total(verifying) > total(rounding) ? verifying : rounding
 }
+
+/** Copies of the probe's hidden states: candidates of a group, what the head reads, the original's, and a run's own. */
+const probeCopies = ({ mix, contest }: Recipe): number =>
+  (mix ? (mix.candidates?.length ?? 7) + 2 : 0) + (contest ? 4 : 0)
 
 /** The Hessian in f32 and rows of a chunk; GPTQ's triangular factor (f64 up to a certain width) and its inverse in f32. */
 const secondMomentBytes = (k: number, { rounding }: Recipe): number =>
@@ -141,20 +152,46 @@ const streamRate = 150e6
 export function estimateSeconds(program: ModelProgram, recipe: Recipe, rows: number, sourceBytes: number): number {
   const { kernels } = native.cpu()
   const rate = (rates.find(entry => kernels.startsWith(entry.kernels))?.flops ?? slowestRate) * native.threads()
-  const gptq = recipe.rounding === "gptq"
+  const ways = recipe.contest?.strategies ?? [recipe]
+  let flops = 0
+  for (const { rounding, transforms } of ways) flops += quantizationFlops(program, rounding, transforms, rows)
+  const weights = program.blocks.map((_, layer) => linearsOf(program, layer).reduce((sum, { n, k }) => sum + n * k, 0))
+  const model = weights.reduce((sum, each) => sum + each, 0)
+  // A forward pass over the probe through half of the model, and what is read by the head, for each thing that is tried.
+  const { hiddenSize, vocabularySize } = program.config
+  const probe = 2 * probeTokens * (model / 2 + 2 * hiddenSize * vocabularySize)
+  if (recipe.contest?.objective === "kl") flops += program.blocks.length * ways.length * probe
+  if (recipe.mix) {
+    const candidates = recipe.mix.candidates?.length ?? 7
+    const gptq = recipe.rounding !== "nearest" && recipe.rounding !== "mse" ? "gptq" : recipe.rounding
+    const measured = recipe.mix.sensitivity === "kl" ? candidates : 1
+    const groups = program.blocks.reduce<number>((sum, _, layer) => sum + fusedGroups(program, layer).length, 0)
+    flops += candidates * quantizationFlops(program, gptq, [], 0) + 2 * model * rows + groups * measured * probe
+  }
+  return flops / rate + sourceBytes / streamRate
+}
+
+/** Of every block by one recipe. */
+function quantizationFlops(
+  program: ModelProgram,
+  rounding: string,
+  transforms: readonly TransformName[],
+  rows: number,
+): number {
+  const gptq = rounding === "gptq"
   let flops = 0
   for (let layer = 0; layer < program.blocks.length; layer++) {
     const linears = linearsOf(program, layer)
     const weights = linears.reduce((sum, { n, k }) => sum + n * k, 0)
-    flops += weights * (recipe.rounding === "nearest" ? 20 : 600)
+    flops += weights * (rounding === "nearest" ? 20 : 600)
     if (rows === 0) continue
     // The stages of a block run as far as they reach, and once to its end: twice the block together.
     flops += 2 * 2 * weights * rows
     // Some 22 candidates for each of four groups of linears, each a run through most of the block.
-    flops += blockTransforms(recipe.transforms).length * 4 * 22 * 0.7 * 2 * weights * Math.min(rows, transformRows)
+    flops += blockTransforms(transforms).length * 4 * 22 * 0.7 * 2 * weights * Math.min(rows, transformRows)
     const inputs = new Set(linears.map(({ k }) => k))
     for (const k of inputs) flops += k * k * rows + (gptq ? k ** 3 : 0)
     if (gptq) for (const { n, k } of linears) flops += 3 * n * k * k
   }
-  return flops / rate + sourceBytes / streamRate
+  return flops
 }

@@ -8,6 +8,7 @@ import { CheckpointSource } from "../engine/checkpoint-source.ts"
 import { isGgufPreset } from "../formats/gguf-mixes.ts"
 import { formatByName } from "../formats/registry.ts"
 import type { Handle } from "../native.ts"
+import { ContestRun } from "./best/contest.ts"
 import { quantizeBlock } from "./block-quantizer.ts"
 import { BlockStore, fingerprint, type StoredBlock } from "./block-store.ts"
 import { CalibrationRun } from "./calibration-run.ts"
@@ -185,6 +186,8 @@ async function quantizeBlocks(
   const ends = plan.modules.some(entry => entry.layer === null && entry.scheme) && !(await store.has(endsName))
   const left = ends ? program.blocks.length : stored.lastIndexOf(false)
   const run = calibration && left >= 0 ? await CalibrationRun.start(program, dense, calibration, signal, device) : null
+  const contest =
+    run && recipe.contest ? await ContestRun.start(program, recipe.contest, dense, calibration!, signal) : null
   const minZero = minZeroOf(recipe)
   const total = plan.modules.filter(entry => entry.scheme).length
   let done = 0
@@ -194,21 +197,23 @@ async function quantizeBlocks(
       const modules = plan.modules.filter(entry => entry.layer === layer)
       const detail = `block ${layer + 1}/${program.blocks.length}`
       if (stored[layer]) {
-        if (run && layer < left) await replay(run, layer, store, dense, signal)
+        if (run && layer < left) await replay(run, layer, store, dense, contest, true, signal)
         done += modules.filter(entry => entry.scheme).length
         report({ stage: "resume", done, total, detail })
         continue
       }
+      const input = { checkpoint, program, layer, modules, recipe, minZero, run, device, signal }
+      if (run && contest) {
+        const block = await contest.choose(input, name =>
+          report({ stage: "quantize", done, total, detail: `${detail}: ${name}` }),
+        )
+        await store.write(blockName(layer), block)
+        done += block.tensors.size
+        if (layer < left) await replay(run, layer, store, dense, contest, false, signal)
+        continue
+      }
       const block = await quantizeBlock({
-        checkpoint,
-        program,
-        layer,
-        modules,
-        recipe,
-        minZero,
-        run,
-        device,
-        signal,
+        ...input,
         onTensor: (tensor, { error, damp }) => {
           done++
           report({ stage: "quantize", done, total, detail, tensor, loss: error, ...(damp !== undefined && { damp }) })
@@ -227,6 +232,7 @@ async function quantizeBlocks(
     })
     await store.write(endsName, { ...result, changed: new Map(), transforms: [], residualPeak: null })
   } finally {
+    contest?.dispose()
     run?.dispose()
   }
 }
@@ -253,12 +259,14 @@ async function readBlocks(job: QuantizationJob, store: BlockStore): Promise<Stor
   }
 }
 
-/** Sends the calibration set through a finished block. */
+/** Sends the calibration set, and what candidates are judged on, through a finished block. alone: that the contest has not seen yet. */
 async function replay(
   run: CalibrationRun,
   layer: number,
   store: BlockStore,
   dense: CheckpointSource,
+  contest: ContestRun | null,
+  alone: boolean,
   signal: AbortSignal | undefined,
 ): Promise<void> {
   const block = await store.read(blockName(layer))
@@ -269,6 +277,7 @@ async function replay(
     } finally {
       bound.dispose()
     }
+    await contest?.advance(layer, storedSource(block, dense), alone, signal)
   } finally {
     block.dispose()
   }

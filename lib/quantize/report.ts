@@ -4,6 +4,7 @@ import { packageVersion } from "../core/version.ts"
 import type { RoundingReport } from "../rounding/rounding.ts"
 import type { RotationReport } from "../transforms/hadamard.ts"
 import type { TransformReport } from "../transforms/transform.ts"
+import type { ContestReport } from "./best/contest.ts"
 import type { StoredBlock } from "./block-store.ts"
 import type { QuantizationJob } from "./job.ts"
 import type { MixReport } from "./mixed/search.ts"
@@ -34,6 +35,8 @@ export interface QuantizationReport {
   /** By block: largest magnitude in the residual stream behind it, over the calibration. Empty without one. */
   residualPeaks: number[]
   warnings: string[]
+  /** Preset "best": by block, in order, the strategy that was chosen and the errors of all. */
+  contests?: ContestReport[]
   /** Where schemes were chosen by measured damage. */
   mix?: MixReport
 }
@@ -42,10 +45,12 @@ export function makeReport(job: QuantizationJob, blocks: Iterable<StoredBlock>):
   const { plan, recipe, calibration, program } = job
   const reports = new Map<string, RoundingReport>()
   const transforms: TransformReport[][] = []
+  const contests: ContestReport[] = []
   const residualPeaks: number[] = []
   for (const block of blocks) {
     for (const [name, report] of block.reports) reports.set(name, report)
     if (block.transforms.length > 0) transforms.push([...block.transforms])
+    if (block.contest) contests.push(block.contest)
     if (block.residualPeak !== null) residualPeaks.push(block.residualPeak)
   }
   const tensors = plan.modules
@@ -70,6 +75,7 @@ export function makeReport(job: QuantizationJob, blocks: Iterable<StoredBlock>):
       .map(({ module, reason }) => ({ name: module, reason: reason ?? "" })),
     rotation: job.rotation,
     transforms,
+    ...(contests.length > 0 && { contests }),
     residualPeaks,
     warnings: [
       ...plan.warnings,

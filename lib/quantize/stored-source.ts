@@ -1,11 +1,32 @@
 // The weights of a finished block, as the quantized model will run them.
+import type { QuantizedTensor } from "../core/quantized-tensor.ts"
 import { Tensor } from "../core/tensor.ts"
 import { prepack, prepackDense } from "../kernels/packed-weight.ts"
 import type { WeightSource } from "../models/runner.ts"
-import type { StoredBlock } from "./block-store.ts"
+import type { BlockResult } from "./block-quantizer.ts"
+
+/** A block's quantized linears, and the dense tensors that changed. */
+export interface QuantizedBlock {
+  modules: Iterable<string>
+  changed: Iterable<string>
+  tensor(module: string): Promise<QuantizedTensor>
+  dense(name: string): Promise<Float32Array>
+}
+
+/** The same of a block that has not been stored. */
+export const resultSource = ({ tensors, changed }: BlockResult, base: WeightSource): WeightSource =>
+  storedSource(
+    {
+      modules: tensors.keys(),
+      changed: changed.keys(),
+      tensor: async module => tensors.get(module)!,
+      dense: async name => changed.get(name)!,
+    },
+    base,
+  )
 
 /** Quantized linears and changed tensors from the block, the rest from `base`. */
-export function storedSource(block: StoredBlock, base: WeightSource): WeightSource {
+export function storedSource(block: QuantizedBlock, base: WeightSource): WeightSource {
   const modules = new Set(block.modules)
   const changed = new Set(block.changed)
   const own = new WeakSet<object>()

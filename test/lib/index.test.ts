@@ -19,6 +19,7 @@ t.test("the public surface, no more and no less", async t => {
     "loadModel",
     "matmul",
     "matmulW4A16",
+    "measureSensitivity",
     "planQuantization",
     "prepack",
     "quantize",

@@ -47,12 +47,13 @@ export function defaultCandidates(groupSize: GroupSize, scaleBits: number): read
   ]
 }
 
-/** The options of a mixture; null where none is asked for. ERR_OPTION for several targets, or a target beside one scheme. */
-export function readMix(options: Options): MixRequest | null {
+/** The options of a mixture; null where none is asked for. judges: the preset has a use of its own for `sensitivity`. ERR_OPTION for several targets, or a target beside one scheme. */
+export function readMix(options: Options, judges: boolean): MixRequest | null {
   const given = targetOptions.filter(name => options.has(name))
   if (given.length === 0) {
     for (const name of ["candidates", "sensitivity"] as const)
-      if (options.has(name)) options.fail(name, `no value without one of ${listChoices(targetOptions)}`)
+      if (options.has(name) && !(judges && name === "sensitivity"))
+        options.fail(name, `no value without one of ${listChoices(targetOptions)}`)
     return null
   }
   if (given.length > 1)

@@ -21,6 +21,7 @@ import type { InputStatistics } from "../../rounding/rounding.ts"
 import { stages } from "../block-quantizer.ts"
 import type { CalibrationSet } from "../calibration.ts"
 import { CalibrationRun, type HeadInput } from "../calibration-run.ts"
+import { probeTokens } from "../estimate.ts"
 import type { Recipe } from "../recipe.ts"
 import type { GroupChoice, LinearGroup } from "./groups.ts"
 import type { SensitivityKind } from "./request.ts"
@@ -45,9 +46,6 @@ export interface SensitivityInput extends LongWork {
   known: readonly (readonly Damage[])[]
   onGroup(done: readonly (readonly Damage[])[]): Promise<void>
 }
-
-/** Tokens that damage is measured on where the calibration text has no windows to spare. */
-const probeTokens = 4096
 
 /** Windows that damage is measured on: of the text that calibration has left over, otherwise some of its own. */
 export function probeSet(set: CalibrationSet): CalibrationSet {
