@@ -4,6 +4,7 @@ import { parseByteSize } from "../core/byte-size.ts"
 import { TsqError } from "../core/errors.ts"
 import type { LoadOptions } from "../engine/load-model.ts"
 import type { Activations } from "../kernels/packed-weight.ts"
+import { parseKvCache } from "../models/kv-cache.ts"
 
 export function integer(text: string): number {
   if (!/^\d+$/.test(text) || !Number.isSafeInteger(Number(text)))
@@ -79,15 +80,21 @@ export function addRunFlags(command: Command): Command {
         .choices(["exact", "int8"])
         .default("exact"),
     )
-    .addOption(
-      new Option("--kv-cache <type>", "type of cached keys and values").choices(["f32", "int8", "fp8", "int4"]),
+    .option(
+      "--kv-cache <type>",
+      "cached keys and values: f32, f16, int8, fp8, int4, checkpoint, or details (keys=int8,values=int4,window=64 …)",
     )
     .option("--cache", "keep the packed weights in a file beside the model, and start from it")
     .option("--cache-dir <folder>", "keep that file in this folder")
 }
 
-/** The options of loadModel that --cache and --cache-dir stand for. */
-export const cacheOptions = ({ cache, cacheDir }: SharedFlags): Pick<LoadOptions, "cache" | "cacheDir"> => ({
+/** The options of loadModel that --cache, --cache-dir and --kv-cache stand for. */
+export const cacheOptions = ({
+  cache,
+  cacheDir,
+  kvCache,
+}: SharedFlags): Pick<LoadOptions, "cache" | "cacheDir" | "kvCache"> => ({
+  ...(kvCache !== undefined && { kvCache: parseKvCache(kvCache) }),
   ...((cache || cacheDir !== undefined) && { cache: true }),
   ...(cacheDir !== undefined && { cacheDir }),
 })
@@ -102,11 +109,6 @@ export function refuseLater(flags: SharedFlags, { cuda = false } = {}): void {
       '--device "cuda" is not available in this version; leave the flag out to use the CPU',
     )
   }
-  if (flags.kvCache !== undefined && flags.kvCache !== "f32")
-    throw new TsqError(
-      "ERR_UNSUPPORTED",
-      `--kv-cache "${flags.kvCache}" is not available in this version; leave the flag out for f32`,
-    )
 }
 
 /** An AbortSignal that Ctrl-C raises; a second Ctrl-C ends the process at once. */

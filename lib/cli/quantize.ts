@@ -120,6 +120,11 @@ export function addQuantize(program: Command): void {
       .option("--json", "one JSON object on stdout"),
   ).action(async (source: string, out: string, flags: Flags) => {
     refuseLater(flags, { cuda: true })
+    if (flags.kvCache !== undefined)
+      throw new TsqError(
+        "ERR_UNSUPPORTED",
+        `--kv-cache ${flags.kvCache}: scales of keys and values are not written to checkpoints in this version; choose the cache where the model runs (generate --kv-cache)`,
+      )
     const options = await toOptions(flags)
     if (out.endsWith(".gguf")) return makeGguf(source, out, flags, options)
     const { planQuantization, quantizeModel } = await import("../quantize/quantize-model.ts")

@@ -98,9 +98,10 @@ async function scoreAlike(
   const batches = batchesOf(groupsOf(sequences), positionsOf)
   let done = 0
   for (const batch of batches) {
-    const cache = model.createCache(batch.reduce((sum, group) => sum + pagesFor(positionsOf(group)), 0))
+    const pages = batch.reduce((sum, group) => sum + pagesFor(positionsOf(group)), 0)
+    const cache = model.createCache(pages, batch.length)
     try {
-      const allocator = new PageAllocator(cache.pages)
+      const allocator = new PageAllocator(cache.pages, cache.exact)
       const groups = batch.map(group => ({ ...group, sequence: new SequenceCache(allocator) }))
       const run = (pieces: Piece[]) => runPieces(step, cache, pieces)
       const heads = groups.filter(({ shared }) => shared > 0)

@@ -97,7 +97,7 @@ class Side {
     this.#adapter = adapter
     this.#activations = activations
     this.#cache = model.createCache(pagesFor(window))
-    this.#sequence = new SequenceCache(new PageAllocator(this.#cache.pages))
+    this.#sequence = new SequenceCache(new PageAllocator(this.#cache.pages, this.#cache.exact))
   }
 
   /** The next tokens of the window. `watch`: what to do with the residual stream after a layer. */
