@@ -141,6 +141,9 @@ async function calibrationOf(
 
 const floatTypes = ["F32", "F16", "BF16"]
 
+/** What GPT-NeoX and GPT-2 checkpoints have beside their weights: -1e9, which is minus infinity in f16. Nobody reads it. */
+const maskedBias = /\.(attention|attn)\.masked_bias$/
+
 /** ERR_NUMERIC naming the tensor when a weight is NaN or infinite, ERR_DTYPE when a planned weight is not of floats. */
 export async function refuseBadWeights(
   job: QuantizationJob,
@@ -151,7 +154,7 @@ export async function refuseBadWeights(
   let done = 0
   for (const name of checkpoint.names) {
     throwIfAborted(signal)
-    if (floatTypes.includes(checkpoint.entry(name).dtype))
+    if (floatTypes.includes(checkpoint.entry(name).dtype) && !maskedBias.test(name))
       await checkFinite(checkpoint.tensor(name), name, "the checkpoint is damaged, or its training diverged")
     onTensor(++done, checkpoint.names.length)
   }

@@ -44,29 +44,34 @@ void rmsnorm(const float* x, const float* weight, float* y, int64_t width, float
   }
 }
 
-// Two passes: what differs from the mean is squared, so that a mean far from zero costs no accuracy.
+// What differs from the mean, 0 beyond the row.
+TSQ_INLINE Lanes centred(const float* x, Lanes mean, int64_t count) {
+  const Lanes value = sub(loadSome(x, count), mean);
+  if (count >= 16) return value;
+  alignas(64) float lanes[16];
+  store(lanes, value);
+  return loadPartial(lanes, count);
+}
+
+// A sum of values far from zero is not exact enough for their mean: what differs from it is summed again, beside its
+// squares, and is small.
 void layernorm(const float* x, const float* weight, const float* bias, float* y, int64_t width, float eps) {
   const double total = blockedSum(
       width, [x](Lanes acc, int64_t i, int64_t count)
                  __attribute__((always_inline)) { return add(acc, loadSome(x + i, count)); });
-  const double middle = total / static_cast<double>(width);
-  const Lanes mean = set1(static_cast<float>(middle));
-  // The mean was rounded to f32; the sum of what differs says by how much. Lanes beyond the row count for nothing.
-  const double rest = middle - static_cast<double>(static_cast<float>(middle));
+  const Lanes mean = set1(static_cast<float>(total / static_cast<double>(width)));
+  const double differences = blockedSum(
+      width, [ x, mean ](Lanes acc, int64_t i, int64_t count)
+                 __attribute__((always_inline)) { return add(acc, centred(x + i, mean, count)); });
   const double squares = blockedSum(
       width, [ x, mean ](Lanes acc, int64_t i, int64_t count) __attribute__((always_inline)) {
-        Lanes value = sub(loadSome(x + i, count), mean);
-        if (count < 16) {
-          alignas(64) float partial[16];
-          store(partial, value);
-          value = loadPartial(partial, count);
-        }
+        const Lanes value = centred(x + i, mean, count);
         return fma(value, value, acc);
       });
+  const double rest = differences / static_cast<double>(width);
   const double variance = squares / static_cast<double>(width) - rest * rest;
   const float spread = static_cast<float>((variance > 0 ? variance : 0) + static_cast<double>(eps));
-  const Lanes inverse = div(set1(1.0f), sqrt(set1(spread)));
-  const Lanes remainder = set1(static_cast<float>(rest));
+  const Lanes inverse = div(set1(1.0f), sqrt(set1(spread))), remainder = set1(static_cast<float>(rest));
   for (int64_t i = 0; i < width; i += 16) {
     const int64_t left = width - i;
     const Lanes scaled = mul(sub(sub(loadSome(x + i, left), mean), remainder), inverse);

@@ -139,6 +139,22 @@ function sourceOf(column: number, { repeat, blockWidth }: ScaleGroup): number {
   return Math.floor(column / blockWidth / repeat) * blockWidth + (column % blockWidth)
 }
 
+t.test("what a checkpoint holds beside its weights is copied", async t => {
+  const weights = familyWeights(configs.gpt_neox!, 17)
+  for (const layer of [0, 1]) {
+    const prefix = `gpt_neox.layers.${layer}.attention`
+    weights[`${prefix}.masked_bias`] = { shape: [], values: Float64Array.of(Number.NEGATIVE_INFINITY) }
+    weights[`${prefix}.rotary_emb.inv_freq`] = { shape: [4], values: Float64Array.of(1, 0.1, 0.01, 0.001) }
+  }
+  const directory = join(folder(t), "model")
+  writeCheckpoint(directory, configs.gpt_neox!, weights)
+  const out = join(folder(t), "out")
+  await quantizeModel(directory, out, { groupSize: 32, onWarning: () => {} })
+  const quantized = await Checkpoint.open(out)
+  t.teardown(() => quantized.dispose())
+  t.same(await quantized.floats("gpt_neox.layers.1.attention.masked_bias"), Float32Array.of(Number.NEGATIVE_INFINITY))
+})
+
 t.test("weights stored [in, out] go into GPTQ files only", async t => {
   const { directory } = checkpoint(t, configs.gpt2!)
   for (const format of ["awq", "compressed-tensors"] as const)
