@@ -23,7 +23,7 @@ export interface EvaluateOptions extends PerplexityOptions, LongWork {
   ids?: ArrayLike<number>
   /** A model of the same vocabulary to compare with: its directory, or the loaded model. */
   against?: string | Model
-  /** For models given by their directory. A reference given so runs with exact activations whatever is asked for here. */
+  /** For models given by their directory. A reference given so runs with exact activations and an f32 cache whatever is asked for here. */
   load?: LoadOptions
 }
 
@@ -49,7 +49,7 @@ export async function evaluateModel(model: string | Model, values: EvaluateOptio
     const signal = options.signal()
     const loaded = await loadModel(given, {
       ...values.load,
-      ...(exact && { activations: "exact" as const }),
+      ...(exact && { activations: "exact" as const, kvCache: "f32" as const }),
       ...(signal && { signal }),
     })
     opened.push(loaded)
