@@ -3,6 +3,7 @@ import { sharedFloats, sharedInts } from "../core/tensor.ts"
 import type { Activations } from "../kernels/packed-weight.ts"
 import type { KvCacheHandle, Step } from "../models/runner.ts"
 import { PageAllocator, pagesFor, SequenceCache } from "../models/sequence.ts"
+import type { NativeHandle } from "../native.ts"
 import type { Model } from "./model.ts"
 
 /** Rows of a step: enough to keep every thread busy, few enough to bound the memory of the slots. */
@@ -18,6 +19,7 @@ export class WindowScorer {
   readonly #model: Model
   readonly #window: number
   readonly #activations: Activations
+  readonly #adapter: NativeHandle | undefined
   readonly #cache: KvCacheHandle
   /** One for each window of a call. */
   readonly #sequences: readonly SequenceCache[]
@@ -25,10 +27,11 @@ export class WindowScorer {
   readonly #chunk: number
   #hidden: Float32Array | null = null
 
-  constructor(model: Model, window: number, activations: Activations = model.activations) {
+  constructor(model: Model, window: number, activations: Activations = model.activations, adapter?: NativeHandle) {
     this.#model = model
     this.#window = window
     this.#activations = activations
+    this.#adapter = adapter
     this.#chunk = Math.min(window, stepRows)
     this.batch = Math.max(1, Math.floor(stepRows / window))
     this.#cache = model.createCache(this.batch * pagesFor(window), this.batch)
@@ -61,7 +64,7 @@ export class WindowScorer {
       const { rows, targets } = part
       const referenceHidden = await reference.#hiddenRows(part, signal)
       const values = new Float64Array(new SharedArrayBuffer(8 * divergenceColumns * rows.length))
-      const { width, head } = reference.#model.logitsInput
+      const { width, head, softcap } = reference.#model.logitsInput
       const epilogue = {
         mode: "divergence" as const,
         rows,
@@ -70,6 +73,7 @@ export class WindowScorer {
         referenceHidden,
         referenceWidth: width,
         referenceHead: head,
+        referenceSoftcap: softcap,
         referenceActivations: reference.#activations,
       }
       await this.#model.step({ ...this.#step(part, rows.length > 0), ...(rows.length > 0 && { epilogue }), signal })
@@ -111,12 +115,12 @@ export class WindowScorer {
     if (part.begin === 0) for (const sequence of this.#sequences) sequence.release()
     const sequences = this.#sequences.slice(0, part.tokens.length / part.length)
     return {
-      runs: this.#model.runs(epilogue),
+      runs: this.#model.runs(epilogue, this.#window),
       rows: part.tokens.length,
       tokens: part.tokens,
       sequences: sequences.map(sequence => {
         sequence.advance(part.begin - sequence.length)
-        return sequence.next(part.length)
+        return { ...sequence.next(part.length), adapter: this.#adapter }
       }),
       cache: this.#cache,
       activations: this.#activations,

@@ -10,6 +10,8 @@ export interface StepSequence {
   rows: number
   context: number
   pages: readonly number[]
+  /** LoRA adapter (native handle) that its rows run with; absent: none. */
+  adapter?: NativeHandle | undefined
   /** Beside `pages`, where the cache keeps positions exactly: page of its f16 pool, -1 none. */
   exact?: readonly number[]
 }

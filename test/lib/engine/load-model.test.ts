@@ -127,7 +127,7 @@ t.test("scales of an fp8 KV cache are used where they are asked for", async t =>
         for (const kind of ["k", "v"])
           weights[`model.layers.${layer}.self_attn.${kind}_scale`] = {
             shape: [values.length],
-            values: Float32Array.from(values),
+            values: Float64Array.from(values),
           }
     })
   const ids = Array.from({ length: 60 }, (_, i) => (i * 7) % 37)
