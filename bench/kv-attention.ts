@@ -102,6 +102,7 @@ async function main(): Promise<void> {
         context,
         type,
         ms: median(times),
+        leastMs: Math.min(...times),
         ratio: median(ratios),
         megabytes: native.handleBytes(cache.value) / 1e6,
       })
@@ -113,9 +114,9 @@ async function main(): Promise<void> {
   console.log(
     `${native.cpu().kernels}, ${native.threads()} threads; attention of one layer, 32 heads of 128, 8 KV heads`,
   )
-  for (const { context, type, ms, ratio, megabytes } of results)
+  for (const { context, type, ms, leastMs, ratio, megabytes } of results)
     console.log(
-      `context ${context} ${type.padEnd(5)} ${ms.toFixed(3)} ms, ${ratio.toFixed(2)} times as fast as ${values.types.split(",")[0]}, ${(megabytes / layers).toFixed(0)} MB a layer`,
+      `context ${context} ${type.padEnd(5)} ${ms.toFixed(3)} ms (least ${leastMs.toFixed(3)}), ${ratio.toFixed(2)} times as fast as ${values.types.split(",")[0]}, ${(megabytes / layers).toFixed(0)} MB a layer`,
     )
 }
 

@@ -15,7 +15,7 @@ export interface KvCacheDetails {
   keys?: KvType
   /** Default "f32". */
   values?: KvType
-  /** Hadamard rotation before they are quantized. Default: of what is int4. */
+  /** Hadamard rotation before they are quantized. Default: of what is int4, where 32 columns or more are rotated together. */
   rotate?: boolean
   /** First tokens of a sequence that stay in 16 bits, rounded up to pages of 16. Default: 4 where something is quantized. */
   sinks?: number
@@ -109,12 +109,14 @@ export function kvFormat(settings: KvCacheSettings, { headDim }: Pick<ModelConfi
     return { type, scales, offsets: type === "int4" && !settings.symmetric, group: scales === "token" ? group : 0 }
   }
   const { keys, values, keyScales, rotate, sinks, window } = settings
+  // In blocks of fewer columns there is nobody to share an outlier with (docs/kv-cache.md).
+  const spreads = (headDim & -headDim) >= 32
   return {
     keys: coding(keys, keyScales === "channel"),
     values: coding(values, false),
     // Rotated, channels have no outliers that scales of their own could follow.
-    rotateKeys: isQuantized(keys) && (rotate ?? (keys === "int4" && keyScales === "token")),
-    rotateValues: isQuantized(values) && (rotate ?? values === "int4"),
+    rotateKeys: isQuantized(keys) && (rotate ?? (spreads && keys === "int4" && keyScales === "token")),
+    rotateValues: isQuantized(values) && (rotate ?? (spreads && values === "int4")),
     sinkPages: pagesFor(sinks),
     // The page of the query counts, however little of it is there.
     windowPages: window === 0 ? 0 : pagesFor(window - 1) + 1,

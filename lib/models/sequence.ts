@@ -139,7 +139,7 @@ export class SequenceCache {
       if (page >= sinkPages) page = Math.max(page, first - windowPages + 1)
       if (page > last) break
       if (!needed(page)) continue
-      // A page before the first query's was written by an earlier step, or it cannot be had any more.
+      // Pages before the first query's are there: the step before kept them.
       if (this.#exact[page] === -1) this.#exact[page] = this.#allocator.allocateExact()
       this.#kept.push(page)
     }

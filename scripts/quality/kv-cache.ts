@@ -41,7 +41,7 @@ export const rows: readonly (readonly [name: string, option: KvCacheOption])[] =
   ["int4, rotated, sinks 4", { ...int4, rotate: true, sinks: 4 }],
   ["int4, rotated, window 64", { ...int4, rotate: true, window: 64 }],
   ["int4, not rotated, sinks 4, window 64", { keys: "int4", values: "int4", rotate: false }],
-  ["int4, rotated, sinks 4, window 64 (default)", "int4"],
+  ["int4, rotated, sinks 4, window 64", { keys: "int4", values: "int4", rotate: true }],
   ["int4, keys by channel, sinks 4, window 64", { keys: "int4", values: "int4", keyScales: "channel" }],
   ["int4, rotated, sinks 4, window 128", { ...int4, rotate: true, sinks: 4, window: 128 }],
   ["keys int8, values int4 rotated", { ...bare, keys: "int8", values: "int4" }],

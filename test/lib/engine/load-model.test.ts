@@ -119,3 +119,38 @@ t.test("checkpoints that do not fit their configuration", async t => {
     ),
   )
 })
+
+t.test("scales of an fp8 KV cache are used where they are asked for", async t => {
+  const scaled = (values: readonly number[]) =>
+    checkpoint(t, {}, weights => {
+      for (let layer = 0; layer < 3; layer++)
+        for (const kind of ["k", "v"])
+          weights[`model.layers.${layer}.self_attn.${kind}_scale`] = {
+            shape: [values.length],
+            values: Float64Array.from(values),
+          }
+    })
+  const ids = Array.from({ length: 60 }, (_, i) => (i * 7) % 37)
+  const logits = async (directory: string, options?: LoadOptions) => {
+    const model = await loadModel(directory, options)
+    const { data } = await model.forward(ids)
+    model.dispose()
+    return Float32Array.from(data as Float32Array)
+  }
+  const directory = scaled([0.05])
+  const exact = await logits(directory)
+  const damage = async (path: string, kvCache: LoadOptions["kvCache"] & {}) => {
+    const found = await logits(path, { kvCache })
+    return Math.sqrt(found.reduce((sum, x, i) => sum + (x - exact[i]!) ** 2, 0) / found.length)
+  }
+  const own = await damage(directory, { keys: "fp8", values: "fp8", sinks: 0, window: 0 })
+  const stored = await damage(directory, "checkpoint")
+  t.ok(stored > own / 3 && stored < own * 3, `${stored} beside ${own} with scales of every token`)
+  // Far too small: everything is the largest number.
+  t.ok((await damage(scaled([1e-6]), "checkpoint")) > 3 * stored)
+  await t.rejects(loadModel(scaled([1, 1]), { kvCache: "checkpoint" }), {
+    code: "ERR_UNSUPPORTED",
+    message: /2 scales/,
+  })
+  await t.rejects(loadModel(scaled([-1]), { kvCache: "checkpoint" }), { code: "ERR_NUMERIC", message: /k_scale is -1/ })
+})

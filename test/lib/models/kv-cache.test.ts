@@ -30,6 +30,9 @@ t.test("a type stands for keys and values and what they need", async t => {
     windowPages: 5,
   })
   t.match(format({ keys: "int8", values: "int4" }), { rotateKeys: false, rotateValues: true })
+  t.match(format("int4", 96), { rotateKeys: true })
+  t.match(format("int4", 80), { rotateKeys: false, rotateValues: false })
+  t.match(format({ keys: "int4", rotate: true }, 80), { rotateKeys: true, rotateValues: false })
   t.match(format({ keys: "int8", keyScales: "channel" }), { keys: { scales: "channel", group: 0 }, windowPages: 5 })
   t.match(format({ keys: "int8", groupSize: 64 }, 32), { keys: { group: 32 } }, "at most a head")
   t.equal(read("checkpoint"), "checkpoint")
