@@ -50,6 +50,8 @@ export function groupSize(text: string): number | "channel" | "tensor" {
   return text === "channel" || text === "tensor" ? text : positive(text)
 }
 
+export const alpha = (text: string): number | "auto" => (text === "auto" ? text : Number(text))
+
 /** Collects a flag that may be given several times. */
 export const collect = (text: string, before: readonly string[] | undefined): readonly string[] => [
   ...(before ?? []),

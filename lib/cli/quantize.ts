@@ -3,6 +3,7 @@ import { TsqError } from "../core/errors.ts"
 import type { GgufOptions } from "../quantize/quantize-model.ts"
 import {
   addComputeFlags,
+  alpha,
   byteSize,
   collect,
   groupSize,
@@ -12,7 +13,7 @@ import {
   refuseLater,
   type SharedFlags,
 } from "./arguments.ts"
-import { bytesText, durationText, note, print, printJson, warn } from "./output.ts"
+import { bytesText, durationText, note, print, printJson } from "./output.ts"
 import { showProgress } from "./progress.ts"
 import { readText } from "./text-file.ts"
 
@@ -23,6 +24,7 @@ interface Flags extends SharedFlags {
   asymmetric?: boolean
   rounding?: string
   transform?: string[]
+  alpha?: number | "auto"
   format?: string
   gptqVersion?: string
   doubleQuantization?: boolean
@@ -51,7 +53,7 @@ export function addQuantize(program: Command): void {
       .argument("<out>", "folder to create, or a .gguf file")
       .option(
         "--preset <name>",
-        "rtn, gptq, awq, awq-gptq, fp8, nf4 or llm.int8 (default: gptq with --calibration, rtn without); for a .gguf file its type: q4_k_m, q8_0, f16 …",
+        "rtn, gptq, awq, awq-gptq, smoothquant, fp8, nf4 or llm.int8 (default: gptq with --calibration, rtn without); for a .gguf file its type: q4_k_m, q8_0, f16 …",
       )
       .option(
         "--scheme <name>",
@@ -60,7 +62,16 @@ export function addQuantize(program: Command): void {
       .option("--group-size <n|channel|tensor>", "columns that share a scale (default 128)", groupSize)
       .option("--asymmetric", "with zero points")
       .option("--rounding <name>", "nearest, mse or gptq")
-      .option("--transform <name>", "awq; may be given several times", collect)
+      .option(
+        "--transform <name>",
+        "awq, smooth or hadamard; may be given several times, in this order: hadamard, smooth, awq",
+        collect,
+      )
+      .option(
+        "--alpha <n|auto>",
+        "of smooth: share of the activations' range that moves into the weights (default auto: searched)",
+        alpha,
+      )
       .option("--format <name>", "gptq, awq, compressed-tensors, fp8, fbgemm_fp8, modelopt, bitsandbytes or marlin")
       .option("--double-quantization", "nf4 and fp4: quantize the scales once more")
       .option("--gptq-version <version>", "v1 (default, widest reach), v2 or planar (GPTQModel's, 5 to 7 bits too)")
@@ -124,7 +135,6 @@ export function addQuantize(program: Command): void {
       print(
         `${out}: ${report.tensors.length} linears at ${report.bitsPerWeight.toFixed(3)} bits per weight, ${bytesText(report.sourceBytes)} to ${bytesText(report.outputBytes)}, in ${durationText(performance.now() - started)}`,
       )
-      for (const text of report.warnings.slice(0, 10)) warn(text)
     } catch (error) {
       progress.stop()
       if (interrupt.signal.aborted)
@@ -176,6 +186,7 @@ async function toOptions(flags: Flags): Promise<Record<string, unknown>> {
     symmetric: flags.asymmetric ? false : undefined,
     rounding: flags.rounding,
     transforms: flags.transform,
+    alpha: flags.alpha,
     format: flags.format,
     gptqVersion: flags.gptqVersion,
     doubleQuantization: flags.doubleQuantization,

@@ -12,6 +12,8 @@ import { type ScoredSequence, type SequenceScores, scoreSequences } from "./sequ
 export interface LikelihoodOptions extends LongWork {
   /** Default: the model's. */
   activations?: Activations
+  /** Name of a loaded LoRA adapter to run with. Default null: none. */
+  adapter?: string | null
 }
 
 /** Text, or token ids that are taken as they are: without BOS, if none is given. */
@@ -34,7 +36,7 @@ export interface Likelihood {
   tokenLogprobs: number[]
 }
 
-const optionNames = ["activations", "signal", "onProgress"]
+const optionNames = ["activations", "adapter", "signal", "onProgress"]
 /** Encoding that long keeps the event loop waiting; then others have their turn. */
 const turnMs = 5
 
@@ -103,6 +105,7 @@ function score(model: Model, sequences: readonly ScoredSequence[], options: Opti
   const report = progressOf("evaluate", sequences.length, options.onProgress())
   return scoreSequences(model, sequences, {
     activations: readActivations(options, model.activations),
+    adapter: model.adapterOf(options),
     signal: options.signal(),
     onDone: done => report(done),
   })

@@ -18,6 +18,8 @@ export interface PerplexityOptions {
   stride?: number
   /** Default: the model's. */
   activations?: Activations
+  /** Name of a loaded LoRA adapter to run with. Default null: none. */
+  adapter?: string | null
 }
 
 export interface PerplexityResult {
@@ -36,7 +38,7 @@ export interface PerplexityResult {
   activations: Activations
 }
 
-export const perplexityOptionNames = ["protocol", "window", "stride", "activations", "signal", "onProgress"]
+export const perplexityOptionNames = ["protocol", "window", "stride", "activations", "adapter", "signal", "onProgress"]
 
 export async function perplexity(
   model: Model,
@@ -48,7 +50,7 @@ export async function perplexity(
   const onProgress = options.onProgress()
   const activations = readActivations(options, model.activations)
   const plan = await planText(model, text, options)
-  const scorer = new WindowScorer(model, plan.window, activations)
+  const scorer = new WindowScorer(model, plan.window, activations, model.adapterOf(options))
   try {
     const scores: Float64Array[] = []
     for await (const windows of batches(plan, scorer.batch, signal, onProgress))

@@ -4,6 +4,7 @@ import { sharedInts } from "../core/tensor.ts"
 import type { Activations } from "../kernels/packed-weight.ts"
 import type { KvCacheHandle } from "../models/runner.ts"
 import { PageAllocator, pagesFor, SequenceCache } from "../models/sequence.ts"
+import type { NativeHandle } from "../native.ts"
 import type { Model } from "./model.ts"
 
 /** A sequence of at least two tokens, of which those from `from` (1 at least) on are scored. Its last token is never run: context + 1 fit. */
@@ -25,6 +26,7 @@ const leastShared = 32
 
 export interface SequenceScorerOptions {
   activations?: Activations | undefined
+  adapter?: NativeHandle | undefined
   signal?: AbortSignal | undefined
   /** Told of every batch: sequences scored so far. */
   onDone?: ((done: number) => void) | undefined
@@ -53,20 +55,26 @@ interface Group {
 export async function scoreSequences(
   model: Model,
   sequences: readonly ScoredSequence[],
-  { activations = model.activations, signal, onDone }: SequenceScorerOptions = {},
+  { activations = model.activations, adapter, signal, onDone }: SequenceScorerOptions = {},
 ): Promise<SequenceScores[]> {
   const results = sequences.map(
     ({ tokens, from }) => new Float64Array(new SharedArrayBuffer(8 * columns * (tokens.length - from))),
   )
   const positionsOf = ({ indices }: Group) => Math.max(...indices.map(index => sequences[index]!.tokens.length - 1))
-  const batches = batchesOf(groupsOf(sequences), positionsOf)
+  const batches = [false, true].flatMap(long => {
+    // Rope may depend on the length of a whole sequence.
+    const ofKind = (index: number) => isLong(model, sequences[index]!) === long
+    const indices = Array.from(sequences.keys()).filter(ofKind)
+    return batchesOf(groupsOf(sequences, indices), positionsOf)
+  })
   let done = 0
   for (const batch of batches) {
     const cache = model.createCache(batch.reduce((sum, group) => sum + pagesFor(positionsOf(group)), 0))
     try {
       const allocator = new PageAllocator(cache.pages)
       const groups = batch.map(group => ({ ...group, sequence: new SequenceCache(allocator) }))
-      const run = (pieces: Piece[]) => runPieces(model, cache, pieces, activations, signal)
+      const tokens = batch.reduce((most, group) => Math.max(most, positionsOf(group)), 0)
+      const run = (pieces: Piece[]) => runPieces({ model, cache, tokens, activations, adapter, signal }, pieces)
       const heads = groups.filter(({ shared }) => shared > 0)
       await run(heads.map(group => headOf(group, sequences[group.indices[0]!]!.tokens)))
       const rounds = groups.reduce((most, { indices }) => Math.max(most, indices.length), 0)
@@ -114,16 +122,19 @@ function batchesOf(groups: readonly Group[], positionsOf: (group: Group) => numb
   return batches
 }
 
-function groupsOf(sequences: readonly ScoredSequence[]): Group[] {
+const isLong = ({ longLength }: Model, { tokens }: ScoredSequence): boolean =>
+  longLength !== null && tokens.length - 1 > longLength
+
+function groupsOf(sequences: readonly ScoredSequence[], indices: readonly number[]): Group[] {
   const groups: Group[] = []
-  sequences.forEach((sequence, index) => {
+  for (const index of indices) {
     const last = groups.at(-1)
-    const common = last ? commonTokens(sequences[last.indices.at(-1)!]!, sequence) : 0
+    const common = last ? commonTokens(sequences[last.indices.at(-1)!]!, sequences[index]!) : 0
     if (last && common > 0 && (last.indices.length === 1 || last.shared === common)) {
       last.shared = common
       last.indices.push(index)
     } else groups.push({ shared: 0, indices: [index] })
-  })
+  }
   return groups
 }
 
@@ -136,6 +147,17 @@ function commonTokens(a: ScoredSequence, b: ScoredSequence): number {
   return equal < leastShared || rest > stepRows ? 0 : equal
 }
 
+/** What the steps of a batch have in common. */
+interface Run {
+  model: Model
+  cache: KvCacheHandle
+  /** Of its longest sequence. */
+  tokens: number
+  activations: Activations
+  adapter: NativeHandle | undefined
+  signal: AbortSignal | undefined
+}
+
 /** Rows begin ... begin + rows of a piece. */
 interface Part {
   piece: Piece
@@ -144,18 +166,12 @@ interface Part {
 }
 
 /** A piece is cut only where a step is full, so that no step has two parts of one. */
-async function runPieces(
-  model: Model,
-  cache: KvCacheHandle,
-  pieces: readonly Piece[],
-  activations: Activations,
-  signal: AbortSignal | undefined,
-): Promise<void> {
+async function runPieces(run: Run, pieces: readonly Piece[]): Promise<void> {
   let parts: Part[] = []
   let rows = 0
   const flush = async () => {
-    throwIfAborted(signal)
-    if (rows > 0) await runParts(model, cache, parts, activations, signal)
+    throwIfAborted(run.signal)
+    if (rows > 0) await runParts(run, parts)
     parts = []
     rows = 0
   }
@@ -172,13 +188,8 @@ async function runPieces(
   await flush()
 }
 
-async function runParts(
-  model: Model,
-  cache: KvCacheHandle,
-  parts: readonly Part[],
-  activations: Activations,
-  signal: AbortSignal | undefined,
-): Promise<void> {
+async function runParts(run: Run, parts: readonly Part[]): Promise<void> {
+  const { model, cache, activations, adapter, signal } = run
   const rows = parts.reduce((sum, part) => sum + part.rows, 0)
   const scored = parts.map(({ piece, begin, rows }) => {
     const from = Math.max(begin, piece.first)
@@ -196,12 +207,12 @@ async function runParts(
   })
   const values = new Float64Array(new SharedArrayBuffer(8 * columns * count))
   await model.step({
-    runs: model.runs(count > 0),
+    runs: model.runs(count > 0, run.tokens),
     rows,
     tokens,
     sequences: parts.map(({ piece: { sequence, context }, begin, rows }) => {
       sequence.advance(context + begin - sequence.length)
-      return sequence.next(rows)
+      return { ...sequence.next(rows), adapter }
     }),
     cache,
     activations,

@@ -14,6 +14,8 @@ export interface EvaluateTaskOptions extends LongWork {
   /** Only the first so many documents. */
   limit?: number
   activations?: Activations
+  /** Name of a loaded LoRA adapter to run with. Default null: none. */
+  adapter?: string | null
   /** For a model given by its directory. */
   load?: LoadOptions
 }
@@ -45,7 +47,14 @@ export async function evaluateTask(
   task: string | Task,
   values?: EvaluateTaskOptions,
 ): Promise<TaskResult> {
-  const options = new Options("evaluateTask", values, ["limit", "activations", "load", "signal", "onProgress"])
+  const options = new Options("evaluateTask", values, [
+    "limit",
+    "activations",
+    "adapter",
+    "load",
+    "signal",
+    "onProgress",
+  ])
   const limit = options.integer("limit", { min: 1 }, undefined)
   const [signal, onProgress] = [options.signal(), options.onProgress()]
   const found = typeof task === "string" ? await readTask(task) : task
@@ -59,6 +68,7 @@ export async function evaluateTask(
   try {
     const scoring: LikelihoodOptions = {
       activations: readActivations(options, opened.activations),
+      adapter: (options.raw("adapter") ?? null) as string | null,
       ...(signal && { signal }),
       ...(onProgress && { onProgress }),
     }

@@ -9,6 +9,7 @@ import type { Activations } from "../kernels/packed-weight.ts"
 import { Accumulator } from "../models/accumulator.ts"
 import type { Observer } from "../models/runner.ts"
 import { PageAllocator, pagesFor, SequenceCache } from "../models/sequence.ts"
+import type { NativeHandle } from "../native.ts"
 
 export interface LayerError {
   layer: number
@@ -39,13 +40,18 @@ export async function layerErrors(
   candidate: Model,
   reference: Model,
   plan: WindowPlan,
-  { activations, signal, onProgress }: LongWork & { activations: Activations },
+  {
+    activations,
+    adapter,
+    signal,
+    onProgress,
+  }: LongWork & { activations: Activations; adapter: NativeHandle | undefined },
 ): Promise<LayerError[]> {
   const { layers, hiddenSize } = candidate.config
   const chunk = Math.max(1, Math.min(mostRows, plan.window, Math.floor(mostBytes / (4 * layers * hiddenSize))))
   const states = Array.from({ length: layers }, () => sharedFloats(chunk * hiddenSize))
   const sums = Array.from({ length: layers }, () => new Accumulator("squaredError", hiddenSize))
-  const sides = [new Side(reference, plan.window), new Side(candidate, plan.window, activations)] as const
+  const sides = [new Side(reference, plan.window), new Side(candidate, plan.window, activations, adapter)] as const
   const report = progressOf("layers", plan.count, onProgress)
   try {
     for (let index = 0; index < plan.count; index++) {
@@ -79,12 +85,16 @@ type Watch = Omit<Observer, "run" | "op" | "slot">
 /** One model on its way through a window. */
 class Side {
   readonly #model: Model
+  readonly #window: number
   readonly #activations: Activations
+  readonly #adapter: NativeHandle | undefined
   readonly #cache: ReturnType<Model["createCache"]>
   readonly #sequence: SequenceCache
 
-  constructor(model: Model, window: number, activations: Activations = model.activations) {
+  constructor(model: Model, window: number, activations: Activations = model.activations, adapter?: NativeHandle) {
     this.#model = model
+    this.#window = window
+    this.#adapter = adapter
     this.#activations = activations
     this.#cache = model.createCache(pagesFor(window))
     this.#sequence = new SequenceCache(new PageAllocator(this.#cache.pages))
@@ -102,10 +112,10 @@ class Side {
       ...watch?.(layer),
     }))
     await this.#model.step({
-      runs: this.#model.runs(false),
+      runs: this.#model.runs(false, this.#window),
       rows: tokens.length,
       tokens,
-      sequences: [this.#sequence.next(tokens.length)],
+      sequences: [{ ...this.#sequence.next(tokens.length), adapter: this.#adapter }],
       cache: this.#cache,
       activations: this.#activations,
       observers: watch ? (observers as Observer[]) : [],

@@ -26,6 +26,8 @@ export interface NeedleOptions extends LongWork {
   trials?: number
   seed?: number
   activations?: Activations
+  /** Name of a loaded LoRA adapter to run with. Default null: none. */
+  adapter?: string | null
   /** For a model given by its directory. */
   load?: LoadOptions
 }
@@ -50,7 +52,18 @@ export interface NeedleResult {
   retrieval: number
 }
 
-const optionNames = ["kind", "lengths", "depths", "trials", "seed", "activations", "load", "signal", "onProgress"]
+const optionNames = [
+  "kind",
+  "lengths",
+  "depths",
+  "trials",
+  "seed",
+  "activations",
+  "adapter",
+  "load",
+  "signal",
+  "onProgress",
+]
 const kinds: readonly NeedleKind[] = ["passkey", "pairs"]
 /** Of a pair: one key, then so many tokens of value. */
 const valueTokens = 3
@@ -84,7 +97,7 @@ export async function evaluateNeedle(model: string | Model, values?: NeedleOptio
       throwIfAborted(signal)
       const before = done
       const scores = await scoreSequences(opened, sequences, {
-        ...{ activations, signal },
+        ...{ activations, signal, adapter: opened.adapterOf(options) },
         onDone: count => report(before + count),
       })
       done += sequences.length

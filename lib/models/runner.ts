@@ -50,6 +50,7 @@ export type Epilogue =
       referenceHidden: Float32Array
       referenceWidth: number
       referenceHead: number
+      referenceSoftcap: number
       referenceActivations: Activations
     }
 
@@ -110,12 +111,12 @@ export class ModelRunner {
     )
   }
 
-  /** Reads and binds the weights of one section; `prefix` precedes its names ("model.layers.3."). */
-  bindSection(section: number, prefix: string, source: WeightSource): Promise<BoundSection> {
+  /** Reads and binds the weights of one section; `prefix` precedes its names ("model.layers.3."). tokens: of a sequence altogether, as BoundSection.bind. */
+  bindSection(section: number, prefix: string, source: WeightSource, tokens?: number): Promise<BoundSection> {
     const template = this.program.sections[section]
     if (!template)
       throw new TsqError("ERR_OPTION", `section is ${section}, expected 0 to ${this.program.sections.length - 1}`)
-    return BoundSection.bind(section, prefix, template, source)
+    return BoundSection.bind(section, prefix, template, source, tokens)
   }
 
   createCache(layers: number, pages: number): KvCacheHandle {
@@ -126,7 +127,7 @@ export class ModelRunner {
   /** Runs the runs in order. The addon checks shapes, token ids and pages before anything runs. */
   step(request: Step): Promise<void> {
     const { runs, weights } = this.#bind(request.runs)
-    const { sequences, pageTable } = flattenSequences(request.sequences)
+    const { sequences, pageTable, adapters } = flattenSequences(request.sequences)
     const observers = (request.observers ?? []).map(({ reduction, accumulator, ...rest }) => ({
       ...rest,
       reduction: reductions[reduction],
@@ -142,6 +143,7 @@ export class ModelRunner {
           tokens: request.tokens ?? null,
           sequences,
           pageTable,
+          adapters,
           cache: request.cache?.value ?? null,
           hidden: request.hidden ?? null,
           hiddenSlot: 0,
@@ -183,18 +185,19 @@ export class ModelRunner {
   }
 }
 
-function flattenSequences(list: readonly StepSequence[]): { sequences: Int32Array; pageTable: Int32Array } {
-  const sequences = new Int32Array(list.length * 5)
+function flattenSequences(list: readonly StepSequence[]) {
+  const adapters = [...new Set(list.map(({ adapter }) => adapter).filter(adapter => adapter !== undefined))]
+  const sequences = new Int32Array(list.length * 6)
   const pageTable = new Int32Array(list.reduce((sum, sequence) => sum + sequence.pages.length, 0))
   let row = 0
   let page = 0
-  list.forEach(({ rows, context, pages }, i) => {
-    sequences.set([row, rows, context, page, pages.length], i * 5)
+  list.forEach(({ rows, context, pages, adapter }, i) => {
+    sequences.set([row, rows, context, page, pages.length, adapter ? adapters.indexOf(adapter) : -1], i * 6)
     pageTable.set(pages, page)
     row += rows
     page += pages.length
   })
-  return { sequences, pageTable }
+  return { sequences, pageTable, adapters: Float64Array.from(adapters, adapter => adapter.value) }
 }
 
 function nativeEpilogue(epilogue: Epilogue): StepEpilogue {

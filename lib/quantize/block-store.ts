@@ -66,6 +66,7 @@ interface BlockMetadata {
   schemes: Record<string, { scheme: Scheme; shape: [number, number]; levels?: LevelNumbers }>
   reports: Record<string, RoundingReport>
   transforms: TransformReport[]
+  residualPeak: number | null
 }
 
 export class BlockStore {
@@ -123,6 +124,7 @@ export class BlockStore {
       schemes: {},
       reports: Object.fromEntries(block.reports),
       transforms: [...block.transforms],
+      residualPeak: block.residualPeak,
     }
     for (const [module, tensor] of block.tensors) {
       const [n, k] = tensor.shape
@@ -213,6 +215,10 @@ export class StoredBlock {
 
   get transforms(): readonly TransformReport[] {
     return this.#metadata.transforms
+  }
+
+  get residualPeak(): number | null {
+    return this.#metadata.residualPeak
   }
 
   scheme(module: string): Scheme {

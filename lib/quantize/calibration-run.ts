@@ -10,12 +10,13 @@ import {
   type BoundSection,
   type KvCacheHandle,
   ModelRunner,
+  type Observer,
   type StepSequence,
   type WeightSource,
 } from "../models/runner.ts"
 import { pagesFor } from "../models/sequence.ts"
 import type { Handle } from "../native.ts"
-import type { BlockSample } from "../transforms/transform.ts"
+import type { BlockSample, Watched } from "../transforms/transform.ts"
 import type { CalibrationSet } from "./calibration.ts"
 import { stepRows } from "./estimate.ts"
 
@@ -23,13 +24,6 @@ interface Batch {
   begin: number
   rows: number
   sequences: readonly StepSequence[]
-}
-
-/** A slot, an op that reads it, and where it is summed. */
-export interface Watched {
-  op: number
-  slot: number
-  accumulator: Accumulator
 }
 
 export class CalibrationRun {
@@ -77,7 +71,7 @@ export class CalibrationRun {
     device: Handle | null = null,
   ): Promise<CalibrationRun> {
     const run = new CalibrationRun(program, source, set, device)
-    const prologue = await run.runner.bindSection(0, "", source)
+    const prologue = await run.runner.bindSection(0, "", source, set.sequenceLength)
     try {
       for (const batch of run.#batches) {
         const tokens = sharedInts(batch.rows)
@@ -111,7 +105,13 @@ export class CalibrationRun {
 
   /** The block's original weights, or those of another source. */
   bind(layer: number, source: WeightSource = this.#source): Promise<BoundSection> {
-    return this.runner.bindSection(this.#program.blocks[layer]!, this.#program.blockPrefix(layer), source)
+    const { sequenceLength } = this.#set
+    return this.runner.bindSection(
+      this.#program.blocks[layer]!,
+      this.#program.blockPrefix(layer),
+      source,
+      sequenceLength,
+    )
   }
 
   /** `bound` with what a transform changed in its place; owned by this run. */
@@ -186,6 +186,24 @@ export class CalibrationRun {
     }
   }
 
+  /** Runs the block over the whole set as far as it is watched: slots are reduced, each before the op that reads it. */
+  async watch(bound: BoundSection, watched: readonly Watched[], signal?: AbortSignal): Promise<void> {
+    if (watched.length === 0) return
+    const opEnd = Math.max(...watched.map(({ op }) => op))
+    for (const batch of this.#batches) {
+      throwIfAborted(signal)
+      await this.runner.step({
+        runs: [{ section: bound, layer: 0, opBegin: 0, opEnd }],
+        rows: batch.rows,
+        sequences: batch.sequences,
+        cache: this.cache,
+        hidden: this.#slice(batch),
+        observers: observersOf(watched),
+        signal,
+      })
+    }
+  }
+
   /** Reduces what enters the head, once every block has advanced. */
   async observeHead(accumulator: Accumulator, signal?: AbortSignal): Promise<void> {
     const last = this.#program.sections.length - 1
@@ -210,12 +228,7 @@ export class CalibrationRun {
         sequences: batch.sequences,
         cache: this.cache,
         hidden,
-        observers: [
-          ...watched.map(({ op, slot, accumulator }) => ({
-            ...{ run: 0, op: op - 1, slot, reduction: accumulator.kind, accumulator: accumulator.handle },
-          })),
-          { run: 0, op: ops - 1, slot: 0, reduction: "copy", out: hidden },
-        ],
+        observers: [...observersOf(watched), { run: 0, op: ops - 1, slot: 0, reduction: "copy", out: hidden }],
         signal,
       })
     }
@@ -227,3 +240,8 @@ export class CalibrationRun {
     this.runner.dispose()
   }
 }
+
+const observersOf = (watched: readonly Watched[]): Observer[] =>
+  watched.map(({ op, slot, accumulator }) => ({
+    ...{ run: 0, op: op - 1, slot, reduction: accumulator.kind, accumulator: accumulator.handle },
+  }))

@@ -3,6 +3,7 @@ import { Checkpoint } from "../containers/checkpoint.ts"
 import { TsqError, throwIfAborted } from "../core/errors.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
+import { prepareRotation, type RotationReport, rotate } from "../transforms/hadamard.ts"
 import { Adapters } from "./adapters.ts"
 import { type CalibrationSet, readCalibration } from "./calibration.ts"
 import { checkFinite } from "./finite.ts"
@@ -23,6 +24,7 @@ export class QuantizationJob {
   readonly calibration: CalibrationSet | null
   readonly plan: Plan
   readonly adapters: Adapters
+  #rotation: RotationReport | null = null
 
   private constructor(
     checkpoint: Checkpoint,
@@ -55,10 +57,11 @@ export class QuantizationJob {
           `${source}: this checkpoint is quantized already (${String(checkpoint.quantizationConfig.quant_method ?? "unknown method")}); ` +
             "quantize the original, or convertModel this one to another format" +
             (open.adapters.length > 0
-              ? "; adapters are merged into unquantized weights, none run beside quantized ones yet"
+              ? "; adapters are merged into unquantized weights: run them beside quantized ones (loadModel's adapters, --adapter)"
               : ""),
         )
-      const program = describeModel(checkpoint.config)
+      const described = describeModel(checkpoint.config, name => checkpoint.has(name))
+      const program = open.transforms.includes("hadamard") ? prepareRotation(checkpoint, described) : described
       adapters = await Adapters.open(options.adapters ?? [], checkpoint, options.onWarning ?? (() => {}))
       const recipe = closeRecipe(open, program)
       const calibration = await calibrationOf(source, program, recipe, options)
@@ -71,6 +74,18 @@ export class QuantizationJob {
       checkpoint.dispose()
       throw error
     }
+  }
+
+  /** From here on the checkpoint reads as the recipe rotates it, where it does. */
+  rotate(): void {
+    if (!this.recipe.transforms.includes("hadamard")) return
+    const rounded = new Set(this.plan.modules.filter(entry => entry.scheme).map(entry => entry.module))
+    this.#rotation = rotate(this.checkpoint, this.program, this.recipe.seed, module => rounded.has(module))
+  }
+
+  /** Of rotate(); null without a rotation. */
+  get rotation(): RotationReport | null {
+    return this.#rotation
   }
 
   async dispose(): Promise<void> {
@@ -88,7 +103,8 @@ async function calibrationOf(
   const { calibration } = options
   if (calibration === undefined) {
     if (!needsCalibration(recipe)) return null
-    const what = recipe.rounding === "gptq" ? "rounding gptq" : `transform ${recipe.transforms[0]}`
+    const what =
+      recipe.rounding === "gptq" ? "rounding gptq" : `transform ${recipe.transforms.find(name => name !== "hadamard")}`
     throw new TsqError(
       "ERR_OPTION",
       `quantizeModel: ${what} needs calibration (text or token ids of the kind the model will see)`,

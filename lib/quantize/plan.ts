@@ -64,6 +64,10 @@ export function makePlan(
   }
   keepFusedTogether(modules, program, warnings)
   checkPatterns(modules, recipe, program, warnings)
+  if (checkpoint.isAlias(`${program.head}.weight`))
+    warnings.push(
+      `the head was tied to the embedding and becomes a matrix of its own, with another ${mb(checkpoint.entry(`${program.head}.weight`).bytes)}: the last norm's weight moves into it`,
+    )
   const refused = modules.filter(entry => entry.refused)
   if (refused.length > 0) {
     const reasons = [

@@ -98,6 +98,8 @@ async function quantizeToFolder(
       )
       await refuseBadWeights(job, options.signal, (done, total) => report({ stage: "check", done, total }))
       const print = await fingerprint(job.checkpoint, job.recipe, job.calibration, packageVersion, options.signal)
+      // After the fingerprint: what is computed follows from the recipe.
+      job.rotate()
       const { device: id } = job.recipe
       const device = id === "cpu" ? null : await openDevice("quantizeModel", id)
       const store = await BlockStore.open(output.target, print, options.resume ?? false)
@@ -176,7 +178,7 @@ async function quantizeBlocks(
       signal,
       onTensor: (tensor, { error }) => report({ stage: "quantize", done: ++done, total, tensor, loss: error }),
     })
-    await store.write(endsName, { ...result, changed: new Map(), transforms: [] })
+    await store.write(endsName, { ...result, changed: new Map(), transforms: [], residualPeak: null })
   } finally {
     run?.dispose()
   }
@@ -221,6 +223,7 @@ async function writeOutput(
     const changedIn = new Map(blocks.flatMap(block => block.changed.map(name => [name, block] as const)))
     const tensor = (module: string) => blockOf.get(module)!.tensor(module)
     const result = makeReport(job, blocks)
+    for (const warning of result.warnings.slice(plan.warnings.length)) options.onWarning?.(warning)
     const damps = result.tensors.map(entry => entry.damp).filter(damp => damp !== undefined)
     const contents: CheckpointContents = {
       source: fromCheckpoint(checkpoint, async name => (await changedIn.get(name)?.dense(name)) ?? null),

@@ -10,6 +10,7 @@ import { isGgufPreset } from "../formats/gguf-mixes.ts"
 import { formats } from "../formats/registry.ts"
 import type { ModelProgram } from "../models/program.ts"
 import type { RoundingOptions } from "../rounding/rounding.ts"
+import { blockTransforms, type TransformName, transformNames } from "../transforms/registry.ts"
 import { isEngineScheme } from "./engine-schemes.ts"
 import {
   bitsOf,
@@ -24,8 +25,7 @@ import {
 export type { SchemeName } from "./scheme.ts"
 
 export type RoundingName = "nearest" | "mse" | "gptq"
-export type TransformName = "awq"
-export type PresetName = "rtn" | "gptq" | "awq" | "awq-gptq" | "fp8" | "nf4" | "llm.int8"
+export type PresetName = "rtn" | "gptq" | "awq" | "awq-gptq" | "smoothquant" | "fp8" | "nf4" | "llm.int8"
 
 export interface QuantizeModelOptions extends LongWork, RoundingOptions {
   /** A named point in the space below; options given beside it win. Default "gptq" with calibration, "rtn" without. */
@@ -36,7 +36,10 @@ export interface QuantizeModelOptions extends LongWork, RoundingOptions {
   groupSize?: GroupSize
   symmetric?: boolean
   rounding?: RoundingName
+  /** What is reshaped before rounding, in this order; "hadamard" comes first. */
   transforms?: readonly TransformName[]
+  /** smooth: the share of the activations' range that moves into the weights, 0 to 1, or "auto" (default): searched for every scale group. */
+  alpha?: number | "auto"
   format?: FormatName
   /** GPTQ files: "v1" (default; widest reach), "v2", or "planar" (GPTQModel's gptq_p, which holds 5 to 7 bits too). */
   gptqVersion?: GptqVersion
@@ -75,6 +78,8 @@ export interface Recipe {
   symmetric: boolean
   rounding: RoundingName
   transforms: readonly TransformName[]
+  /** null without the transform "smooth". */
+  alpha: number | "auto" | null
   format: FormatName
   gptqVersion: GptqVersion
   doubleQuantization: boolean
@@ -94,16 +99,19 @@ const presets: Record<PresetName, Partial<Recipe>> = {
   gptq: { rounding: "gptq", transforms: [], symmetric: true, format: "gptq" },
   awq: { rounding: "nearest", transforms: ["awq"], symmetric: false, format: "awq" },
   "awq-gptq": { rounding: "gptq", transforms: ["awq"], symmetric: true, format: "gptq" },
+  smoothquant: {
+    ...{ scheme: "w8a8", rounding: "nearest", transforms: ["smooth"], symmetric: true },
+    format: "compressed-tensors",
+  },
   fp8: { scheme: "fp8", rounding: "nearest", transforms: [], symmetric: true },
   nf4: { scheme: "nf4", rounding: "nearest", transforms: [], symmetric: true, format: "bitsandbytes" },
   "llm.int8": { scheme: "llm.int8", rounding: "nearest", transforms: [], symmetric: true, format: "bitsandbytes" },
 }
 
 /** Names that belong to the surface and are not built yet: refused as unsupported rather than unknown. */
-const laterPresets = ["smoothquant", "best"]
+const laterPresets = ["best"]
 const laterSchemes: readonly string[] = []
 const laterRoundings = ["hqq", "auto-round", "qronos"]
-const laterTransforms = ["smooth", "hadamard"]
 
 const known = [
   "preset",
@@ -112,6 +120,7 @@ const known = [
   "symmetric",
   "rounding",
   "transforms",
+  "alpha",
   "format",
   "gptqVersion",
   "doubleQuantization",
@@ -174,8 +183,13 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
   const rounding =
     choose(options, "rounding", ["nearest", "mse", "gptq"], laterRoundings) ?? defaults.rounding ?? "nearest"
   const transforms = options.strings("transforms", defaults.transforms ?? []) as readonly TransformName[]
-  for (const transform of transforms) oneOf(options, "transforms", transform, ["awq"], laterTransforms)
+  for (const transform of transforms) oneOf(options, "transforms", transform, transformNames, [])
   if (new Set(transforms).size !== transforms.length) options.fail("transforms", "every transform once")
+  if (transforms.indexOf("hadamard") > 0)
+    options.fail(
+      "transforms",
+      '"hadamard" as the first: it takes the weights of norms into which the others fold scales',
+    )
   const symmetric = options.boolean("symmetric", defaults.symmetric ?? true)
   const groupSize =
     typeof values.groupSize === "string"
@@ -186,10 +200,10 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     name => name !== "none" && (isNearestOnly(name) || name === "w8a8"),
   )
   const nearestOnly = own && own !== "none" && isNearestOnly(own)
-  if ((own && !symmetric) || (nearestOnly && (rounding !== "nearest" || transforms.length > 0)))
+  if ((own && !symmetric) || (nearestOnly && rounding !== "nearest"))
     throw new TsqError(
       "ERR_OPTION",
-      `quantizeModel: scheme "${own}" is symmetric${nearestOnly ? " and rounded to the nearest value, without transforms" : ""}; found rounding "${rounding}"${transforms.length > 0 ? `, transforms ${transforms.join(", ")}` : ""}${symmetric ? "" : ", symmetric false"}`,
+      `quantizeModel: scheme "${own}" is symmetric${nearestOnly ? " and rounded to the nearest value" : ""}; found rounding "${rounding}"${symmetric ? "" : ", symmetric false"}`,
     )
   const format =
     readFormat(options) ??
@@ -211,6 +225,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     symmetric,
     rounding,
     transforms: [...transforms],
+    alpha: readAlpha(options, transforms),
     format,
     gptqVersion: options.oneOf("gptqVersion", gptqVersions, "v1"),
     doubleQuantization: options.boolean("doubleQuantization", false),
@@ -230,6 +245,18 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
   }
 }
 
+function readAlpha(options: Options, transforms: readonly TransformName[]): Recipe["alpha"] {
+  const alpha = options.raw("alpha")
+  if (!transforms.includes("smooth")) {
+    if (alpha !== undefined) options.fail("alpha", 'no value without the transform "smooth"')
+    return null
+  }
+  if (alpha === undefined) return "auto"
+  if (alpha !== "auto" && !(typeof alpha === "number" && alpha >= 0 && alpha <= 1))
+    options.fail("alpha", 'a number from 0 to 1 or "auto"')
+  return alpha as number | "auto"
+}
+
 function defaultPreset(values: QuantizeModelOptions): PresetName {
   if (values.scheme !== undefined && schemeNames.includes(values.scheme) && isNearestOnly(values.scheme)) return "rtn"
   return values.calibration === undefined ? "rtn" : "gptq"
@@ -247,7 +274,8 @@ function checkOverrides(options: Options): Recipe["overrides"] {
 }
 
 /** Whether a recipe looks at activations. */
-export const needsCalibration = (recipe: Recipe): boolean => recipe.rounding === "gptq" || recipe.transforms.length > 0
+export const needsCalibration = (recipe: Recipe): boolean =>
+  recipe.rounding === "gptq" || blockTransforms(recipe.transforms).length > 0
 
 /** Whether the calibration set is sent through the model: weighted scale search uses it too where it is there. */
 export const needsCalibrationRun = (recipe: Recipe): boolean => needsCalibration(recipe) || recipe.rounding === "mse"

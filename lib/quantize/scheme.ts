@@ -39,7 +39,7 @@ export const bitsOf = (name: SchemeName): IntegerScheme["bits"] =>
         ? 8
         : (Number(name[1]) as IntegerScheme["bits"])
 
-/** Schemes that are rounded to the nearest value, symmetric, without transforms. */
+/** Schemes that are rounded to the nearest value, and symmetric. */
 export const isNearestOnly = (name: SchemeName): boolean =>
   isBitsandbytes(name) || (isEngineScheme(name) && name !== "w8a8")
 
