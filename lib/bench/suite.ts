@@ -101,14 +101,20 @@ export async function evaluateSuite(
       report({ stage: "evaluate", done: i, total: entries.length, detail: name })
       const same =
         resolve(path) === reference && (values.activations ?? values.load?.activations ?? "exact") === "exact"
-      const { bitsPerWeight, weightBytes: fileBytes, kvCacheBytes } = await sizesOf(path, values.window)
+      const { weightBytes: fileBytes, kvCacheBytes } = await sizesOf(path, values.window)
       const model = same ? base : await loadModel(path, load)
       context = Math.min(context, model.maxContext)
       try {
         const found = await evaluateModel(model, { ...scoring, ...(!same && { against: base }) })
         common ??= { protocol: found.protocol, window: found.window, tokenCount: found.tokenCount }
         rows.push({
-          ...{ name, model: path, bitsPerWeight, fileBytes, memoryBytes: model.weights.bytes + kvCacheBytes },
+          ...{
+            name,
+            model: path,
+            bitsPerWeight: model.bitsPerWeight,
+            fileBytes,
+            memoryBytes: model.weights.bytes + kvCacheBytes,
+          },
           ...{ perplexity: found.perplexity, against: found.against ?? null, prefill: null, decode: null },
         })
       } finally {
@@ -141,10 +147,10 @@ function readEntries(list: unknown): Required<SuiteEntry>[] {
 }
 
 async function sizesOf(path: string, window: number | undefined) {
-  const { bitsPerWeight, weightBytes, kvCacheBytes, context } = await inspectModel(path)
+  const { weightBytes, kvCacheBytes, context } = await inspectModel(path)
   // Of a .gguf file by itself no context is known.
   const perToken = context > 0 ? kvCacheBytes / context : 0
-  return { bitsPerWeight, weightBytes, kvCacheBytes: Math.round(perToken * Math.min(window ?? context, context)) }
+  return { weightBytes, kvCacheBytes: Math.round(perToken * Math.min(window ?? context, context)) }
 }
 
 interface Measurement {

@@ -47,8 +47,8 @@ export function placeLabels(
   })
 }
 
-/** Right, left, above, below, then between. */
+/** Beside the point first, where no horizontal line through it strikes the text out. */
 const directions = [
+  ...[[0.7, -0.8] as const, [0.7, 0.9] as const, [-0.7, -0.8] as const, [-0.7, 0.9] as const],
   ...[[1, 0] as const, [-1, 0] as const, [0, -1.3] as const, [0, 1.5] as const],
-  ...[[0.8, -0.8] as const, [0.8, 0.9] as const, [-0.8, -0.8] as const, [-0.8, 0.9] as const],
 ]

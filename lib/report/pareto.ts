@@ -101,7 +101,9 @@ export function paretoPlot(points: readonly ParetoPoint[], options: ParetoOption
         `<line x1="${cx}" y1="${cy}" x2="${(at.x > px ? at.x - 2 : Math.min(px, at.x + label.length * 6.6)).toFixed(1)}" y2="${(at.y - 4).toFixed(1)}" stroke="#bbbbbb"/>`,
       )
     const weight = onFront ? ' font-weight="600"' : ' fill="#444444"'
-    parts.push(`<text x="${at.x.toFixed(1)}" y="${at.y.toFixed(1)}"${weight}>${escapeText(label)}</text>`)
+    parts.push(
+      `<text x="${at.x.toFixed(1)}" y="${at.y.toFixed(1)}"${weight} stroke="#ffffff" stroke-width="3" paint-order="stroke">${escapeText(label)}</text>`,
+    )
   })
   parts.push("</svg>")
   return parts.join("\n")
