@@ -1,10 +1,11 @@
 import type { Command } from "commander"
-import { positive } from "./arguments.ts"
+import { byteSize, positive } from "./arguments.ts"
 import { bytesText, print, printJson, warn } from "./output.ts"
 
 interface Flags {
   context?: number
   batch?: number
+  memory?: number
   for?: string
   json?: boolean
 }
@@ -16,6 +17,7 @@ export function addInspect(program: Command): void {
     .argument("<model>", "Hugging Face folder, .safetensors or .gguf file")
     .option("--context <n>", "tokens of context for the size of the KV cache", positive)
     .option("--batch <n>", "sequences at once", positive)
+    .option("--memory <size>", "what context fits so much memory (16GB), by how keys and values are cached", byteSize)
     .option("--for <engines>", "what engines would refuse, and why: vllm,sglang,transformers,llama.cpp,onnxruntime")
     .option("--json", "one JSON object on stdout")
     .action(async (model: string, flags: Flags) => {
@@ -24,6 +26,7 @@ export function addInspect(program: Command): void {
       const found = await inspectModel(model, {
         ...(flags.context !== undefined && { context: flags.context }),
         ...(flags.batch !== undefined && { batch: flags.batch }),
+        ...(flags.memory !== undefined && { memory: flags.memory }),
         ...(engines && { for: engines as never }),
         onWarning: warn,
       })
@@ -39,6 +42,17 @@ export function addInspect(program: Command): void {
       // Of a file by itself no context is known.
       if (found.context > 0)
         print(`KV cache ${bytesText(found.kvCacheBytes)} (f32, context ${found.context}, batch ${found.batch})`)
+      if (found.kvBytesPerToken) {
+        const each = Object.entries(found.kvBytesPerToken).map(([kind, bytes]) => `${bytesText(bytes)} in ${kind}`)
+        print(`keys and values of a token: ${each.join(", ")}`)
+      }
+      if (found.fit) {
+        const { memory, batch, weightBytes, workBytes, contexts } = found.fit
+        const each = Object.entries(contexts).map(([kind, tokens]) => `${tokens} in ${kind}`)
+        print(
+          `${bytesText(memory)} hold the weights (${bytesText(weightBytes)}), working memory (${bytesText(workBytes)}) and, for ${batch === 1 ? "one sequence" : `each of ${batch} sequences`}, tokens: ${each.join(", ")}`,
+        )
+      }
       if (found.metadata) print(metadataTable(found.metadata))
       print(tensorTable(found.tensors))
       if (found.findings) print(findingText(found.findings, engines!))

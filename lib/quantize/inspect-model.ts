@@ -8,12 +8,15 @@ import { checkEngines, judge } from "../formats/engines/registry.ts"
 import { detectFormat } from "../formats/registry.ts"
 import { describeModel } from "../models/registry.ts"
 import { inspectGguf, type MetadataField } from "./inspect-gguf.ts"
+import { type CacheKind, cacheKinds, fitMemory, kvBytesPerToken, type MemoryFit } from "./memory-fit.ts"
 
 export interface InspectModelOptions {
   /** Tokens of context that the KV cache is sized for. Default: the model's. */
   context?: number
   /** Sequences at once. Default 1. */
   batch?: number
+  /** Bytes that weights, working memory and keys and values may take together: adds the contexts that fit. */
+  memory?: number
   /** Engines to say of what they would refuse, run slowly or ignore. */
   for?: readonly EngineName[]
   onWarning?: (message: string) => void
@@ -33,8 +36,12 @@ export interface ModelInspection {
   weightBytes: number
   /** Of keys and values in this library (f32) at `context` tokens and `batch` sequences. */
   kvCacheBytes: number
+  /** Of one token in all layers, by how it is cached (not of a file by itself). */
+  kvBytesPerToken?: Record<CacheKind, number>
   context: number
   batch: number
+  /** Where option `memory` was given. */
+  fit?: MemoryFit
   tensors: { name: string; shape: number[]; dtype: string | null; scheme: string | null; bytes: number }[]
   /** Of a GGUF file. */
   metadata?: MetadataField[]
@@ -60,8 +67,11 @@ export function schemeText({ bits, symmetric, granularity, groupSize, blockRows,
  * the bytes of all its tensors.
  */
 export async function inspectModel(path: string, options: InspectModelOptions = {}): Promise<ModelInspection> {
-  const checked = new Options("inspectModel", options, ["context", "batch", "for", "onWarning"])
+  const checked = new Options("inspectModel", options, ["context", "batch", "memory", "for", "onWarning"])
   const engines = checked.has("for") ? checkEngines(options.for, "inspectModel") : null
+  const memory = checked.integer("memory", { min: 1 }, undefined)
+  if (memory !== undefined && typeof path === "string" && /\.(safetensors|gguf)$/.test(path))
+    checked.fail("memory", "no value for a single file: its context is not known; give the folder of the model")
   if (typeof path === "string" && path.endsWith(".safetensors")) {
     if (engines) checked.fail("for", "no value for a single .safetensors file: engines load folders and .gguf files")
     return inspectFile(path)
@@ -131,8 +141,12 @@ export async function inspectModel(path: string, options: InspectModelOptions = 
       weightBytes,
       kvCacheBytes:
         layers * kvHeads * (headDim + Math.ceil(headDim / 16) * 16) * 4 * Math.ceil(context / 16) * 16 * batch,
+      kvBytesPerToken: Object.fromEntries(
+        cacheKinds.map(kind => [kind, kvBytesPerToken(program.config, kind)]),
+      ) as Record<CacheKind, number>,
       context,
       batch,
+      ...(memory !== undefined && { fit: fitMemory(program, weightBytes, { memory, batch }) }),
       tensors,
       ...found,
     }
