@@ -218,6 +218,8 @@ export interface StepRequest {
   pageTable: Int32Array
   /** Handles of adapters. */
   adapters: Float64Array
+  /** Beside pageTable: page of the cache's f16 pool, -1 none. Needed where the cache's format keeps positions exactly. */
+  exactTable?: Int32Array | null
   cache: Handle | null
   /** [rows, width of hiddenSlot], copied in before the first run; null keeps what the slot holds. */
   hidden: Float32Array | null
@@ -734,9 +736,30 @@ export interface Binding {
   // Programs
   /** ops: [count, 16] = section, kind, in0, in1, in2, out, weight0, weight1, p0 … p7; sectionWeights: weights bound by an instance of each section. */
   createProgram(slots: Float64Array, sectionWeights: Int32Array, ops: Float64Array, vocabulary: number): Handle
-  /** Pages of 16 positions. */
-  createCache(layers: number, kvHeads: number, headDim: number, pages: number): Handle
   /** A LoRA adapter: weights [count, 3] are handles of the base, A [rank, k] and B [n, rank]; out += scale (x A^T) B^T. */
   createAdapter(weights: Float64Array, scales: Float64Array): Handle
+  /**
+   * Pages of 16 positions. format, null for f32: of the keys type (f32, f16, int8, fp8, int4), scales (none, token, channel,
+   * tensor), whether there are offsets, columns that share a scale; the same of the values; whether keys and values are
+   * rotated; sink pages, window pages, pages of the f16 pool. scales, where they are of the tensor: of the keys of every
+   * layer, then of the values.
+   */
+  createCache(
+    layers: number,
+    kvHeads: number,
+    headDim: number,
+    pages: number,
+    format?: Int32Array | null,
+    scales?: Float32Array | null,
+  ): Handle
+  /** Bytes that createCache would take. */
+  cacheBytes(
+    layers: number,
+    kvHeads: number,
+    headDim: number,
+    pages: number,
+    format?: Int32Array | null,
+    scales?: Float32Array | null,
+  ): number
   step(program: Handle, request: StepRequest, abort: AbortFlag): Promise<void>
 }

@@ -68,6 +68,7 @@ export function addEvaluate(program: Command): void {
           .default("gptq"),
       )
       .option("--against <model>", "reference model: adds KL divergence and top-token agreement")
+      .option("--adapter <folder>", "LoRA adapter as PEFT saves it, run beside the model's weights")
       .option("--layers", "with --against: the error of the residual stream after every block")
       .option("--task <file>", "documents of an lm-evaluation task, JSON or JSON Lines; may be repeated", collect)
       .option("--limit <n>", "only the first n documents of a task", positive)
@@ -83,7 +84,6 @@ export function addEvaluate(program: Command): void {
       )
       .option("--rounds <n>", "measured runs of every model of --suite; 0: no speeds (default: 5)", integer)
       .option("--html <file>", "what was found, as a page with plots")
-      .option("--adapter <folder>", "LoRA adapter as PEFT saves it, run beside the model's weights")
       .option("--json", "one JSON object on stdout"),
   ).action(async (models: string[], flags: Flags, command: Command) => {
     refuseLater(flags)

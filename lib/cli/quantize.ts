@@ -9,7 +9,9 @@ import {
   groupSize,
   integer,
   interruptible,
+  parseCandidates,
   positive,
+  real,
   refuseLater,
   type SharedFlags,
 } from "./arguments.ts"
@@ -36,6 +38,11 @@ interface Flags extends SharedFlags {
   sequenceLength?: number
   ignore?: string[]
   override?: string[]
+  targetBits?: number
+  targetSize?: number
+  targetKl?: number
+  candidates?: string
+  sensitivity?: string
   seed?: number
   maxMemory?: number
   strict?: boolean
@@ -91,6 +98,18 @@ export function addQuantize(program: Command): void {
         "another scheme, or none, for some modules; may be given several times",
         collect,
       )
+      .option(
+        "--target-bits <n>",
+        "choose schemes by measured damage, for so many bits per weight of the linears",
+        real,
+      )
+      .option("--target-size <size>", "the same for the size of all tensors, e.g. 4GB", byteSize)
+      .option("--target-kl <nats>", "the same for the KL divergence from the original, per token", real)
+      .option("--candidates <list>", "with a target: schemes to choose among, e.g. w3a16,w4a16,w4a16:64,none")
+      .option(
+        "--sensitivity <kind>",
+        "with a target: damage measured at the output (kl, default) or scaled from each layer's (layer)",
+      )
       .addOption(new Option("--kv-cache <type>", "type of cached keys and values").choices(["int8", "fp8", "int4"]))
       .option("--seed <n>", "same seed, same bytes", integer)
       .option("--max-memory <size>", "refuse when more would be needed, e.g. 4GB", byteSize)
@@ -101,6 +120,11 @@ export function addQuantize(program: Command): void {
       .option("--json", "one JSON object on stdout"),
   ).action(async (source: string, out: string, flags: Flags) => {
     refuseLater(flags, { cuda: true })
+    if (flags.kvCache !== undefined)
+      throw new TsqError(
+        "ERR_UNSUPPORTED",
+        `--kv-cache ${flags.kvCache}: scales of keys and values are not written to checkpoints in this version; choose the cache where the model runs (generate --kv-cache)`,
+      )
     const options = await toOptions(flags)
     if (out.endsWith(".gguf")) return makeGguf(source, out, flags, options)
     const { planQuantization, quantizeModel } = await import("../quantize/quantize-model.ts")
@@ -135,6 +159,10 @@ export function addQuantize(program: Command): void {
       print(
         `${out}: ${report.tensors.length} linears at ${report.bitsPerWeight.toFixed(3)} bits per weight, ${bytesText(report.sourceBytes)} to ${bytesText(report.outputBytes)}, in ${durationText(performance.now() - started)}`,
       )
+      if (report.mix)
+        print(
+          `KL divergence ${report.mix.measuredKl.toPrecision(3)} nats per token over ${report.mix.tokens} tokens${report.mix.heldOut ? "" : " of the calibration text"} (predicted ${report.mix.predictedKl.toPrecision(3)})`,
+        )
     } catch (error) {
       progress.stop()
       if (interrupt.signal.aborted)
@@ -198,6 +226,11 @@ async function toOptions(flags: Flags): Promise<Record<string, unknown>> {
     sequenceLength: flags.sequenceLength,
     ignore: flags.ignore,
     overrides,
+    targetBits: flags.targetBits,
+    targetSize: flags.targetSize,
+    targetKl: flags.targetKl,
+    candidates: parseCandidates(flags.candidates),
+    sensitivity: flags.sensitivity,
     seed: flags.seed,
     device: flags.device,
     maxMemory: flags.maxMemory,
@@ -215,12 +248,15 @@ function describePlan({
 }: Awaited<ReturnType<typeof import("../quantize/quantize-model.ts").planQuantization>>): void {
   const quantized = plan.modules.filter(entry => entry.scheme).length
   const steps = [...recipe.transforms, recipe.rounding].join(" + ")
+  const schemes = recipe.mix ? `schemes by measured damage (${recipe.mix.sensitivity})` : recipe.scheme
   note(
-    `${recipe.scheme}, group ${recipe.groupSize}, ${recipe.symmetric ? "symmetric" : "asymmetric"}, ${steps}, format ${recipe.format}`,
+    `${schemes}, group ${recipe.groupSize}, ${recipe.symmetric ? "symmetric" : "asymmetric"}, ${steps}, format ${recipe.format}`,
   )
-  note(
-    `${quantized} of ${plan.modules.length} matrices at ${plan.bitsPerWeight.toFixed(3)} bits per weight: ${bytesText(plan.sourceBytes)} to about ${bytesText(plan.outputBytes)}`,
-  )
+  if (recipe.mix) note(`target: ${targetText(recipe.mix.target)}`)
+  else
+    note(
+      `${quantized} of ${plan.modules.length} matrices at ${plan.bitsPerWeight.toFixed(3)} bits per weight: ${bytesText(plan.sourceBytes)} to about ${bytesText(plan.outputBytes)}`,
+    )
   if (calibration)
     note(
       `calibration: ${calibration.windows} windows of ${calibration.sequenceLength} tokens${calibration.asked === null ? "" : ` (asked for ${calibration.asked})`}`,
@@ -229,4 +265,13 @@ function describePlan({
   note(
     `memory: up to about ${bytesText(plan.peakMemory)} (${parts.join(", ")}); time: very roughly ${durationText(plan.estimatedSeconds * 1000)}`,
   )
+}
+
+function targetText(
+  target: NonNullable<
+    Awaited<ReturnType<typeof import("../quantize/quantize-model.ts").planQuantization>>["recipe"]["mix"]
+  >["target"],
+): string {
+  if ("bits" in target) return `${target.bits} bits per weight`
+  return "bytes" in target ? bytesText(target.bytes) : `KL divergence ${target.kl} nats per token`
 }

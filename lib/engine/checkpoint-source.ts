@@ -28,7 +28,9 @@ export class CheckpointSource implements WeightSource {
     this.#warn = warn
     const [scale] = this.#reader?.kvScales ?? []
     if (scale)
-      warn(`${checkpoint.directory}: ${scale} and others are scales of a quantized KV cache, which are not used`)
+      warn(
+        `${checkpoint.directory}: ${scale} and others are scales of a quantized KV cache, used where kvCache is "checkpoint"`,
+      )
   }
 
   linear(module: string, n: number, k: number, transposed = false): Promise<PackedWeight> {

@@ -158,7 +158,7 @@ export async function* generateTokens(
   const limit = Math.min(settings.maxTokens, model.maxContext - prompt.length)
   const cache = model.createCache(pagesFor(prompt.length + limit))
   try {
-    let sequence = new SequenceCache(new PageAllocator(cache.pages))
+    let sequence = new SequenceCache(new PageAllocator(cache.pages, cache.exact))
     const decoder = model.tokenizer.streamDecoder(Array.from(prompt.subarray(-16)))
     const stops = new StopStrings(settings.stops)
     const history = sharedInts(prompt.length + limit)
@@ -237,7 +237,7 @@ export async function* generateTokens(
       const before = performance.now()
       if (length - 1 === longLength) {
         // What the cache holds was computed for short texts.
-        sequence = new SequenceCache(new PageAllocator(cache.pages))
+        sequence = new SequenceCache(new PageAllocator(cache.pages, cache.exact))
         runs = runsOf(length)
         await prefill()
       } else await run(length - 1, length, true)

@@ -9,10 +9,12 @@ import { describe, Options } from "../core/options.ts"
 import type { LongWork } from "../core/progress.ts"
 import { type Activations, readActivations } from "../kernels/packed-weight.ts"
 import type { GenerationDefaults } from "../models/generation-config.ts"
+import { kvFormat as formatOf, type KvCacheOption, type KvCacheSettings, readKvCache } from "../models/kv-cache.ts"
 import { type BoundSection, ModelRunner, type WeightSource } from "../models/runner.ts"
 import type { Tokenizer } from "../models/tokenizer.ts"
 import { native } from "../native.ts"
 import { CheckpointSource } from "./checkpoint-source.ts"
+import { storedKvFormat } from "./kv-scales.ts"
 import { Model, type WeightSummary } from "./model.ts"
 import { PackCache } from "./pack-cache.ts"
 import { progressOf } from "./progress.ts"
@@ -28,8 +30,8 @@ export interface LoadOptions extends LongWork {
    * activations to 8 bits, which is faster.
    */
   activations?: Activations
-  /** Default and only one so far: "f32". */
-  kvCache?: "f32"
+  /** How keys and values are cached (docs/kv-cache.md). Default "f32". */
+  kvCache?: KvCacheOption
   /** Tokens that a sequence may have, at most the model's own context. Default: the model's. */
   maxContext?: number
   /**
@@ -95,7 +97,7 @@ async function loadBase(path: string, values?: LoadOptions): Promise<Model> {
   const options = new Options("loadModel", values, optionNames)
   refuseOthers(options, "device", "cpu")
   const activations = readActivations(options)
-  refuseOthers(options, "kvCache", "f32")
+  const kvCache = readKvCache(options)
   const threads = options.integer("threads", { min: 1 }, undefined)
   const maxContext = options.integer("maxContext", { min: 1 }, undefined)
   const signal = options.signal()
@@ -106,7 +108,7 @@ async function loadBase(path: string, values?: LoadOptions): Promise<Model> {
   throwIfAborted(signal)
   if (threads !== undefined) setThreads(threads)
 
-  const request: Request = { path, maxContext, activations, signal, onProgress }
+  const request: Request = { path, maxContext, activations, kvCache, signal, onProgress }
   if (path.endsWith(".gguf")) return await loadGguf(request, options)
   const cache = packCache(path, options, warn)
   const stored = (await cache?.find()) ?? null
@@ -162,6 +164,7 @@ interface Request extends LongWork {
   path: string
   maxContext: number | undefined
   activations: Activations
+  kvCache: KvCacheSettings | "checkpoint"
 }
 
 interface ModelSource extends WeightSource {
@@ -214,7 +217,7 @@ async function loadGguf(request: Request, options: Options): Promise<Model> {
 }
 
 async function assemble(
-  { path, maxContext, activations, signal, onProgress }: Request,
+  { path, maxContext, activations, kvCache, signal, onProgress }: Request,
   configuration: Record<string, unknown>,
   source: ModelSource,
   companions: Companions,
@@ -228,6 +231,7 @@ async function assemble(
       "ERR_OPTION",
       `loadModel: maxContext is ${maxContext}, expected at most the model's context of ${config.maxContext}`,
     )
+  const kvFormat = kvCache !== "checkpoint" ? formatOf(kvCache, config) : await storedKvFormat(path, program)
   const last = program.sections.length - 1
   const places: [section: number, prefix: string][] = [
     [0, ""],
@@ -267,6 +271,7 @@ async function assemble(
     generationDefaults,
     maxContext: maxContext ?? config.maxContext,
     activations,
+    kvFormat,
     prologue: bound[0]!,
     blocks: bound.slice(1, -1),
     epilogue: bound.at(-1)!,

@@ -5,6 +5,7 @@ import type { LongWork } from "../core/progress.ts"
 import { sharedInts, Tensor } from "../core/tensor.ts"
 import type { Activations } from "../kernels/packed-weight.ts"
 import type { GenerationDefaults } from "../models/generation-config.ts"
+import { type KvFormat, kvCacheBytes } from "../models/kv-cache.ts"
 import { longLength, type ModelConfig, type ModelProgram } from "../models/program.ts"
 import type { BoundSection, KvCacheHandle, ModelRunner, Step, StepRun } from "../models/runner.ts"
 import { PageAllocator, pagesFor, SequenceCache } from "../models/sequence.ts"
@@ -53,6 +54,7 @@ export interface ModelParts {
   generationDefaults: GenerationDefaults
   maxContext: number
   activations: Activations
+  kvFormat: KvFormat
   prologue: BoundSection
   blocks: readonly BoundSection[]
   epilogue: BoundSection
@@ -69,6 +71,8 @@ export class Model {
   readonly maxContext: number
   /** What the weights are multiplied with where a call does not say so itself. */
   readonly activations: Activations
+  /** How keys and values are cached. */
+  readonly kvFormat: KvFormat
   readonly weights: WeightSummary
   readonly #parts: ModelParts
   readonly #queue = new SerialQueue()
@@ -84,6 +88,7 @@ export class Model {
     this.generationDefaults = parts.generationDefaults
     this.maxContext = parts.maxContext
     this.activations = parts.activations
+    this.kvFormat = parts.kvFormat
     this.weights = parts.weights
   }
 
@@ -166,7 +171,7 @@ export class Model {
     const out = Tensor.empty([tokens.length, vocabulary])
     const cache = this.createCache(pagesFor(tokens.length))
     try {
-      const sequence = new SequenceCache(new PageAllocator(cache.pages))
+      const sequence = new SequenceCache(new PageAllocator(cache.pages, cache.exact))
       const runs = this.runs(true, tokens.length)
       for (let begin = 0; begin < tokens.length; begin += prefillRows) {
         throwIfAborted(signal)
@@ -293,10 +298,15 @@ export class Model {
     return { run: blocks.length + 1, op: ops.length - 2, slot, width: slots[slot]!, head, softcap: logits.p[0]! }
   }
 
-  /** A KV cache for this model's layers. */
-  createCache(pages: number): KvCacheHandle {
+  /** A KV cache for this model's layers and so many sequences at once. */
+  createCache(pages: number, sequences = 1): KvCacheHandle {
     this.#checkOpen()
-    return this.#parts.runner.createCache(this.config.layers, pages)
+    return this.#parts.runner.createCache(this.config.layers, pages, this.kvFormat, sequences)
+  }
+
+  /** Bytes of the cache of so many sequences of `tokens` each. */
+  kvCacheBytes(tokens: number, sequences = 1): number {
+    return kvCacheBytes(this.config, this.kvFormat, tokens, sequences)
   }
 
   /** Token ids on shared memory. ERR_OPTION for what is not in the vocabulary. */

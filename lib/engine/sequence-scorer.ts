@@ -26,10 +26,20 @@ const leastShared = 32
 
 export interface SequenceScorerOptions {
   activations?: Activations | undefined
+  /** LoRA adapter (Model.adapterOf) to run with. */
   adapter?: NativeHandle | undefined
   signal?: AbortSignal | undefined
   /** Told of every batch: sequences scored so far. */
   onDone?: ((done: number) => void) | undefined
+}
+
+/** What all steps have in common. longest: tokens of a sequence, on which rope may depend. */
+interface StepOptions {
+  model: Model
+  activations: Activations
+  adapter: NativeHandle | undefined
+  longest: number
+  signal: AbortSignal | undefined
 }
 
 /** Tokens to run through the model after `context` ones of the sequence, and where their scores go. */
@@ -55,26 +65,45 @@ interface Group {
 export async function scoreSequences(
   model: Model,
   sequences: readonly ScoredSequence[],
-  { activations = model.activations, adapter, signal, onDone }: SequenceScorerOptions = {},
+  options: SequenceScorerOptions = {},
 ): Promise<SequenceScores[]> {
+  // Sequences that turn differently (longLength) share no step.
+  const limit = model.longLength ?? Number.POSITIVE_INFINITY
+  const results = new Array<SequenceScores>(sequences.length)
+  let before = 0
+  for (const long of [false, true]) {
+    const chosen = [...sequences.keys()].filter(i => sequences[i]!.tokens.length - 1 > limit === long)
+    if (chosen.length === 0) continue
+    const own = chosen.map(i => sequences[i]!)
+    const scores = await scoreAlike(model, own, { ...options, onDone: done => options.onDone?.(before + done) })
+    chosen.forEach((index, i) => {
+      results[index] = scores[i]!
+    })
+    before += chosen.length
+  }
+  return results
+}
+
+async function scoreAlike(
+  model: Model,
+  sequences: readonly ScoredSequence[],
+  { activations = model.activations, adapter, signal, onDone }: SequenceScorerOptions,
+): Promise<SequenceScores[]> {
+  const longest = Math.max(...sequences.map(({ tokens }) => tokens.length - 1))
+  const step: StepOptions = { model, activations, adapter, longest, signal }
   const results = sequences.map(
     ({ tokens, from }) => new Float64Array(new SharedArrayBuffer(8 * columns * (tokens.length - from))),
   )
   const positionsOf = ({ indices }: Group) => Math.max(...indices.map(index => sequences[index]!.tokens.length - 1))
-  const batches = [false, true].flatMap(long => {
-    // Rope may depend on the length of a whole sequence.
-    const ofKind = (index: number) => isLong(model, sequences[index]!) === long
-    const indices = Array.from(sequences.keys()).filter(ofKind)
-    return batchesOf(groupsOf(sequences, indices), positionsOf)
-  })
+  const batches = batchesOf(groupsOf(sequences), positionsOf)
   let done = 0
   for (const batch of batches) {
-    const cache = model.createCache(batch.reduce((sum, group) => sum + pagesFor(positionsOf(group)), 0))
+    const pages = batch.reduce((sum, group) => sum + pagesFor(positionsOf(group)), 0)
+    const cache = model.createCache(pages, batch.length)
     try {
-      const allocator = new PageAllocator(cache.pages)
+      const allocator = new PageAllocator(cache.pages, cache.exact)
       const groups = batch.map(group => ({ ...group, sequence: new SequenceCache(allocator) }))
-      const tokens = batch.reduce((most, group) => Math.max(most, positionsOf(group)), 0)
-      const run = (pieces: Piece[]) => runPieces({ model, cache, tokens, activations, adapter, signal }, pieces)
+      const run = (pieces: Piece[]) => runPieces(step, cache, pieces)
       const heads = groups.filter(({ shared }) => shared > 0)
       await run(heads.map(group => headOf(group, sequences[group.indices[0]!]!.tokens)))
       const rounds = groups.reduce((most, { indices }) => Math.max(most, indices.length), 0)
@@ -122,19 +151,16 @@ function batchesOf(groups: readonly Group[], positionsOf: (group: Group) => numb
   return batches
 }
 
-const isLong = ({ longLength }: Model, { tokens }: ScoredSequence): boolean =>
-  longLength !== null && tokens.length - 1 > longLength
-
-function groupsOf(sequences: readonly ScoredSequence[], indices: readonly number[]): Group[] {
+function groupsOf(sequences: readonly ScoredSequence[]): Group[] {
   const groups: Group[] = []
-  for (const index of indices) {
+  sequences.forEach((sequence, index) => {
     const last = groups.at(-1)
-    const common = last ? commonTokens(sequences[last.indices.at(-1)!]!, sequences[index]!) : 0
+    const common = last ? commonTokens(sequences[last.indices.at(-1)!]!, sequence) : 0
     if (last && common > 0 && (last.indices.length === 1 || last.shared === common)) {
       last.shared = common
       last.indices.push(index)
     } else groups.push({ shared: 0, indices: [index] })
-  }
+  })
   return groups
 }
 
@@ -147,17 +173,6 @@ function commonTokens(a: ScoredSequence, b: ScoredSequence): number {
   return equal < leastShared || rest > stepRows ? 0 : equal
 }
 
-/** What the steps of a batch have in common. */
-interface Run {
-  model: Model
-  cache: KvCacheHandle
-  /** Of its longest sequence. */
-  tokens: number
-  activations: Activations
-  adapter: NativeHandle | undefined
-  signal: AbortSignal | undefined
-}
-
 /** Rows begin ... begin + rows of a piece. */
 interface Part {
   piece: Piece
@@ -166,12 +181,12 @@ interface Part {
 }
 
 /** A piece is cut only where a step is full, so that no step has two parts of one. */
-async function runPieces(run: Run, pieces: readonly Piece[]): Promise<void> {
+async function runPieces(step: StepOptions, cache: KvCacheHandle, pieces: readonly Piece[]): Promise<void> {
   let parts: Part[] = []
   let rows = 0
   const flush = async () => {
-    throwIfAborted(run.signal)
-    if (rows > 0) await runParts(run, parts)
+    throwIfAborted(step.signal)
+    if (rows > 0) await runParts(step, cache, parts)
     parts = []
     rows = 0
   }
@@ -188,8 +203,11 @@ async function runPieces(run: Run, pieces: readonly Piece[]): Promise<void> {
   await flush()
 }
 
-async function runParts(run: Run, parts: readonly Part[]): Promise<void> {
-  const { model, cache, activations, adapter, signal } = run
+async function runParts(
+  { model, activations, adapter, longest, signal }: StepOptions,
+  cache: KvCacheHandle,
+  parts: readonly Part[],
+): Promise<void> {
   const rows = parts.reduce((sum, part) => sum + part.rows, 0)
   const scored = parts.map(({ piece, begin, rows }) => {
     const from = Math.max(begin, piece.first)
@@ -207,7 +225,7 @@ async function runParts(run: Run, parts: readonly Part[]): Promise<void> {
   })
   const values = new Float64Array(new SharedArrayBuffer(8 * columns * count))
   await model.step({
-    runs: model.runs(count > 0, run.tokens),
+    runs: model.runs(count > 0, longest),
     rows,
     tokens,
     sequences: parts.map(({ piece: { sequence, context }, begin, rows }) => {

@@ -2,7 +2,7 @@
 import { sharedFloats, sharedInts } from "../core/tensor.ts"
 import type { Activations } from "../kernels/packed-weight.ts"
 import type { KvCacheHandle, Step } from "../models/runner.ts"
-import { pagesFor } from "../models/sequence.ts"
+import { PageAllocator, pagesFor, SequenceCache } from "../models/sequence.ts"
 import type { NativeHandle } from "../native.ts"
 import type { Model } from "./model.ts"
 
@@ -21,6 +21,8 @@ export class WindowScorer {
   readonly #activations: Activations
   readonly #adapter: NativeHandle | undefined
   readonly #cache: KvCacheHandle
+  /** One for each window of a call. */
+  readonly #sequences: readonly SequenceCache[]
   /** Rows of a window that one step takes. */
   readonly #chunk: number
   #hidden: Float32Array | null = null
@@ -32,7 +34,9 @@ export class WindowScorer {
     this.#adapter = adapter
     this.#chunk = Math.min(window, stepRows)
     this.batch = Math.max(1, Math.floor(stepRows / window))
-    this.#cache = model.createCache(this.batch * pagesFor(window))
+    this.#cache = model.createCache(this.batch * pagesFor(window), this.batch)
+    const allocator = new PageAllocator(this.#cache.pages, this.#cache.exact)
+    this.#sequences = Array.from({ length: this.batch }, () => new SequenceCache(allocator))
   }
 
   /** [positions] NLL of the tokens at positions first ... window - 1 of every window, in nats. */
@@ -108,17 +112,16 @@ export class WindowScorer {
   }
 
   #step(part: Part, epilogue: boolean): Step {
-    const pages = pagesFor(this.#window)
+    if (part.begin === 0) for (const sequence of this.#sequences) sequence.release()
+    const sequences = this.#sequences.slice(0, part.tokens.length / part.length)
     return {
       runs: this.#model.runs(epilogue, this.#window),
       rows: part.tokens.length,
       tokens: part.tokens,
-      sequences: Array.from({ length: part.tokens.length / part.length }, (_, i) => ({
-        rows: part.length,
-        context: part.begin,
-        pages: Array.from({ length: pages }, (_, page) => i * pages + page),
-        adapter: this.#adapter,
-      })),
+      sequences: sequences.map(sequence => {
+        sequence.advance(part.begin - sequence.length)
+        return { ...sequence.next(part.length), adapter: this.#adapter }
+      }),
       cache: this.#cache,
       activations: this.#activations,
     }

@@ -27,7 +27,7 @@ export interface EvaluateOptions extends PerplexityOptions, LongWork {
   against?: string | Model
   /** With `against`: the error of the residual stream after every block as well. Takes as long again. */
   layers?: boolean
-  /** For models given by their directory. A reference given so runs with exact activations and without adapters whatever is asked for here. */
+  /** For models given by their directory. A reference given so runs with exact activations, an f32 cache and without adapters whatever is asked for here. */
   load?: LoadOptions
 }
 
@@ -65,7 +65,7 @@ export async function evaluateModel(model: string | Model, values: EvaluateOptio
     const signal = options.signal()
     const loaded = await loadModel(given, {
       ...values.load,
-      ...(exact && { activations: "exact" as const, adapters: {} }),
+      ...(exact && { activations: "exact" as const, kvCache: "f32" as const, adapters: {} }),
       ...(signal && { signal }),
     })
     opened.push(loaded)
@@ -119,7 +119,8 @@ async function compare(
   const layers =
     byLayer &&
     (await layerErrors(candidate, reference, plan, {
-      ...{ activations, adapter: candidate.adapterOf(options) },
+      activations,
+      adapter: candidate.adapterOf(options),
       ...(signal && { signal }),
       ...(onProgress && { onProgress }),
     }))

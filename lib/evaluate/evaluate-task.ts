@@ -14,7 +14,7 @@ export interface EvaluateTaskOptions extends LongWork {
   /** Only the first so many documents. */
   limit?: number
   activations?: Activations
-  /** Name of a loaded LoRA adapter to run with. Default null: none. */
+  /** Name of an adapter that `load` or the model has. */
   adapter?: string | null
   /** For a model given by its directory. */
   load?: LoadOptions
@@ -68,7 +68,7 @@ export async function evaluateTask(
   try {
     const scoring: LikelihoodOptions = {
       activations: readActivations(options, opened.activations),
-      adapter: (options.raw("adapter") ?? null) as string | null,
+      ...(options.has("adapter") && { adapter: options.raw("adapter") as string | null }),
       ...(signal && { signal }),
       ...(onProgress && { onProgress }),
     }

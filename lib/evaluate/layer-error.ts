@@ -85,9 +85,9 @@ type Watch = Omit<Observer, "run" | "op" | "slot">
 /** One model on its way through a window. */
 class Side {
   readonly #model: Model
-  readonly #window: number
   readonly #activations: Activations
   readonly #adapter: NativeHandle | undefined
+  readonly #window: number
   readonly #cache: ReturnType<Model["createCache"]>
   readonly #sequence: SequenceCache
 
@@ -97,7 +97,7 @@ class Side {
     this.#adapter = adapter
     this.#activations = activations
     this.#cache = model.createCache(pagesFor(window))
-    this.#sequence = new SequenceCache(new PageAllocator(this.#cache.pages))
+    this.#sequence = new SequenceCache(new PageAllocator(this.#cache.pages, this.#cache.exact))
   }
 
   /** The next tokens of the window. `watch`: what to do with the residual stream after a layer. */

@@ -26,7 +26,7 @@ export interface NeedleOptions extends LongWork {
   trials?: number
   seed?: number
   activations?: Activations
-  /** Name of a loaded LoRA adapter to run with. Default null: none. */
+  /** Name of an adapter that `load` or the model has. */
   adapter?: string | null
   /** For a model given by its directory. */
   load?: LoadOptions
@@ -97,7 +97,7 @@ export async function evaluateNeedle(model: string | Model, values?: NeedleOptio
       throwIfAborted(signal)
       const before = done
       const scores = await scoreSequences(opened, sequences, {
-        ...{ activations, signal, adapter: opened.adapterOf(options) },
+        ...{ activations, adapter: opened.adapterOf(options), signal },
         onDone: count => report(before + count),
       })
       done += sequences.length

@@ -32,7 +32,7 @@ export function gemma3(raw: Record<string, unknown>, has?: (tensor: string) => b
   const outer = { bos_token_id, eos_token_id, dtype, torch_dtype, tie_word_embeddings }
   const shared = Object.fromEntries(Object.entries(outer).filter(([, value]) => value !== undefined && value !== null))
   const config = { ...defaults, ...shared, ...text, model_type: "gemma3" }
-  const newer = has?.("model.language_model.embed_tokens.weight") ?? false
+  const newer = has?.("model.language_model.norm.weight") ?? false
   const names = newer
     ? { root: "model.language_model.", head: "lm_head" }
     : { root: "language_model.model.", head: "language_model.lm_head" }

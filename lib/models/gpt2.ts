@@ -43,7 +43,8 @@ export function gpt2(raw: Record<string, unknown>, has?: (tensor: string) => boo
     rms_norm_eps: own.layer_norm_epsilon ?? 1e-5,
   }
   const { config } = parseDecoderConfig(named, { normEps: 1e-5, maxPositions: 1024, tied: true })
-  const bare = has && !has("transformer.wte.weight") && has("wte.weight")
+  // A norm's weight is never quantized, and so is always there.
+  const bare = has && !has("transformer.ln_f.weight") && has("ln_f.weight")
   const root = bare ? "" : "transformer."
   const scale = own.scale_attn_weights === false ? 1 : config.headDim ** -0.5
   return buildLayerNormDecoder(

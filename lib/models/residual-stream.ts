@@ -145,6 +145,7 @@ class StreamWalk {
   #module(op: Op): string {
     const weight = this.#section.weights[op.weights[0]!]
     if (weight?.kind !== "linear") this.#refuse(`${op.kind} has a weight that is no matrix`)
+    if (weight.transposed) this.#refuse(`${weight.module} is stored with rows and columns exchanged`)
     return weight.module
   }
 

@@ -3,8 +3,9 @@ import { TsqError } from "../core/errors.ts"
 import { type Activations, activationsCode } from "../kernels/packed-weight.ts"
 import { abortable, NativeHandle, native, type StepEpilogue, type StepSampling } from "../native.ts"
 import { type Reduction, reductions } from "./accumulator.ts"
+import { type KvFormat, nativeFormat } from "./kv-cache.ts"
 import { type ModelProgram, opKinds } from "./program.ts"
-import { KvCacheHandle, type StepSequence } from "./sequence.ts"
+import { exactPagesEach, KvCacheHandle, type StepSequence } from "./sequence.ts"
 import { BoundSection, type WeightSource } from "./weights.ts"
 
 export { KvCacheHandle, type StepSequence } from "./sequence.ts"
@@ -119,15 +120,20 @@ export class ModelRunner {
     return BoundSection.bind(section, prefix, template, source, tokens)
   }
 
-  createCache(layers: number, pages: number): KvCacheHandle {
+  /** format: f32 by default; `sequences` that will be in the cache at once, where it keeps positions exactly. */
+  createCache(layers: number, pages: number, format?: KvFormat, sequences = 1): KvCacheHandle {
     const { kvHeads, headDim } = this.program.config
-    return new KvCacheHandle(native.createCache(layers, kvHeads, headDim, pages), layers, pages)
+    if (!format) return new KvCacheHandle(native.createCache(layers, kvHeads, headDim, pages), layers, pages)
+    const exact = { ...format, pages: exactPagesEach(format) * sequences }
+    const { numbers, scales } = nativeFormat(format, exact.pages)
+    const handle = native.createCache(layers, kvHeads, headDim, pages, numbers, scales)
+    return new KvCacheHandle(handle, layers, pages, exact)
   }
 
   /** Runs the runs in order. The addon checks shapes, token ids and pages before anything runs. */
   step(request: Step): Promise<void> {
     const { runs, weights } = this.#bind(request.runs)
-    const { sequences, pageTable, adapters } = flattenSequences(request.sequences)
+    const { sequences, pageTable, exactTable, adapters } = flattenSequences(request.sequences)
     const observers = (request.observers ?? []).map(({ reduction, accumulator, ...rest }) => ({
       ...rest,
       reduction: reductions[reduction],
@@ -143,6 +149,7 @@ export class ModelRunner {
           tokens: request.tokens ?? null,
           sequences,
           pageTable,
+          exactTable,
           adapters,
           cache: request.cache?.value ?? null,
           hidden: request.hidden ?? null,
@@ -189,15 +196,17 @@ function flattenSequences(list: readonly StepSequence[]) {
   const adapters = [...new Set(list.map(({ adapter }) => adapter).filter(adapter => adapter !== undefined))]
   const sequences = new Int32Array(list.length * 6)
   const pageTable = new Int32Array(list.reduce((sum, sequence) => sum + sequence.pages.length, 0))
+  const exactTable = list.some(({ exact }) => exact) ? new Int32Array(pageTable.length).fill(-1) : null
   let row = 0
   let page = 0
-  list.forEach(({ rows, context, pages, adapter }, i) => {
+  list.forEach(({ rows, context, pages, exact, adapter }, i) => {
     sequences.set([row, rows, context, page, pages.length, adapter ? adapters.indexOf(adapter) : -1], i * 6)
     pageTable.set(pages, page)
+    if (exact) exactTable!.set(exact, page)
     row += rows
     page += pages.length
   })
-  return { sequences, pageTable, adapters: Float64Array.from(adapters, adapter => adapter.value) }
+  return { sequences, pageTable, exactTable, adapters: Float64Array.from(adapters, adapter => adapter.value) }
 }
 
 function nativeEpilogue(epilogue: Epilogue): StepEpilogue {

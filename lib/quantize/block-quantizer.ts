@@ -165,14 +165,14 @@ export function stages(section: ModelProgram["sections"][number]): Stage[] {
   return result
 }
 
-/** The clip search belongs to AWQ with plain rounding (a scale search subsumes it); q and k are left alone as in the paper's code. One
+/** The clip search belongs to AWQ with plain rounding (a scale search subsumes it); q and k are left alone as in the paper's code, and what holds them. One
  * scale for the whole tensor has no groups to clip. */
 const usesClip = (recipe: Recipe, module: string, scheme: Scheme): boolean =>
   recipe.transforms.includes("awq") &&
   recipe.rounding === "nearest" &&
   isIntegerScheme(scheme) &&
   scheme.granularity !== "tensor" &&
-  !/\b[qk]_proj$/.test(module)
+  !/\b([qk]_proj|qkv_proj|query_key_value|c_attn)$/.test(module)
 
 const clipSteps = 20
 const clipShrink = 0.5

@@ -94,6 +94,8 @@ export function estimateMemory(
     ...runtime,
     "embedding or head": vocabularySize * hiddenSize * (program.config.torchDtype === "float32" ? 4 : 2),
   }
+  // What stays dense is turned in f32, a tensor at a time.
+  if (recipe.transforms.includes("hadamard")) verifying["rotated tensor"] = vocabularySize * hiddenSize * 4
   // f32 working copy, codes, and what they stand for as f32; the codes of the whole block until it is stored.
   const rounding: Record<string, number> = {
     ...runtime,

@@ -6,9 +6,10 @@ import type { Scheme } from "../core/scheme.ts"
 import type { EngineFinding, EngineName, StoredModule } from "../formats/engines/engine.ts"
 import { checkEngines, judge } from "../formats/engines/registry.ts"
 import { detectFormat } from "../formats/registry.ts"
+import type { KvType } from "../models/kv-cache.ts"
 import { describeModel } from "../models/registry.ts"
 import { inspectGguf, type MetadataField } from "./inspect-gguf.ts"
-import { type CacheKind, cacheKinds, fitMemory, kvBytesPerToken, type MemoryFit } from "./memory-fit.ts"
+import { fitMemory, forTypes, kvBytes, kvBytesPerToken, type MemoryFit } from "./memory-fit.ts"
 
 export interface InspectModelOptions {
   /** Tokens of context that the KV cache is sized for. Default: the model's. */
@@ -36,8 +37,10 @@ export interface ModelInspection {
   weightBytes: number
   /** Of keys and values in this library (f32) at `context` tokens and `batch` sequences. */
   kvCacheBytes: number
-  /** Of one token in all layers, by how it is cached (not of a file by itself). */
-  kvBytesPerToken?: Record<CacheKind, number>
+  /** The same by the values of loadModel's option kvCache, with what each keeps in 16 bits. */
+  kvCacheBytesByType?: Record<KvType, number>
+  /** Of one more token in all layers, likewise (not of a file by itself). */
+  kvBytesPerToken?: Record<KvType, number>
   context: number
   batch: number
   /** Where option `memory` was given. */
@@ -80,9 +83,9 @@ export async function inspectModel(path: string, options: InspectModelOptions = 
   const checkpoint = await Checkpoint.open(path)
   try {
     const program = describeModel(checkpoint.config, name => checkpoint.has(name))
-    const { layers, kvHeads, headDim, maxContext } = program.config
-    const context = checked.integer("context", { min: 1 }, maxContext)
+    const context = checked.integer("context", { min: 1 }, program.config.maxContext)
     const batch = checked.integer("batch", { min: 1 }, 1)
+    const kvCacheBytesByType = forTypes(type => kvBytes(program.config, type, context, batch))
     const config = checkpoint.quantizationConfig
     const format = detectFormat(config)
     const reader = format?.reader(checkpoint, config!, options.onWarning ?? (() => {}))
@@ -139,11 +142,9 @@ export async function inspectModel(path: string, options: InspectModelOptions = 
       bitsPerWeight: weights > 0 ? bits / weights : (weightBytes * 8) / parameters,
       fileBitsPerWeight: (weightBytes * 8) / parameters,
       weightBytes,
-      kvCacheBytes:
-        layers * kvHeads * (headDim + Math.ceil(headDim / 16) * 16) * 4 * Math.ceil(context / 16) * 16 * batch,
-      kvBytesPerToken: Object.fromEntries(
-        cacheKinds.map(kind => [kind, kvBytesPerToken(program.config, kind)]),
-      ) as Record<CacheKind, number>,
+      kvCacheBytes: kvCacheBytesByType.f32,
+      kvCacheBytesByType,
+      kvBytesPerToken: forTypes(type => kvBytesPerToken(program.config, type)),
       context,
       batch,
       ...(memory !== undefined && { fit: fitMemory(program, weightBytes, { memory, batch }) }),

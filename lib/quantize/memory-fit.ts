@@ -1,24 +1,23 @@
 // What context fits a given memory: weights, working memory and the cache of keys and values.
-import type { ModelProgram } from "../models/program.ts"
+import { Options } from "../core/options.ts"
+import { type KvCacheSettings, type KvType, kvCacheBytes, kvFormat, kvTypes, readKvCache } from "../models/kv-cache.ts"
+import type { ModelConfig, ModelProgram } from "../models/program.ts"
 import { pagePositions } from "../models/sequence.ts"
 
-/** How keys and values can be cached, and the bits of one value with its share of scales: one 32-bit scale a token and head, two for int4. */
-const cachedValues = {
-  f32: () => 32,
-  f16: () => 16,
-  int8: (headDim: number) => 8 + 32 / headDim,
-  fp8: (headDim: number) => 8 + 32 / headDim,
-  int4: (headDim: number) => 4 + 64 / headDim,
+/** One value for each type that loadModel's option kvCache names. */
+export const forTypes = (value: (type: KvType) => number): Record<KvType, number> =>
+  Object.fromEntries(kvTypes.map(type => [type, value(type)])) as Record<KvType, number>
+
+/** Bytes of the keys and values of `batch` sequences of `tokens` each, with what the type keeps in 16 bits. */
+export function kvBytes(config: ModelConfig, type: KvType, tokens: number, batch: number): number {
+  const settings = readKvCache(new Options("inspectModel", { kvCache: type }, ["kvCache"]))
+  return kvCacheBytes(config, kvFormat(settings as KvCacheSettings, config), tokens, batch)
 }
 
-export type CacheKind = keyof typeof cachedValues
-export const cacheKinds = Object.keys(cachedValues) as CacheKind[]
-
-type Heads = Pick<ModelProgram["config"], "layers" | "kvHeads" | "headDim">
-
-/** Bytes of the keys and values of one token in all layers. */
-export function kvBytesPerToken({ layers, kvHeads, headDim }: Heads, kind: CacheKind): number {
-  return (2 * layers * kvHeads * headDim * cachedValues[kind](headDim)) / 8
+/** Bytes that one more token takes in all layers. */
+export function kvBytesPerToken(config: ModelConfig, type: KvType): number {
+  const bytes = (pages: number) => kvBytes(config, type, pages * pagePositions, 1)
+  return (bytes(2) - bytes(1)) / pagePositions
 }
 
 export interface MemoryFit {
@@ -29,7 +28,7 @@ export interface MemoryFit {
   weightBytes: number
   workBytes: number
   /** By how keys and values are cached: the most tokens of every sequence, at most the model's context; 0 where not even a page fits. */
-  contexts: Record<CacheKind, number>
+  contexts: Record<KvType, number>
 }
 
 /** Rows of a step, and what logits of one chunk take at most. */
@@ -43,9 +42,14 @@ export function fitMemory(
 ): MemoryFit {
   const workBytes = 4 * stepRows * slots.reduce((sum, width) => sum + width, 0) + logitBytes
   const free = memory - weightBytes - workBytes
-  const contexts = cacheKinds.map(kind => {
-    const pages = Math.floor(free / (kvBytesPerToken(config, kind) * batch * pagePositions))
-    return [kind, Math.max(0, Math.min(pages * pagePositions, config.maxContext))]
+  const contexts = forTypes(type => {
+    let [fits, fails] = [0, Math.ceil(config.maxContext / pagePositions) + 1]
+    while (fails - fits > 1) {
+      const pages = (fits + fails) >> 1
+      if (kvBytes(config, type, pages * pagePositions, batch) <= free) fits = pages
+      else fails = pages
+    }
+    return Math.min(fits * pagePositions, config.maxContext)
   })
-  return { memory, batch, weightBytes, workBytes, contexts: Object.fromEntries(contexts) as MemoryFit["contexts"] }
+  return { memory, batch, weightBytes, workBytes, contexts }
 }

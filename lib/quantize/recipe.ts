@@ -12,17 +12,26 @@ import type { ModelProgram } from "../models/program.ts"
 import type { RoundingOptions } from "../rounding/rounding.ts"
 import { blockTransforms, type TransformName, transformNames } from "../transforms/registry.ts"
 import { isEngineScheme } from "./engine-schemes.ts"
+import { type Candidate, type MixRequest, mixOptions, readMix, type SensitivityKind } from "./mixed/request.ts"
 import {
   bitsOf,
   defaultGroups,
   type GroupSize,
   isBitsandbytes,
+  isGroupSize,
   isNearestOnly,
   type SchemeName,
   schemeNames,
 } from "./scheme.ts"
 
 export type { SchemeName } from "./scheme.ts"
+
+/** A scheme for the modules that a pattern matches; groupSize: the recipe's where it is absent. */
+export interface Override {
+  pattern: string
+  scheme: SchemeName | "none"
+  groupSize?: GroupSize
+}
 
 export type RoundingName = "nearest" | "mse" | "gptq"
 export type PresetName = "rtn" | "gptq" | "awq" | "awq-gptq" | "smoothquant" | "fp8" | "nf4" | "llm.int8"
@@ -55,8 +64,21 @@ export interface QuantizeModelOptions extends LongWork, RoundingOptions {
   sequenceLength?: number
   /** Modules left as they are: exact names, or patterns with * ("model.layers.0.*"). */
   ignore?: readonly string[]
-  /** Other schemes for some modules, by name or pattern; first match wins. "none" leaves a module alone. */
-  overrides?: readonly { pattern: string; scheme: SchemeName | "none" }[]
+  /** Other schemes (and groups) for some modules, by name or pattern; first match wins. "none" leaves a module alone. */
+  overrides?: readonly Override[]
+  /**
+   * Instead of one scheme, one for every group of fused linears, chosen by measured damage so that the linears of the blocks take at most
+   * so many bits per weight, scales and zero points included. Needs calibration.
+   */
+  targetBits?: number
+  /** The same for the bytes of all tensors of the result: a number, or a size such as "4GB" or "512MiB". */
+  targetSize?: number | string
+  /** The same for the mean KL divergence from the unquantized model, in nats per token: the smallest result that keeps to it. */
+  targetKl?: number
+  /** With a target: what every group of linears may become. Default: 2, 3, 4, 5, 6 and 8 bits, where the format holds them, and "none". */
+  candidates?: readonly Candidate[]
+  /** With a target: damage measured at the model's output ("kl", default), or at each layer's and scaled by one measurement at the output ("layer"). */
+  sensitivity?: SensitivityKind
   seed?: number
   /** "cuda", "cuda:1", …: where second moments are summed and weights are rounded. The model itself runs on the CPU. Default "cpu". */
   device?: Device
@@ -88,7 +110,9 @@ export interface Recipe {
   samples: number | null
   sequenceLength: number | null
   ignore: readonly string[]
-  overrides: readonly { pattern: string; scheme: SchemeName | "none" }[]
+  overrides: readonly Override[]
+  /** Absent: one scheme for all. */
+  mix?: MixRequest
   seed: number
   device: "cpu" | CudaDeviceId
   roundingOptions: RoundingOptions
@@ -130,6 +154,7 @@ const known = [
   "sequenceLength",
   "ignore",
   "overrides",
+  ...mixOptions,
   "seed",
   "device",
   "maxMemory",
@@ -196,7 +221,8 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
       ? options.oneOf("groupSize", ["channel", "tensor"], null)
       : options.integer("groupSize", { min: 1 }, null)
   const overrides = checkOverrides(options)
-  const own = [scheme, ...overrides.map(override => override.scheme)].find(
+  const mix = readMix(options)
+  const own = [scheme, ...[...overrides, ...(mix?.candidates ?? [])].map(entry => entry.scheme)].find(
     name => name !== "none" && (isNearestOnly(name) || name === "w8a8"),
   )
   const nearestOnly = own && own !== "none" && isNearestOnly(own)
@@ -211,7 +237,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
       ? "bitsandbytes"
       : isEngineScheme(scheme)
         ? "compressed-tensors"
-        : defaultFormat(defaults.format, { bits: bitsOf(scheme), symmetric, groupSize, overrides }))
+        : defaultFormat(defaults.format, { bits: bitsOf(scheme), symmetric, groupSize, overrides, mix }))
   for (const name of ["strict", "force", "resume", "scaleSearch"] as const) options.boolean(name, false)
   options.number("maxMemory", { min: 0, aboveMin: true }, 0)
   options.signal()
@@ -234,6 +260,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     sequenceLength: options.integer("sequenceLength", { min: 2 }, null),
     ignore: [...options.strings("ignore", [])],
     overrides,
+    ...(mix && { mix }),
     seed: options.integer("seed", { min: 0 }, 0),
     device: readDevice("quantizeModel", options.raw("device") ?? "cpu"),
     roundingOptions: {
@@ -269,13 +296,15 @@ function checkOverrides(options: Options): Recipe["overrides"] {
     if (typeof entry?.pattern !== "string" || entry.pattern === "")
       options.fail("overrides", "entries { pattern, scheme } with the name or pattern of modules")
     oneOf(options, `overrides[${JSON.stringify(entry.pattern)}]`, entry.scheme, [...schemeNames, "none"], laterSchemes)
+    if (entry.groupSize !== undefined && !isGroupSize(entry.groupSize))
+      options.fail("overrides", 'entries whose groupSize is an integer of at least 1, "channel" or "tensor"')
   }
   return [...(list as Recipe["overrides"])]
 }
 
 /** Whether a recipe looks at activations. */
 export const needsCalibration = (recipe: Recipe): boolean =>
-  recipe.rounding === "gptq" || blockTransforms(recipe.transforms).length > 0
+  recipe.rounding === "gptq" || blockTransforms(recipe.transforms).length > 0 || recipe.mix !== undefined
 
 /** Whether the calibration set is sent through the model: weighted scale search uses it too where it is there. */
 export const needsCalibrationRun = (recipe: Recipe): boolean => needsCalibration(recipe) || recipe.rounding === "mse"
@@ -283,10 +312,10 @@ export const needsCalibrationRun = (recipe: Recipe): boolean => needsCalibration
 /** The format of the widest reach that holds the scheme. */
 function defaultFormat(
   preset: FormatName | undefined,
-  recipe: Pick<OpenRecipe, "bits" | "symmetric" | "groupSize" | "overrides">,
+  recipe: Pick<OpenRecipe, "bits" | "symmetric" | "groupSize" | "overrides"> & { mix: MixRequest | null },
 ): FormatName {
   const { bits, symmetric, groupSize } = recipe
-  const mixed = recipe.overrides.some(override => override.scheme !== "none")
+  const mixed = recipe.mix !== null || recipe.overrides.some(override => override.scheme !== "none")
   if (preset === "awq" && bits === 4 && !symmetric && !mixed && groupSize !== "tensor") return "awq"
   if ([2, 3, 4, 8].includes(bits) && symmetric && !mixed && groupSize !== "tensor") return "gptq"
   return "compressed-tensors"

@@ -6,6 +6,7 @@ import type { RotationReport } from "../transforms/hadamard.ts"
 import type { TransformReport } from "../transforms/transform.ts"
 import type { StoredBlock } from "./block-store.ts"
 import type { QuantizationJob } from "./job.ts"
+import type { MixReport } from "./mixed/search.ts"
 import type { Recipe } from "./recipe.ts"
 
 export interface TensorReport extends RoundingReport {
@@ -33,6 +34,8 @@ export interface QuantizationReport {
   /** By block: largest magnitude in the residual stream behind it, over the calibration. Empty without one. */
   residualPeaks: number[]
   warnings: string[]
+  /** Where schemes were chosen by measured damage. */
+  mix?: MixReport
 }
 
 export function makeReport(job: QuantizationJob, blocks: Iterable<StoredBlock>): QuantizationReport {

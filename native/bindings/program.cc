@@ -62,12 +62,72 @@ Napi::Value createProgram(Arguments& a) {
   return a.environment().hold(std::move(shared));
 }
 
-Napi::Value createCache(Arguments& a) {
-  const int64_t layers = a.integer(a[0], "layers", 1, kMaxInt32), kvHeads = a.integer(a[1], "kvHeads", 1, kMaxInt32);
-  const int64_t headDim = a.integer(a[2], "headDim", 1, kMaxInt32), pages = a.integer(a[3], "pages", 1, kMaxInt32);
+// Arguments of a cache: layers, kvHeads, headDim, pages, format, scales.
+struct CacheArguments {
+  int64_t layers, kvHeads, headDim, pages;
+  KvFormat format;
+};
+
+// Eight numbers of a coding, then four of the whole; null: f32.
+KvFormat kvFormat(Arguments& a, int64_t layers) {
+  KvFormat format;
+  if (!a.isNull(a[4])) {
+    constexpr size_t kFields = 13;
+    const std::vector<int32_t> values = a.copy<int32_t>(a[4], "format");
+    if (values.size() != kFields) {
+      refuse(Code::kShape, "format has " + std::to_string(values.size()) + " elements, expected 13");
+    }
+    const auto whole = [&](size_t field, int64_t max) {
+      return wholeNumber(values[field], "format", static_cast<int64_t>(field), 0, max);
+    };
+    const auto coding = [&](size_t first) {
+      return layout::KvCoding{
+          static_cast<layout::KvType>(whole(first, static_cast<int64_t>(layout::kLastKvType))),
+          static_cast<layout::KvScales>(whole(first + 1, static_cast<int64_t>(layout::kLastKvScales))),
+          whole(first + 2, 1) == 1, whole(first + 3, kMaxInt32)};
+    };
+    format.keys = coding(0);
+    format.values = coding(4);
+    format.rotateKeys = whole(8, 1) == 1;
+    format.rotateValues = whole(9, 1) == 1;
+    format.sinkPages = whole(10, kMaxInt32);
+    format.windowPages = whole(11, kMaxInt32);
+    format.exactPages = whole(12, kMaxInt32);
+  }
+  if (!a.isNull(a[5])) {
+    const std::vector<float> scales = a.copy<float>(a[5], "scales");
+    if (static_cast<int64_t>(scales.size()) != 2 * layers) {
+      refuse(Code::kShape, "scales has " + std::to_string(scales.size()) + " elements, expected " +
+                               std::to_string(2 * layers) + ": of the keys of every layer, then of the values");
+    }
+    format.keyScales.assign(scales.begin(), scales.begin() + layers);
+    format.valueScales.assign(scales.begin() + layers, scales.end());
+  }
+  return format;
+}
+
+CacheArguments cacheArguments(Arguments& a) {
+  CacheArguments c{};
+  c.layers = a.integer(a[0], "layers", 1, kMaxInt32);
+  c.kvHeads = a.integer(a[1], "kvHeads", 1, kMaxInt32);
+  c.headDim = a.integer(a[2], "headDim", 1, kMaxInt32);
+  c.pages = a.integer(a[3], "pages", 1, kMaxInt32);
+  c.format = kvFormat(a, c.layers);
   // K and V of every page; V rows are padded to 16 floats. Below this bound no size inside overflows.
-  (void)product({layers, kvHeads, headDim + 16, pages, KvCache::kPage, 2}, "cache");
-  return a.environment().hold(take(KvCache::create(layers, kvHeads, headDim, pages)));
+  (void)product({c.layers, c.kvHeads, c.headDim + 16, c.pages, KvCache::kPage, 2}, "cache");
+  (void)product({c.layers, c.kvHeads, c.headDim + 16, c.format.exactPages + 1, KvCache::kPage, 2}, "cache");
+  return c;
+}
+
+Napi::Value createCache(Arguments& a) {
+  CacheArguments c = cacheArguments(a);
+  return a.environment().hold(take(KvCache::create(c.layers, c.kvHeads, c.headDim, c.pages, std::move(c.format))));
+}
+
+Napi::Value cacheBytes(Arguments& a) {
+  const CacheArguments c = cacheArguments(a);
+  const uint64_t bytes = take(KvCache::bytesOf(c.layers, c.kvHeads, c.headDim, c.pages, c.format));
+  return Napi::Number::New(a.env(), static_cast<double>(bytes));
 }
 
 uint64_t handleOf(double value, const char* name, int64_t index) {
@@ -174,6 +234,8 @@ class RequestReader {
       step_->request.adapters.push_back(
           a_.environment().handles.get<const Adapter>(handleOf(adapters[i], "adapters", static_cast<int64_t>(i))));
     step_->request.pageTable = a_.copy<int32_t>(field("pageTable"), "pageTable");
+    if (!a_.isNull(field("exactTable")))
+      step_->request.exactTable = a_.copy<int32_t>(field("exactTable"), "exactTable");
   }
 
   void readWeights() {
@@ -325,6 +387,7 @@ constexpr Export kExports[] = {
     {"createProgram", createProgram, false},
     {"createCache", createCache, false},
     {"createAdapter", createAdapter, false},
+    {"cacheBytes", cacheBytes, false},
     {"step", step, true},
 };
 

@@ -7,22 +7,25 @@
 
 namespace tsq {
 
+namespace layout {
+struct KvPage;
+}
+
 // One tile of attention: R query vectors that share one KV head, against a range of cached positions. Block b of 16
-// positions lies in page pages[b] (see program/kv_cache.h), pages pageStride floats apart: K transposed [headDim][16]
-// at keys + page * pageStride, V row-major [16][vStride] at values + page * pageStride.
+// positions lies in page pages[b], pageStride bytes from one page to the next, as layout/kv_page.h says.
 struct AttentionTile {
   const float* const* queries;  // R pointers to [headDim]
   float* const* outputs;        // R pointers to [headDim]
   const int64_t* first;         // R: first visible position (sliding window), inclusive
   const int64_t* last;          // R: last visible position (causal), inclusive; below first: nothing, the output is 0
   int count;                    // R, 1 … kMaxTile
-  int64_t headDim;
   float scale;
-  const float* keys;
-  const float* values;
+  const layout::KvPage* page;  // layout of a page
+  const uint8_t* cache;        // page 0 of the head
   const int32_t* pages;
-  int64_t pageStride, vStride;
-  float softcap;  // 0: none
+  int64_t pageStride;
+  float keyScale, valueScale;  // of the layer, where scales are kTensor
+  float softcap;               // 0: none
   // Both null, or R numbers for who combines ranges of positions: this range counts sums * 2^peaks.
   float* peaks;
   float* sums;

@@ -143,6 +143,9 @@ struct StepRequest {
   std::vector<Sequence> sequences;
   std::vector<int32_t> pageTable;
   std::vector<std::shared_ptr<const Adapter>> adapters;
+  // Beside pageTable, or empty where the cache keeps nothing exact: page of the cache's f16 pool, -1 none. Needed for
+  // what the format keeps and a query of this step reads, but for pages begun in this step that none will read later.
+  std::vector<int32_t> exactTable;
   std::shared_ptr<KvCache> cache;  // needed by kAttention
   const float* hidden =
       nullptr;  // [rows, slots[hiddenSlot]] copied into hiddenSlot before the first run; null: keep what is there

@@ -89,7 +89,6 @@ t.test("what later versions bring is ERR_UNSUPPORTED", async t => {
     ["quantize", fable, out, "--rounding", "hqq"],
     ["quantize", fable, join(parent, "out.gguf"), "--preset", "q4_k_m", "--scheme", "w4a16"],
     ["quantize", fable, out, "--kv-cache", "int8"],
-    ["generate", fable, "--prompt", "a", "--kv-cache", "fp8"],
     ["generate", fable, "--prompt", "a", "--device", "cuda"],
   ]) {
     const { code, stdout, stderr } = await inProcess(...args)

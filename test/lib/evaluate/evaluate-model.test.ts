@@ -139,7 +139,7 @@ t.test("errors of the residual stream by layer", async t => {
     const [tokens, op] = [of.checkTokens(ids.slice(begin, begin + 20), "ids"), of.program.sections[1]!.ops.length - 1]
     const observers = copies.map((out, layer) => ({ run: layer + 1, op, slot: 0, reduction: "copy" as const, out }))
     const sequences = [{ rows: 20, context: 0, pages: [0, 1] }]
-    await of.step({ runs: of.runs(false, 20), rows: 20, tokens, sequences, cache, observers })
+    await of.step({ runs: of.runs(false, 40), rows: 20, tokens, sequences, cache, observers })
     cache.dispose()
     return copies
   }

@@ -106,6 +106,13 @@ const numbers = [
   Infinity,
   -Infinity,
 ]
+const kvFormat = () =>
+  pick([
+    null,
+    filled(Int32Array, 13),
+    Int32Array.of(2, 1, 0, 8, 4, 1, 1, 8, 0, 1, 1, 2, 5),
+    Int32Array.of(4, 2, 1, 8, 3, 3, 0, 8, 1, 1, 0, 1, pick([0, 3, 64])),
+  ])
 const nasty = [
   () => pick(numbers),
   () => pick(numbers),
@@ -202,6 +209,7 @@ const fixtures = {
   reservoir: native.createAccumulator(6, k, 4, 1),
   program: native.createProgram(Float64Array.of(k, k, k, k), Int32Array.of(4), ops(), 8),
   cache: native.createCache(1, 2, 8, 4),
+  exactCache: native.createCache(1, 2, 8, 4, Int32Array.of(2, 1, 0, 8, 4, 1, 1, 8, 0, 1, 1, 2, 3)),
   codes: native.packCodesSync(
     new Uint8Array(k * k),
     0,
@@ -356,7 +364,8 @@ const request = () => ({
   ]),
   adapters: pick([new Float64Array(0), Float64Array.of(fixtures.adapter), filled(Float64Array, 1)]),
   pageTable: pick([Int32Array.of(0, 2, 3), filled(Int32Array, 3)]),
-  cache: fixtures.cache,
+  exactTable: pick([null, Int32Array.of(0, 2, 1), filled(Int32Array, 3)]),
+  cache: pick([fixtures.cache, fixtures.cache, fixtures.exactCache]),
   hidden: maybe(filled(Float32Array, 3 * k)),
   hiddenSlot: 0,
   observers: observers(),
@@ -555,11 +564,12 @@ const valid = {
     new Float32Array(64),
   ],
   createProgram: () => [Float64Array.of(k, k, k, k), Int32Array.of(4), ops(), 8],
-  createCache: () => [1 + below(2), 1, 8, 1 + below(4)],
   createAdapter: () => [
     Float64Array.of(fixtures.codes, pick([fixtures.decoded, fixtures.norm]), fixtures.decoded),
     pick([Float64Array.of(0.5), filled(Float64Array, 1)]),
   ],
+  createCache: () => [1 + below(2), 1, 8, 1 + below(4), kvFormat(), maybe(filled(Float32Array, pick([2, 4])))],
+  cacheBytes: () => [1 + below(2), 1, 8, 1 + below(4), kvFormat(), maybe(filled(Float32Array, pick([2, 4])))],
   step: () => [fixtures.program, request(), flag()],
   cuda: () => [pick([null, emulated])],
   cudaOpen: () => [emulated, below(3)],

@@ -261,7 +261,7 @@ test("requests that are refused", async t => {
     "ERR_OPTION",
     /-1/,
   )
-  await refused(t, () => step({ epilogue: { mode: 5, rows: Int32Array.of(0) } }), "ERR_OPTION", /mode is 5/)
+  await refused(t, () => step({ epilogue: { mode: 6, rows: Int32Array.of(0) } }), "ERR_OPTION", /mode is 6/)
   await refused(t, () => native.step(program, request(weights), ints([1])), "ERR_ABORTED", /./)
   const hostile = Object.defineProperty({ ...request(weights) }, "cache", {
     get: () => {

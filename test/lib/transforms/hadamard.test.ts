@@ -1,5 +1,5 @@
 // A rotation leaves a model's function as it is, on every architecture; what it cannot turn is refused by what stands in the way.
-import { readFileSync } from "node:fs"
+import { mkdirSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import t, { type Test } from "tap"
 import { Checkpoint } from "../../../lib/containers/checkpoint.ts"
@@ -8,16 +8,20 @@ import { describeModel } from "../../../lib/models/registry.ts"
 import { streamAccess } from "../../../lib/models/residual-stream.ts"
 import { fromCheckpoint, writeCheckpoint } from "../../../lib/quantize/write-checkpoint.ts"
 import { prepareRotation, rotate } from "../../../lib/transforms/hadamard.ts"
+import { families, familyWeights } from "../models/support/family-models.ts"
+import { writeCheckpoint as writeTiny } from "../models/support/tiny-checkpoint.ts"
 import { folder, logits, relativeDistance, smallCheckpoint, smallConfig, tokens } from "../quantize/support.ts"
 
 /** The rotated model, unquantized, in a folder of its own. */
 async function rotated(t: Test, source: string, keepsFloats: boolean, seed = 0): Promise<string> {
-  const { mkdirSync } = await import("node:fs")
   const out = join(folder(t), "rotated")
   mkdirSync(out)
   const checkpoint = await Checkpoint.open(source)
   try {
-    const program = prepareRotation(checkpoint, describeModel(checkpoint.config))
+    const program = prepareRotation(
+      checkpoint,
+      describeModel(checkpoint.config, name => checkpoint.has(name)),
+    )
     rotate(checkpoint, program, seed, () => keepsFloats)
     await writeCheckpoint(out, {
       source: fromCheckpoint(checkpoint),
@@ -68,6 +72,27 @@ for (const [name, change] of [
     t.ok((await turned.floats("model.norm.weight")).every(value => value === 1))
   })
 
+const reasons: Record<string, RegExp> = {
+  gemma2: /gemma2 models unchanged: the output of post_attention_layernorm\.weight is added to the residual stream/,
+  gemma3: /the output of post_attention_layernorm\.weight is added to the residual stream/,
+  gemma3_text: /the output of post_attention_layernorm\.weight is added to the residual stream/,
+  gpt_neox: /input_layernorm\.weight reads the residual stream, and changes with the stream's coordinates/,
+  gpt2: /the output of transformer\.wpe is added to the residual stream/,
+}
+for (const [name, config] of Object.entries(families))
+  t.test(`families: ${name}`, async t => {
+    const source = t.testdir()
+    writeTiny(source, config, familyWeights(config, 11, "F32"), "F32")
+    const reason = reasons[config.model_type as string]
+    if (reason) {
+      await t.rejects(rotated(t, source, true), { code: "ERR_UNSUPPORTED", message: reason })
+      return
+    }
+    const short = tokens(24, config.vocab_size as number)
+    const distance = relativeDistance(await logits(await rotated(t, source, true), short), await logits(source, short))
+    t.ok(distance < 1e-5, `the same logits: ${distance.toExponential(1)}`)
+  })
+
 t.test("what stays in 16 bits is rounded once, other seeds turn otherwise", async t => {
   const source = smallCheckpoint(t)
   const before = await logits(source, ids)
@@ -95,7 +120,15 @@ t.test("outliers of channels are spread", async t => {
     return Math.max(...values.map(Math.abs)) / Math.sqrt(values.reduce((sum, v) => sum + v * v, 0) / values.length)
   }
   const before = await peak()
-  rotate(checkpoint, prepareRotation(checkpoint, describeModel(checkpoint.config)), 0, () => true)
+  rotate(
+    checkpoint,
+    prepareRotation(
+      checkpoint,
+      describeModel(checkpoint.config, name => checkpoint.has(name)),
+    ),
+    0,
+    () => true,
+  )
   t.ok((await peak()) < before / 2)
   t.throws(() => checkpoint.tensor("model.embed_tokens.weight"), { code: "ERR_UNSUPPORTED", message: /is computed/ })
   await t.rejects(checkpoint.readBytes("model.norm.weight"), { code: "ERR_UNSUPPORTED" })
@@ -156,8 +189,15 @@ t.test("a hidden size that no matrix divides", async t => {
   const change = { hidden_size: 9, num_attention_heads: 3, num_key_value_heads: 3, head_dim: 4 }
   const checkpoint = await Checkpoint.open(smallCheckpoint(t, change))
   t.teardown(() => checkpoint.dispose())
-  t.throws(() => prepareRotation(checkpoint, describeModel(checkpoint.config)), {
-    code: "ERR_UNSUPPORTED",
-    message: /no Hadamard matrix has an order that divides the hidden size 9/,
-  })
+  t.throws(
+    () =>
+      prepareRotation(
+        checkpoint,
+        describeModel(checkpoint.config, name => checkpoint.has(name)),
+      ),
+    {
+      code: "ERR_UNSUPPORTED",
+      message: /no Hadamard matrix has an order that divides the hidden size 9/,
+    },
+  )
 })

@@ -3,8 +3,10 @@ import { readFileSync } from "node:fs"
 import t from "tap"
 import type { Scheme } from "../../../lib/core/scheme.ts"
 import { smooth, smoothScale } from "../../../lib/transforms/smooth.ts"
+import { families, familyWeights } from "../models/support/family-models.ts"
+import { writeCheckpoint } from "../models/support/tiny-checkpoint.ts"
 import { relativeDistance } from "../quantize/support.ts"
-import { architectures, blockUnderTest } from "./support.ts"
+import { architectures, blockOf, blockUnderTest } from "./support.ts"
 
 const w8a8 = (groupSize: number): Scheme => ({
   ...{ bits: 8, symmetric: true, granularity: "channel", groupSize, scaleType: "f32" },
@@ -72,4 +74,19 @@ for (const [name, change, dtype] of architectures)
       code: "ERR_ABORTED",
       cause: "stop",
     })
+  })
+
+for (const [name, config] of Object.entries(families))
+  t.test(`${name}: norms that add one, norms with a mean, fused and transposed projections`, async t => {
+    const directory = t.testdir()
+    writeCheckpoint(directory, config, familyWeights(config, 7, "F32"), "F32")
+    const { run, input, bound, output } = await blockOf(t, directory, 0)
+    const before = await output(bound)
+    const schemeOf = (module: string) => w8a8(input.weights.shape(module)[1])
+    const { groups } = await smooth.apply({ ...input, schemeOf, options: { alpha: "auto" } })
+    t.ok(groups.length >= 2)
+    for (const { error, errorBefore } of groups) t.ok(error <= errorBefore)
+    await smooth.apply({ ...input, schemeOf, options: { alpha: 0.5 } })
+    const distance = relativeDistance(await output(await run.rebind(bound, input.weights)), before)
+    t.ok(distance < 2e-6, `the block computes the same: ${distance.toExponential(1)}`)
   })

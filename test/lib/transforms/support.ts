@@ -29,20 +29,20 @@ export interface BlockUnderTest {
   output(block: BoundSection): Promise<Float32Array>
 }
 
-export async function blockUnderTest(
-  t: Test,
-  change: Record<string, unknown>,
-  dtype: "F32" | "BF16",
-  edit?: Parameters<typeof smallCheckpoint>[3],
-): Promise<BlockUnderTest> {
-  const checkpoint = await Checkpoint.open(smallCheckpoint(t, change, dtype, edit))
+export const blockUnderTest = (t: Test, ...small: Tail<Parameters<typeof smallCheckpoint>>): Promise<BlockUnderTest> =>
+  blockOf(t, smallCheckpoint(t, ...small), 1)
+
+type Tail<T extends unknown[]> = T extends [unknown, ...infer Rest] ? Rest : never
+
+/** Block `layer` of the checkpoint in a folder. */
+export async function blockOf(t: Test, directory: string, layer: number): Promise<BlockUnderTest> {
+  const checkpoint = await Checkpoint.open(directory)
   t.teardown(() => checkpoint.dispose())
-  const program = describeModel(checkpoint.config)
-  const windows = Array.from({ length: 8 }, (_, i) => Int32Array.from(tokens(32, 64, i)))
+  const program = describeModel(checkpoint.config, name => checkpoint.has(name))
+  const windows = Array.from({ length: 8 }, (_, i) => Int32Array.from(tokens(32, program.config.vocabularySize, i)))
   const set = { windows, sequenceLength: 32, asked: null, tokens: 256 }
   const run = await CalibrationRun.start(program, new CheckpointSource(checkpoint, () => {}), set)
   t.teardown(() => run.dispose())
-  const layer = 1
   const section = program.sections[program.blocks[layer]!]!
   const fresh = () => new BlockWeights(checkpoint, program.blockPrefix(layer), section)
   const bound = run.own(await run.bind(layer))
