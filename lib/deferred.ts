@@ -1,6 +1,7 @@
 // Functions of the public face that load what they need with their first call: checkpoints, schemas and tokenizers take longer
 // to load than all the rest, and a program that only multiplies has no use for them.
 
+import type { SuiteEntry, SuiteOptions, SuiteReport } from "./bench/suite.ts"
 import type { QuantizedTensor } from "./core/quantized-tensor.ts"
 import type { LoadOptions } from "./engine/load-model.ts"
 import type { Model } from "./engine/model.ts"
@@ -34,6 +35,14 @@ export async function evaluateModel(model: string | Model, options: EvaluateOpti
 /** Retrieval from long contexts by length and depth. See evaluate/needle.ts. */
 export async function evaluateNeedle(model: string | Model, options?: NeedleOptions): Promise<NeedleResult> {
   return (await import("./evaluate/needle.ts")).evaluateNeedle(model, options)
+}
+
+/** Several checkpoints side by side: size, memory, quality, speed. See bench/suite.ts. */
+export async function evaluateSuite(
+  models: readonly (string | SuiteEntry)[],
+  options: SuiteOptions,
+): Promise<SuiteReport> {
+  return (await import("./bench/suite.ts")).evaluateSuite(models, options)
 }
 
 /** Runs a task of lm-evaluation-harness's kinds. See evaluate/evaluate-task.ts. */

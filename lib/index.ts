@@ -1,5 +1,6 @@
 // The public face of the library: exports only.
 
+export type { SuiteEntry, SuiteOptions, SuiteReport, SuiteRow } from "./bench/suite.ts"
 export type { CodebookName } from "./core/codebooks.ts"
 export type { CudaDevice, CudaStatus, Device } from "./core/cuda.ts"
 export type { Dtype, TensorData } from "./core/dtype.ts"
@@ -18,6 +19,7 @@ export {
   convertModel,
   evaluateModel,
   evaluateNeedle,
+  evaluateSuite,
   evaluateTask,
   inspectModel,
   loadModel,

@@ -1,4 +1,8 @@
+import { dirname, isAbsolute, join } from "node:path"
 import { type Command, Option } from "commander"
+import type { SuiteEntry } from "../bench/suite.ts"
+import { parseJson } from "../containers/json.ts"
+import { TsqError } from "../core/errors.ts"
 import type { LongWork } from "../core/progress.ts"
 import type { LoadOptions } from "../engine/load-model.ts"
 import type { Activations } from "../kernels/packed-weight.ts"
@@ -7,6 +11,7 @@ import {
   addRunFlags,
   cacheOptions,
   collect,
+  integer,
   integers,
   interruptible,
   positive,
@@ -23,12 +28,14 @@ interface Flags extends SharedFlags {
   stride?: number
   protocol?: string
   against?: string
-  adapter?: string
   layers?: boolean
   task?: readonly string[]
   limit?: number
   needle?: true | "passkey" | "pairs"
   lengths?: readonly number[]
+  adapter?: string
+  suite?: boolean
+  rounds?: number
   html?: string
 }
 
@@ -51,7 +58,7 @@ export function addEvaluate(program: Command): void {
     program
       .command("evaluate")
       .description("quality of a model: perplexity on a text, distance from another model, tasks, retrieval")
-      .argument("<model>", "Hugging Face folder")
+      .argument("<models...>", "Hugging Face folder; several, or a JSON file that lists them, with --suite")
       .option("--text <file>", "UTF-8 text")
       .option("--window <n>", "tokens of a window", positive)
       .option("--stride <n>", "score only each window's last n positions", positive)
@@ -71,12 +78,20 @@ export function addEvaluate(program: Command): void {
           .preset("passkey"),
       )
       .option("--lengths <n,…>", "tokens of the prompts of --needle", integers)
+      .option(
+        "--suite",
+        "models side by side: size, memory, quality against the first (or --against) and speed on --text",
+      )
+      .option("--rounds <n>", "measured runs of every model of --suite; 0: no speeds (default: 5)", integer)
       .option("--html <file>", "what was found, as a page with plots")
       .option("--json", "one JSON object on stdout"),
-  ).action(async (model: string, flags: Flags, command: Command) => {
+  ).action(async (models: string[], flags: Flags, command: Command) => {
     refuseLater(flags)
     const kinds = [flags.text, flags.task, flags.needle].filter(flag => flag !== undefined)
     if (kinds.length !== 1) command.error("error: give one of --text <file>, --task <file> and --needle")
+    if (models.length > 1 && !flags.suite) command.error("error: several models are compared with --suite")
+    if (flags.suite && flags.text === undefined) command.error("error: --suite needs --text <file>")
+    const [model] = models as [string]
     const { setThreads } = await import("../core/machine.ts")
     if (flags.threads !== undefined) setThreads(flags.threads)
     const progress = showProgress()
@@ -97,11 +112,13 @@ export function addEvaluate(program: Command): void {
         ? await runTasks(model, flags.task, flags, shared)
         : flags.needle
           ? await runNeedle(model, flags, shared)
-          : await runText(model, flags, shared)
+          : flags.suite
+            ? await runSuite(models, flags, shared)
+            : await runText(model, flags, shared)
       progress.stop()
       if (flags.html !== undefined) {
         const { htmlPage } = await import("../report/html.ts")
-        await writePage(flags.html, htmlPage(`tsq evaluate: ${model}`, found.parts))
+        await writePage(flags.html, htmlPage(`tsq evaluate: ${models.join(", ")}`, found.parts))
       }
       if (flags.json) printJson(found.json)
       else print(found.text)
@@ -112,17 +129,20 @@ export function addEvaluate(program: Command): void {
   })
 }
 
+const textOptions = async (flags: Flags) => ({
+  text: await readText(flags.text!, "--text"),
+  protocol: flags.protocol as never,
+  ...(flags.window !== undefined && { window: flags.window }),
+  ...(flags.stride !== undefined && { stride: flags.stride }),
+  ...(flags.against !== undefined && { against: flags.against }),
+})
+
 async function runText(model: string, flags: Flags, shared: Shared): Promise<Found> {
-  const text = await readText(flags.text!, "--text")
   const { evaluateModel } = await import("../evaluate/evaluate-model.ts")
   const { evaluationParts, evaluationText } = await import("../report/evaluation.ts")
   const result = await evaluateModel(model, {
     ...shared,
-    text,
-    protocol: flags.protocol as never,
-    ...(flags.window !== undefined && { window: flags.window }),
-    ...(flags.stride !== undefined && { stride: flags.stride }),
-    ...(flags.against !== undefined && { against: flags.against }),
+    ...(await textOptions(flags)),
     ...(flags.layers && { layers: true }),
   })
   return { json: result, text: evaluationText(result), parts: evaluationParts(result) }
@@ -157,4 +177,33 @@ async function runNeedle(model: string, { needle, lengths, kvCache }: Flags, sha
   })
   const svg = needleMap(result, `Retrieval with keys and values in ${kvCache ?? "f32"}, per cent`)
   return { json: result, text: needleText(result), parts: [{ kind: "svg", svg }] }
+}
+
+async function runSuite(models: readonly string[], flags: Flags, shared: Shared): Promise<Found> {
+  const { evaluateSuite } = await import("../bench/suite.ts")
+  const { suiteParts, suiteText } = await import("../report/suite.ts")
+  const listed = models.length === 1 && models[0]!.endsWith(".json")
+  const list = listed ? await readList(models[0]!) : models
+  const { adapter: _, ...rest } = shared
+  const suite = await evaluateSuite(list, {
+    ...rest,
+    ...(await textOptions(flags)),
+    ...(flags.rounds !== undefined && { rounds: flags.rounds }),
+  })
+  return { json: suite, text: suiteText(suite), parts: suiteParts(suite) }
+}
+
+/** A JSON array of paths and of { name, path }; relative paths are from its folder. */
+async function readList(file: string): Promise<SuiteEntry[]> {
+  const list = parseJson(await readText(file, "the list of models"), file)
+  if (!Array.isArray(list)) throw new TsqError("ERR_FORMAT", `${file} holds no array, expected a list of models`)
+  return list.map(item => {
+    const entry = (typeof item === "string" ? { path: item } : item) as unknown as SuiteEntry
+    if (typeof entry?.path !== "string")
+      throw new TsqError(
+        "ERR_FORMAT",
+        `${file}: a model is ${JSON.stringify(item)}, expected a path or { name?, path }`,
+      )
+    return { ...entry, path: join(isAbsolute(entry.path) ? "" : dirname(file), entry.path) }
+  })
 }

@@ -1,7 +1,7 @@
 import { writeFile } from "node:fs/promises"
 import type { Command } from "commander"
 import { TsqError } from "../core/errors.ts"
-import { groupSize, interruptible, parseCandidates, positive } from "./arguments.ts"
+import { byteSize, groupSize, interruptible, parseCandidates, positive } from "./arguments.ts"
 import { bytesText, note, print, printJson, warn } from "./output.ts"
 import { showProgress } from "./progress.ts"
 import { readText } from "./text-file.ts"
@@ -9,6 +9,7 @@ import { readText } from "./text-file.ts"
 interface Flags {
   context?: number
   batch?: number
+  memory?: number
   for?: string
   sensitivity?: boolean
   calibration?: string
@@ -27,6 +28,7 @@ export function addInspect(program: Command): void {
     .argument("<model>", "Hugging Face folder, .safetensors or .gguf file")
     .option("--context <n>", "tokens of context for the size of the KV cache", positive)
     .option("--batch <n>", "sequences at once", positive)
+    .option("--memory <size>", "what context fits so much memory (16GB), by how keys and values are cached", byteSize)
     .option("--for <engines>", "what engines would refuse, and why: vllm,sglang,transformers,llama.cpp,onnxruntime")
     .option("--sensitivity", "measure what each scheme does to each tensor; needs --calibration")
     .option("--calibration <file>", "UTF-8 text of the kind the model will see")
@@ -43,6 +45,7 @@ export function addInspect(program: Command): void {
       const found = await inspectModel(model, {
         ...(flags.context !== undefined && { context: flags.context }),
         ...(flags.batch !== undefined && { batch: flags.batch }),
+        ...(flags.memory !== undefined && { memory: flags.memory }),
         ...(engines && { for: engines as never }),
         onWarning: warn,
       })
@@ -60,6 +63,17 @@ export function addInspect(program: Command): void {
         const sizes = Object.entries(found.kvCacheBytesByType ?? { f32: found.kvCacheBytes })
         const text = sizes.map(([type, bytes]) => `${bytesText(bytes)} in ${type}`).join(", ")
         print(`KV cache ${text} (context ${found.context}, batch ${found.batch})`)
+      }
+      if (found.kvBytesPerToken) {
+        const each = Object.entries(found.kvBytesPerToken).map(([kind, bytes]) => `${bytesText(bytes)} in ${kind}`)
+        print(`keys and values of a token: ${each.join(", ")}`)
+      }
+      if (found.fit) {
+        const { memory, batch, weightBytes, workBytes, contexts } = found.fit
+        const each = Object.entries(contexts).map(([kind, tokens]) => `${tokens} in ${kind}`)
+        print(
+          `${bytesText(memory)} hold the weights (${bytesText(weightBytes)}), working memory (${bytesText(workBytes)}) and, for ${batch === 1 ? "one sequence" : `each of ${batch} sequences`}, tokens: ${each.join(", ")}`,
+        )
       }
       if (found.metadata) print(metadataTable(found.metadata))
       print(tensorTable(found.tensors))

@@ -6,16 +6,18 @@ import type { Scheme } from "../core/scheme.ts"
 import type { EngineFinding, EngineName, StoredModule } from "../formats/engines/engine.ts"
 import { checkEngines, judge } from "../formats/engines/registry.ts"
 import { detectFormat } from "../formats/registry.ts"
-import { type KvCacheSettings, type KvType, kvCacheBytes, kvFormat, kvTypes, readKvCache } from "../models/kv-cache.ts"
-import type { ModelConfig } from "../models/program.ts"
+import type { KvType } from "../models/kv-cache.ts"
 import { describeModel } from "../models/registry.ts"
 import { inspectGguf, type MetadataField } from "./inspect-gguf.ts"
+import { fitMemory, forTypes, kvBytes, kvBytesPerToken, type MemoryFit } from "./memory-fit.ts"
 
 export interface InspectModelOptions {
   /** Tokens of context that the KV cache is sized for. Default: the model's. */
   context?: number
   /** Sequences at once. Default 1. */
   batch?: number
+  /** Bytes that weights, working memory and keys and values may take together: adds the contexts that fit. */
+  memory?: number
   /** Engines to say of what they would refuse, run slowly or ignore. */
   for?: readonly EngineName[]
   onWarning?: (message: string) => void
@@ -37,8 +39,12 @@ export interface ModelInspection {
   kvCacheBytes: number
   /** The same by the values of loadModel's option kvCache, with what each keeps in 16 bits. */
   kvCacheBytesByType?: Record<KvType, number>
+  /** Of one more token in all layers, likewise (not of a file by itself). */
+  kvBytesPerToken?: Record<KvType, number>
   context: number
   batch: number
+  /** Where option `memory` was given. */
+  fit?: MemoryFit
   tensors: { name: string; shape: number[]; dtype: string | null; scheme: string | null; bytes: number }[]
   /** Of a GGUF file. */
   metadata?: MetadataField[]
@@ -64,8 +70,11 @@ export function schemeText({ bits, symmetric, granularity, groupSize, blockRows,
  * the bytes of all its tensors.
  */
 export async function inspectModel(path: string, options: InspectModelOptions = {}): Promise<ModelInspection> {
-  const checked = new Options("inspectModel", options, ["context", "batch", "for", "onWarning"])
+  const checked = new Options("inspectModel", options, ["context", "batch", "memory", "for", "onWarning"])
   const engines = checked.has("for") ? checkEngines(options.for, "inspectModel") : null
+  const memory = checked.integer("memory", { min: 1 }, undefined)
+  if (memory !== undefined && typeof path === "string" && /\.(safetensors|gguf)$/.test(path))
+    checked.fail("memory", "no value for a single file: its context is not known; give the folder of the model")
   if (typeof path === "string" && path.endsWith(".safetensors")) {
     if (engines) checked.fail("for", "no value for a single .safetensors file: engines load folders and .gguf files")
     return inspectFile(path)
@@ -76,7 +85,7 @@ export async function inspectModel(path: string, options: InspectModelOptions = 
     const program = describeModel(checkpoint.config, name => checkpoint.has(name))
     const context = checked.integer("context", { min: 1 }, program.config.maxContext)
     const batch = checked.integer("batch", { min: 1 }, 1)
-    const kvCacheBytesByType = kvBytesByType(program.config, context, batch)
+    const kvCacheBytesByType = forTypes(type => kvBytes(program.config, type, context, batch))
     const config = checkpoint.quantizationConfig
     const format = detectFormat(config)
     const reader = format?.reader(checkpoint, config!, options.onWarning ?? (() => {}))
@@ -135,8 +144,10 @@ export async function inspectModel(path: string, options: InspectModelOptions = 
       weightBytes,
       kvCacheBytes: kvCacheBytesByType.f32,
       kvCacheBytesByType,
+      kvBytesPerToken: forTypes(type => kvBytesPerToken(program.config, type)),
       context,
       batch,
+      ...(memory !== undefined && { fit: fitMemory(program, weightBytes, { memory, batch }) }),
       tensors,
       ...found,
     }
@@ -144,14 +155,6 @@ export async function inspectModel(path: string, options: InspectModelOptions = 
     checkpoint.dispose()
   }
 }
-
-const kvBytesByType = (config: ModelConfig, context: number, batch: number): Record<KvType, number> =>
-  Object.fromEntries(
-    kvTypes.map(type => {
-      const settings = readKvCache(new Options("inspectModel", { kvCache: type }, ["kvCache"]))
-      return [type, kvCacheBytes(config, kvFormat(settings as KvCacheSettings, config), context, batch)]
-    }),
-  ) as Record<KvType, number>
 
 const countOf = (shape: readonly number[]) => shape.reduce((product, size) => product * size, 1)
 

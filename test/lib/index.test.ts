@@ -14,6 +14,7 @@ t.test("the public surface, no more and no less", async t => {
     "devices",
     "evaluateModel",
     "evaluateNeedle",
+    "evaluateSuite",
     "evaluateTask",
     "inspectModel",
     "loadModel",

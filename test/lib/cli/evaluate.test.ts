@@ -3,6 +3,7 @@ import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import t from "tap"
 import { writeInductionModel } from "../../../lib/evaluate/induction-model.ts"
+import { randomWeights, tinyConfig, writeCheckpoint } from "../models/support/tiny-checkpoint.ts"
 import { fable, fableEvaluation, folder } from "../quantize/support.ts"
 import { inProcess } from "./support.ts"
 
@@ -43,6 +44,33 @@ t.test("--needle", async t => {
   t.match(JSON.parse((await inProcess(...args, "--json")).stdout), { kind: "pairs", retrieval: 1, lengths: [200, 600] })
   t.match(await inProcess("evaluate", model, "--needle", "hay"), { code: 2 })
   t.match(await inProcess("evaluate", model, "--needle", "--lengths", "2,x"), { code: 2 })
+})
+
+t.test("--suite", async t => {
+  const config = { ...tinyConfig, vocab_size: 40 }
+  for (const [i, name] of ["a", "b"].entries())
+    writeCheckpoint(join(directory, name), config, randomWeights(config, i + 1))
+  const letters = join(directory, "letters.txt")
+  writeFileSync(letters, "abcdefghijklmnopqrstuvwxyz".repeat(12))
+  const list = join(directory, "models.json")
+  writeFileSync(list, JSON.stringify(["a", { name: "other", path: "b" }]))
+  const page = join(directory, "suite.html")
+  const options = ["--text", letters, "--window", "32", "--rounds", "1"]
+  const words = await inProcess("evaluate", "--suite", list, ...options, "--html", page)
+  t.equal(words.code, 0, words.stderr)
+  t.match(words.stdout, /^model +bits\/weight +file MB +memory MB +perplexity +KL/m)
+  t.match(words.stdout, /^other +32\.000 .* ± .* %/m)
+  t.match(words.stdout, /^Quality against .*a over \d+ tokens/m)
+  const html = readFileSync(page, "utf8")
+  t.match(html, /<svg .*Quality against size/s)
+  t.match(html, /<svg .*Quality against speed/s)
+  const paths = ["a", "b"].map(name => join(directory, name))
+  const json = await inProcess("evaluate", "--suite", ...paths, ...options, "--json")
+  t.match(JSON.parse(json.stdout), { models: [{ name: "a", against: null }, { name: "b" }], speed: { rounds: 1 } })
+  t.match(await inProcess("evaluate", ...paths, "--text", letters), { code: 2 })
+  t.match(await inProcess("evaluate", "--suite", ...paths), { code: 2 })
+  writeFileSync(list, "{}")
+  t.match(await inProcess("evaluate", "--suite", list, ...options), { code: 1, stderr: /ERR_FORMAT: .*holds no array/ })
 })
 
 t.test("usage", async t => {

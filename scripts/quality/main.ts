@@ -1,0 +1,55 @@
+// Measures quality on real models and writes docs/quality.md: `npm run quality -- [names of parts] [--models FOLDER --texts FOLDER]`. Without
+// names all parts run and the page is written; with names their tables are printed. fable-5m is in the repository; every model in the folder
+// of models is measured as well, with its text in the folder of texts.
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { parseArgs } from "node:util"
+import { showProgress } from "../../lib/cli/progress.ts"
+import { type Context, createContext, findSubjects, root } from "./context.ts"
+
+/** A module a part, in the order of the page. */
+const parts: Record<string, () => Promise<(context: Context) => Promise<string[]>>> = {
+  methods: async () => (await import("./methods.ts")).methodLines,
+  recovered: async () => (await import("./methods.ts")).recoveredLines,
+  schemes: async () => (await import("./schemes.ts")).schemeLines,
+  retrieval: async () => (await import("./retrieval.ts")).retrievalLines,
+}
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { models: { type: "string" }, texts: { type: "string" } },
+})
+const unknown = positionals.filter(name => !(name in parts))
+if (unknown.length > 0)
+  throw new Error(`no part is called ${unknown.join(", ")}: there are ${Object.keys(parts).join(", ")}`)
+if ((values.models === undefined) !== (values.texts === undefined))
+  throw new Error("give --models and --texts together")
+const names = positionals.length > 0 ? positionals : Object.keys(parts)
+
+const work = mkdtempSync(join(tmpdir(), "tsq-quality-"))
+const progress = showProgress()
+const lines = [
+  "# Quality",
+  "",
+  "Made by `npm run quality`; not edited by hand. Linears of the blocks are quantized symmetrically, embedding and head are kept.",
+  "Calibration: 128 windows of 256 tokens (BOS + 255). Perplexity, KL (of the unquantized model's distribution to the quantized one's, mean in",
+  "nats per token, with its standard error) and top-token agreement over the whole evaluation text, windows of 512 each begun with BOS.",
+  "*Reference* columns are float64 figures of plain nearest and plain GPTQ (damp 1 %, no act order, float64 scales) recorded with the models.",
+  "Scales here are stored as compressed-tensors stores them, in the model's own type.",
+  "",
+]
+try {
+  const subjects = findSubjects(values.models, values.texts)
+  const context = createContext(subjects, work, progress)
+  for (const name of names) {
+    const start = performance.now()
+    lines.push(...(await (await parts[name]!())(context)))
+    progress.note(`${name}: ${((performance.now() - start) / 1000).toFixed(0)} s`)
+  }
+} finally {
+  progress.stop()
+  rmSync(work, { recursive: true, force: true })
+}
+if (positionals.length === 0) writeFileSync(join(root, "docs/quality.md"), `${lines.join("\n").trimEnd()}\n`)
+console.log(lines.join("\n"))
