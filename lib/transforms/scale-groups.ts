@@ -143,8 +143,7 @@ async function candidate(
       : await prepackDense(Tensor.from(weight, [n, k]))
     bound = own(bound.set(module, own(packed)))
   }
-  const kept = targets.every(({ scheme }) => scheme.activations?.type === "int8")
-  const activations = kept ? "int8" : "exact"
+  const activations = "scheme"
   if (!scale) return { bound, begin: op, activations }
   return { ...(await dividedSource(input, group, scale, bound, own)), activations }
 }

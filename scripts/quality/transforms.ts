@@ -6,7 +6,6 @@ import { join } from "node:path"
 import { fileURLToPath, pathToFileURL } from "node:url"
 import { showProgress } from "../../lib/cli/progress.ts"
 import { evaluateModel, loadModel, type Model, type QuantizeModelOptions, quantizeModel } from "../../lib/index.ts"
-import type { Activations } from "../../lib/kernels/packed-weight.ts"
 import { plantOutliers } from "./outliers.ts"
 
 export interface Subject {
@@ -83,7 +82,7 @@ export async function transforms({ subjects, work, progress }: Context): Promise
           for (const path of [subject.path, twin]) {
             const out = join(work, "transformed")
             await quantizeModel(path, out, given(subject, { ...options, ...method.options }))
-            cells.push(await judged(out, base, text, scheme === "W8A8" ? "int8" : "exact"))
+            cells.push(await judged(out, base, text))
             rmSync(out, { recursive: true })
           }
           lines.push(`| ${scheme} | ${method.name} | ${cells.join(" | ")} |`)
@@ -103,10 +102,10 @@ function given({ calibration }: Subject, options: QuantizeModelOptions): Quantiz
   return { ...options, format: "compressed-tensors", ...text }
 }
 
-async function judged(path: string, base: Model, text: string, activations: Activations): Promise<string> {
+async function judged(path: string, base: Model, text: string): Promise<string> {
   const result = await evaluateModel(path, {
     ...{ text, protocol: "whole", window: 512, against: base },
-    load: { activations },
+    load: { activations: "scheme" },
   })
   const { klMean, klStdError } = result.against!
   return `${result.perplexity.toFixed(4)} | ${klMean.toPrecision(3)} ± ${klStdError.toPrecision(1)}`
