@@ -76,9 +76,10 @@ export function addComputeFlags(command: Command): Command {
 export function addRunFlags(command: Command): Command {
   return addComputeFlags(command)
     .addOption(
-      new Option("--activations <kind>", "as the checkpoint's scheme says, exact, or int8: rounded to 8 bits")
-        .choices(["scheme", "exact", "int8"])
-        .default("scheme"),
+      new Option(
+        "--activations <kind>",
+        "as the checkpoint's scheme says (default), exact, or int8: rounded to 8 bits",
+      ).choices(["scheme", "exact", "int8"]),
     )
     .option(
       "--kv-cache <type>",

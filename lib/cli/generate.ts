@@ -76,7 +76,7 @@ export function addGenerate(program: Command): void {
                 newTokens,
                 prefillTokensPerSecond,
                 decodeTokensPerSecond,
-                activations,
+                activations: activations ?? model.activations,
               })
             else {
               print("")
