@@ -150,7 +150,7 @@ export interface GptqReport {
 }
 
 /** hessian 0, sum of squares 1, absolute maximum 2, copy 3, squared error 4, mean 5, reservoir 6. */
-export type ReductionCode = 0 | 1 | 2 | 3 | 4 | 5 | 6
+export type ReductionCode = 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7
 
 /** One execution of ops [opBegin, opEnd) of a section: [section, opBegin, opEnd, weightBase, cacheLayer]. */
 export interface StepObserver {

@@ -1,4 +1,5 @@
 // Puts the program of a decoder-only transformer together: what Llama, Mistral, Qwen2 and Qwen3 share.
+import { addExperts, allocateExpertSlots, type ExpertTraits, expertScaleGroups, withExperts } from "./experts.ts"
 import type { ModelConfig, ModelProgram, Op, OpKind, ScaleGroup, Section, WeightSlot } from "./program.ts"
 import type { Rope } from "./rope.ts"
 
@@ -14,10 +15,12 @@ export interface DecoderTraits {
   rope: Rope
   /** Of the gated activation: 0 SiLU, 1 tanh-approximated GELU. */
   activation: 0 | 1
+  /** In place of the MLP of some layers. */
+  experts?: ExpertTraits
 }
 
 /** Slot numbers of the program; see docs/program.md. Every slot but 0 is written once per block. */
-class Slots {
+export class Slots {
   readonly widths: number[] = []
 
   add(width: number): number {
@@ -26,7 +29,7 @@ class Slots {
 }
 
 /** Collects the operations and weights of one section. Every weight is bound once, however often it is used. */
-class SectionBuilder {
+export class SectionBuilder {
   readonly ops: Op[] = []
   readonly weights: WeightSlot[] = []
 
@@ -50,9 +53,10 @@ class SectionBuilder {
     this.#op("rmsNorm", [input], out, [this.#weight({ kind: "vector", tensor, size })], [eps, segments, 0])
   }
 
-  linear(module: string, n: number, k: number, hasBias: boolean, input: number, out: number): void {
+  /** kept: why it is never quantized. */
+  linear(module: string, n: number, k: number, hasBias: boolean, input: number, out: number, kept?: string): void {
     const bias = hasBias ? `${module}.bias` : null
-    const weights = [this.#weight({ kind: "linear", module, n, k, bias })]
+    const weights = [this.#weight({ kind: "linear", module, n, k, bias, ...(kept && { kept }) })]
     if (bias) weights.push(this.#weight({ kind: "vector", tensor: bias, size: n }))
     this.#op("linear", [input], out, weights, [])
   }
@@ -74,6 +78,24 @@ class SectionBuilder {
     this.#op("add", [a, b], out, [], [])
   }
 
+  route(topK: number, renormalize: boolean, input: number, out: number): void {
+    this.#op("route", [input], out, [], [topK, renormalize ? 1 : 0])
+  }
+
+  gather(topK: number, input: number, routes: number, out: number): void {
+    this.#op("gather", [input, routes], out, [], [topK])
+  }
+
+  /** A linear of every expert. */
+  experts(modules: string[], n: number, k: number, topK: number, input: number, routes: number, out: number): void {
+    const weights = modules.map((module, expert) => this.#weight({ kind: "linear", module, n, k, bias: null, expert }))
+    this.#op("experts", [input, routes], out, weights, [topK])
+  }
+
+  combine(topK: number, input: number, routes: number, out: number): void {
+    this.#op("combine", [input, routes], out, [], [topK])
+  }
+
   logits(module: string, n: number, k: number, input: number): void {
     this.#op("logits", [input], -1, [this.#weight({ kind: "linear", module, n, k, bias: null })], [0])
   }
@@ -85,10 +107,10 @@ class SectionBuilder {
 
 /**
  * The program of a pre-norm decoder: x += o(attention(q, k, v of norm(x))), then x += down(act(gate) * up of norm(x)).
- * Layers whose windows differ get templates of their own.
+ * Layers that differ in their windows, or in whether they have experts, get templates of their own.
  */
 export function buildDecoder(config: ModelConfig, traits: DecoderTraits): ModelProgram {
-  const { hiddenSize, vocabularySize, layers, tiedEmbeddings } = config
+  const { hiddenSize, vocabularySize, tiedEmbeddings } = config
   const slots = new Slots()
   const residual = slots.add(hiddenSize)
   const embedding = "model.embed_tokens"
@@ -98,25 +120,34 @@ export function buildDecoder(config: ModelConfig, traits: DecoderTraits): ModelP
   prologue.embed(embedding, vocabularySize, hiddenSize, residual)
   const sections = [prologue.build()]
 
-  const kinds = [...new Set(traits.windows)]
+  const kinds = new Map<string, number>()
   const blockSlots = allocateBlockSlots(slots, config, traits)
-  for (const window of kinds) sections.push(buildBlock(config, traits, window, residual, blockSlots))
+  const blocks = traits.windows.map((window, layer) => {
+    const sparse = traits.experts?.layers[layer] ?? false
+    const kind = `${window} ${sparse}`
+    if (!kinds.has(kind))
+      kinds.set(kind, sections.push(buildBlock(config, traits, window, sparse, residual, blockSlots)) - 1)
+    return kinds.get(kind)!
+  })
 
   const epilogue = new SectionBuilder()
   epilogue.norm("model.norm.weight", hiddenSize, config.normEps, residual, blockSlots.attentionInput)
   epilogue.logits(head, vocabularySize, hiddenSize, blockSlots.attentionInput)
   sections.push(epilogue.build())
 
-  const groups = scaleGroups(config)
+  const { experts } = traits
+  const [attentionGroups, mlpGroups] = scaleGroups(config)
+  const dense = [...attentionGroups, ...mlpGroups]
+  const sparse = experts ? [...attentionGroups, ...expertScaleGroups(experts)] : dense
   return {
-    config,
+    config: experts ? withExperts(config, experts) : config,
     slots: slots.widths,
     sections,
-    blocks: Array.from({ length: layers }, (_, layer) => 1 + kinds.indexOf(traits.windows[layer]!)),
+    blocks,
     blockPrefix: layer => `model.layers.${layer}.`,
     embedding,
     head,
-    scaleGroups: () => groups,
+    scaleGroups: layer => (experts?.layers[layer] ? sparse : dense),
   }
 }
 
@@ -126,6 +157,7 @@ function allocateBlockSlots(slots: Slots, config: ModelConfig, traits: DecoderTr
   const { hiddenSize, intermediateSize } = config
   const query = config.heads * config.headDim
   const key = config.kvHeads * config.headDim
+  const { experts } = traits
   const attentionInput = slots.add(hiddenSize)
   const q = slots.add(query)
   const k = slots.add(key)
@@ -143,16 +175,28 @@ function allocateBlockSlots(slots: Slots, config: ModelConfig, traits: DecoderTr
     o: slots.add(hiddenSize),
     middle: slots.add(hiddenSize),
     mlpInput: slots.add(hiddenSize),
-    gate: slots.add(intermediateSize),
-    up: slots.add(intermediateSize),
-    activated: slots.add(intermediateSize),
-    down: slots.add(hiddenSize),
+    mlp: experts?.layers.every(Boolean)
+      ? null
+      : {
+          gate: slots.add(intermediateSize),
+          up: slots.add(intermediateSize),
+          activated: slots.add(intermediateSize),
+          down: slots.add(hiddenSize),
+        },
+    experts: experts?.layers.some(Boolean) ? allocateExpertSlots(slots, hiddenSize, experts) : null,
   }
 }
 
-function buildBlock(config: ModelConfig, traits: DecoderTraits, window: number, x: number, slot: BlockSlots): Section {
-  const { hiddenSize, intermediateSize, heads, kvHeads, headDim, normEps } = config
-  const { attentionBias, mlpBias, rope } = traits
+function buildBlock(
+  config: ModelConfig,
+  traits: DecoderTraits,
+  window: number,
+  sparse: boolean,
+  x: number,
+  slot: BlockSlots,
+): Section {
+  const { hiddenSize, heads, kvHeads, headDim, normEps } = config
+  const { attentionBias, rope } = traits
   const query = heads * headDim
   const key = kvHeads * headDim
   const block = new SectionBuilder()
@@ -171,35 +215,51 @@ function buildBlock(config: ModelConfig, traits: DecoderTraits, window: number, 
   block.linear("self_attn.o_proj", hiddenSize, query, attentionBias.o, slot.attention, slot.o)
   block.add(x, slot.o, slot.middle)
   block.norm("post_attention_layernorm.weight", hiddenSize, normEps, slot.middle, slot.mlpInput)
-  block.linear("mlp.gate_proj", intermediateSize, hiddenSize, mlpBias, slot.mlpInput, slot.gate)
-  block.linear("mlp.up_proj", intermediateSize, hiddenSize, mlpBias, slot.mlpInput, slot.up)
-  block.gated(traits.activation, slot.gate, slot.up, slot.activated)
-  block.linear("mlp.down_proj", hiddenSize, intermediateSize, mlpBias, slot.activated, slot.down)
-  block.add(slot.middle, slot.down, x)
+  const { activation, experts } = traits
+  const down =
+    sparse && experts && slot.experts
+      ? addExperts(block, slot.experts, hiddenSize, activation, experts, slot.mlpInput)
+      : addMlp(block, slot, config, traits)
+  block.add(slot.middle, down, x)
   return block.build()
 }
 
+function addMlp(block: SectionBuilder, slot: BlockSlots, config: ModelConfig, traits: DecoderTraits): number {
+  const { hiddenSize, intermediateSize } = config
+  const { mlpBias, activation } = traits
+  const { gate, up, activated, down } = slot.mlp!
+  block.linear("mlp.gate_proj", intermediateSize, hiddenSize, mlpBias, slot.mlpInput, gate)
+  block.linear("mlp.up_proj", intermediateSize, hiddenSize, mlpBias, slot.mlpInput, up)
+  block.gated(activation, gate, up, activated)
+  block.linear("mlp.down_proj", hiddenSize, intermediateSize, mlpBias, activated, down)
+  return down
+}
+
 /**
- * The same for every block. Where a source is a linear with a bias (v_proj of Qwen2, `mlp_bias`), the inverse scale belongs on
+ * Of the attention and of the MLP, the same for every block that has them. Where a source is a linear with a bias (v_proj of Qwen2, `mlp_bias`), the inverse scale belongs on
  * `${module}.bias` as well as on the rows of its weight. v_proj feeds o_proj through a weighted mean over positions, which
  * keeps channels apart: KV head h serves the query heads h * repeat ... (h + 1) * repeat - 1.
  */
-function scaleGroups(config: ModelConfig): ScaleGroup[] {
+function scaleGroups(config: ModelConfig): [attention: ScaleGroup[], mlp: ScaleGroup[]] {
   const attention = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]
   return [
-    { source: { kind: "vector", tensor: "input_layernorm.weight" }, targets: attention, repeat: 1, blockWidth: 1 },
-    {
-      source: { kind: "linear", module: "self_attn.v_proj" },
-      targets: ["self_attn.o_proj"],
-      repeat: config.heads / config.kvHeads,
-      blockWidth: config.headDim,
-    },
-    {
-      source: { kind: "vector", tensor: "post_attention_layernorm.weight" },
-      targets: ["mlp.gate_proj", "mlp.up_proj"],
-      repeat: 1,
-      blockWidth: 1,
-    },
-    { source: { kind: "linear", module: "mlp.up_proj" }, targets: ["mlp.down_proj"], repeat: 1, blockWidth: 1 },
+    [
+      { source: { kind: "vector", tensor: "input_layernorm.weight" }, targets: attention, repeat: 1, blockWidth: 1 },
+      {
+        source: { kind: "linear", module: "self_attn.v_proj" },
+        targets: ["self_attn.o_proj"],
+        repeat: config.heads / config.kvHeads,
+        blockWidth: config.headDim,
+      },
+    ],
+    [
+      {
+        source: { kind: "vector", tensor: "post_attention_layernorm.weight" },
+        targets: ["mlp.gate_proj", "mlp.up_proj"],
+        repeat: 1,
+        blockWidth: 1,
+      },
+      { source: { kind: "linear", module: "mlp.up_proj" }, targets: ["mlp.down_proj"], repeat: 1, blockWidth: 1 },
+    ],
   ]
 }

@@ -6,6 +6,8 @@ export interface ModelConfig {
   architecture: string
   hiddenSize: number
   intermediateSize: number
+  /** Of blocks with a mixture of experts; absent where there are none. */
+  experts?: { count: number; perToken: number; intermediateSize: number }
   layers: number
   heads: number
   kvHeads: number
@@ -24,7 +26,20 @@ export interface ModelConfig {
 }
 
 /** Operation kinds and their code in the addon (native/program/program.h). */
-export const opKinds = { embed: 0, rmsNorm: 1, linear: 2, rope: 3, attention: 4, gated: 5, add: 6, logits: 7 } as const
+export const opKinds = {
+  embed: 0,
+  rmsNorm: 1,
+  linear: 2,
+  rope: 3,
+  attention: 4,
+  gated: 5,
+  add: 6,
+  logits: 7,
+  route: 14,
+  gather: 15,
+  experts: 16,
+  combine: 17,
+} as const
 export type OpKind = keyof typeof opKinds
 
 export interface Op {
@@ -33,7 +48,7 @@ export interface Op {
   in: readonly number[]
   /** Output slot, -1 for logits. */
   out: number
-  /** Indices into the section's weights. */
+  /** Indices into the section's weights. Those of experts follow each other, expert by expert. */
   weights: readonly number[]
   /** Parameters in the order of native/program/program.h. */
   p: readonly number[]
@@ -44,7 +59,17 @@ export type WeightSlot =
   /** A small f32 vector read from a tensor: a norm's weight or a bias. */
   | { kind: "vector"; tensor: string; size: number }
   /** A linear's weight [n, k], dense or quantized: tensor `${module}.weight` or the format's tensors of `module`. */
-  | { kind: "linear"; module: string; n: number; k: number; bias: string | null }
+  | {
+      kind: "linear"
+      module: string
+      n: number
+      k: number
+      bias: string | null
+      /** Why it is never quantized; absent for ordinary linears. */
+      kept?: string
+      /** Which expert of its block it belongs to; absent where every row goes through it. */
+      expert?: number
+    }
   /** Computed, e.g. inverse frequencies. */
   | { kind: "constant"; values: Float32Array }
 
@@ -63,6 +88,8 @@ export interface ScaleGroup {
   repeat: number
   /** Width of a repeated block (headDim) where repeat > 1. */
   blockWidth: number
+  /** Where source and targets are an expert's own: which. Only rows of that expert go through them. */
+  expert?: number
 }
 
 /** The program of a model. Sections: 0 prologue, then block templates, then the epilogue (last). */

@@ -3,15 +3,19 @@ import { TsqError } from "../core/errors.ts"
 import { describe, listChoices } from "../core/options.ts"
 import { llama } from "./llama.ts"
 import { mistral } from "./mistral.ts"
+import { mixtral } from "./mixtral.ts"
 import type { ModelProgram } from "./program.ts"
 import { qwen2 } from "./qwen2.ts"
 import { qwen3 } from "./qwen3.ts"
+import { qwen3Moe } from "./qwen3-moe.ts"
 
 const architectures = new Map<string, (config: Record<string, unknown>) => ModelProgram>([
   ["llama", llama],
   ["mistral", mistral],
+  ["mixtral", mixtral],
   ["qwen2", qwen2],
   ["qwen3", qwen3],
+  ["qwen3_moe", qwen3Moe],
 ])
 
 export const supportedArchitectures: readonly string[] = [...architectures.keys()]

@@ -91,7 +91,8 @@ export class ModelRunner {
       section.ops.map(op => {
         const row = new Array<number>(opColumns).fill(0)
         const [in0 = -1, in1 = -1, in2 = -1] = op.in
-        const [weight0 = -1, weight1 = -1] = op.weights
+        // Of experts the first: the others follow it.
+        const [weight0 = -1, weight1 = -1] = op.kind === "experts" ? op.weights.slice(0, 1) : op.weights
         row.splice(0, 8, index, opKinds[op.kind], in0, in1, in2, op.out, weight0, weight1)
         row.splice(8, op.p.length, ...op.p)
         return row

@@ -71,6 +71,7 @@ bool Prepared::plain() const {
 }
 
 bool Prepared::sameAs(const Prepared& other) const {
+  if (args_->x != other.args_->x || args_->ldx != other.args_->ldx || args_->m != other.args_->m) return false;
   if (dots != other.dots || quads != other.quads || limbs != other.limbs) return false;
   const Shape &a = shape(), &b = other.shape();
   // The order of k within a chunk follows the kind; `linear` only sees where groups are padded.

@@ -22,6 +22,7 @@ struct Prepared {
   Prepared(const KernelTable& table, const MatmulArgs& args);
   // Whether both prepare the same bytes.
   bool sameAs(const Prepared& other) const;
+  int64_t count() const { return args_->m; }  // rows
   // Memory needed, and taking it: returns what lies behind.
   int64_t floats() const;
   float* place(float* memory);
