@@ -31,6 +31,9 @@ export interface Observer {
   out?: Float32Array
   /** squaredError: [rows, slot width]. */
   reference?: Float32Array
+  /** The slot is grouped by the routes in this one, and only the rows of `expert` are reduced. Not for "copy". */
+  routes?: number
+  expert?: number
 }
 
 /** What the logits operation computes for rows of the step. Arrays lie on shared memory. */

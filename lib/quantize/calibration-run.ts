@@ -10,6 +10,7 @@ import {
   type BoundSection,
   type KvCacheHandle,
   ModelRunner,
+  type Observer,
   type StepSequence,
   type WeightSource,
 } from "../models/runner.ts"
@@ -25,11 +26,13 @@ interface Batch {
   sequences: readonly StepSequence[]
 }
 
-/** A slot, an op that reads it, and where it is summed. */
+/** A slot, an op that reads it, and where it is summed; of one expert where the slot is grouped by routes. */
 export interface Watched {
   op: number
   slot: number
   accumulator: Accumulator
+  routes?: number
+  expert?: number
 }
 
 export class CalibrationRun {
@@ -198,6 +201,22 @@ export class CalibrationRun {
     }
   }
 
+  /** Runs the block up to op `op` over the whole set and reduces slots on the way, on the CPU. */
+  async observeAll(bound: BoundSection, op: number, watched: readonly Watched[], signal?: AbortSignal): Promise<void> {
+    for (const batch of this.#batches) {
+      throwIfAborted(signal)
+      await this.runner.step({
+        runs: [{ section: bound, layer: 0, opBegin: 0, opEnd: op }],
+        rows: batch.rows,
+        sequences: batch.sequences,
+        cache: this.cache,
+        hidden: this.#slice(batch),
+        observers: watched.map(watch),
+        signal,
+      })
+    }
+  }
+
   /** Replaces the hidden states by the block's outputs, and reduces slots on the way: each before the op that reads it. */
   async advance(bound: BoundSection, signal?: AbortSignal, watched: readonly Watched[] = []): Promise<void> {
     const ops = this.#program.sections[bound.section]!.ops.length
@@ -210,12 +229,7 @@ export class CalibrationRun {
         sequences: batch.sequences,
         cache: this.cache,
         hidden,
-        observers: [
-          ...watched.map(({ op, slot, accumulator }) => ({
-            ...{ run: 0, op: op - 1, slot, reduction: accumulator.kind, accumulator: accumulator.handle },
-          })),
-          { run: 0, op: ops - 1, slot: 0, reduction: "copy", out: hidden },
-        ],
+        observers: [...watched.map(watch), { run: 0, op: ops - 1, slot: 0, reduction: "copy", out: hidden }],
         signal,
       })
     }
@@ -227,3 +241,12 @@ export class CalibrationRun {
     this.runner.dispose()
   }
 }
+
+const watch = ({ op, slot, accumulator, routes, expert }: Watched): Observer => ({
+  run: 0,
+  op: op - 1,
+  slot,
+  reduction: accumulator.kind,
+  accumulator: accumulator.handle,
+  ...(routes !== undefined && expert !== undefined && { routes, expert }),
+})

@@ -7,10 +7,9 @@ import { Accumulator } from "../models/accumulator.ts"
 import { ggufName } from "../models/gguf-names.ts"
 import type { ModelProgram } from "../models/program.ts"
 import type { WeightSource } from "../models/runner.ts"
-import { stages } from "./block-quantizer.ts"
 import type { CalibrationSet } from "./calibration.ts"
 import { CalibrationRun } from "./calibration-run.ts"
-import { linearsOf } from "./linears.ts"
+import { linearsOf, stages } from "./linears.ts"
 
 /** How many entries measureImportance makes. */
 export const importanceEntries = (program: ModelProgram): number =>

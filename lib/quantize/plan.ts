@@ -7,7 +7,7 @@ import { formatByName } from "../formats/registry.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { engineScheme, isEngineScheme } from "./engine-schemes.ts"
 import { estimateMemory, estimateSeconds, nominalBits, sizeUp } from "./estimate.ts"
-import { linearsOf } from "./linears.ts"
+import { linearsOf, stages } from "./linears.ts"
 import type { QuantizeModelOptions, Recipe } from "./recipe.ts"
 import { bitsandbytesScheme, bitsOf, isBitsandbytes, type SchemeName } from "./scheme.ts"
 
@@ -57,7 +57,9 @@ export function makePlan(
   const modules: PlannedModule[] = []
   for (let layer = 0; layer < program.blocks.length; layer++)
     for (const slot of linearsOf(program, layer))
-      modules.push(planModule(`${program.blockPrefix(layer)}${slot.module}`, layer, [slot.n, slot.k], recipe, program))
+      modules.push(
+        planModule(`${program.blockPrefix(layer)}${slot.module}`, layer, [slot.n, slot.k], recipe, program, slot.kept),
+      )
   for (const module of new Set([program.embedding, program.head])) {
     const { vocabularySize, hiddenSize } = program.config
     modules.push(planModule(module, null, [vocabularySize, hiddenSize], recipe, program))
@@ -119,6 +121,7 @@ function planModule(
   shape: readonly [number, number],
   recipe: Recipe,
   program: ModelProgram,
+  kept?: string,
 ): PlannedModule {
   const leave = (reason: string, refused = false): PlannedModule => ({
     module,
@@ -128,6 +131,7 @@ function planModule(
     reason,
     refused,
   })
+  if (kept) return leave(kept)
   if (recipe.ignore.some(pattern => matches(pattern, module))) return leave("ignored by option")
   const override = recipe.overrides.find(({ pattern }) => matches(pattern, module))
   if (override?.scheme === "none") return leave("ignored by override")
@@ -182,18 +186,22 @@ export function matches(pattern: string, module: string): boolean {
   return from <= module.length - last.length
 }
 
-/** Engines fuse q, k, v and gate, up: where the format refuses one of them, its siblings stay unquantized as well. */
+/**
+ * Engines fuse q, k, v and gate, up, and all linears of all experts of a layer: where the format refuses one of them, its siblings stay
+ * unquantized as well.
+ */
 function keepFusedTogether(modules: PlannedModule[], program: ModelProgram, warnings: string[]): void {
+  const byName = new Map(modules.map(entry => [entry.module, entry]))
   for (let layer = 0; layer < program.blocks.length; layer++) {
     const section = program.sections[program.blocks[layer]!]!
     const prefix = program.blockPrefix(layer)
-    const byInput = new Map<number, PlannedModule[]>()
-    for (const op of section.ops) {
-      const slot = op.kind === "linear" ? section.weights[op.weights[0]!] : undefined
-      const entry = slot?.kind === "linear" && modules.find(candidate => candidate.module === prefix + slot.module)
-      if (entry) byInput.set(op.in[0]!, [...(byInput.get(op.in[0]!) ?? []), entry])
+    const fused = new Map<string, PlannedModule[]>()
+    for (const stage of stages(section)) {
+      const key = stage.experts ? `experts ${stage.experts.routes}` : `input ${stage.slot}`
+      const entries = stage.modules.map(module => byName.get(prefix + module)!)
+      fused.set(key, [...(fused.get(key) ?? []), ...entries])
     }
-    for (const siblings of byInput.values()) {
+    for (const siblings of fused.values()) {
       const refused = siblings.find(entry => entry.refused)
       if (refused)
         for (const entry of siblings)
@@ -205,11 +213,14 @@ function keepFusedTogether(modules: PlannedModule[], program: ModelProgram, warn
       const bits = new Set(siblings.map(entry => entry.scheme?.bits ?? 0))
       if (bits.size > 1)
         warnings.push(
-          `${siblings.map(entry => entry.module).join(", ")} differ in bits; engines that fuse them will refuse the file`,
+          `${someOf(siblings.map(entry => entry.module))} differ in bits; engines that fuse them will refuse the file`,
         )
     }
   }
 }
+
+const someOf = (names: readonly string[]): string =>
+  names.length > 4 ? `${names.slice(0, 3).join(", ")} and ${names.length - 3} more` : names.join(", ")
 
 /** An override that matches nothing is a mistake; an ignored name that matches nothing does no harm. */
 function checkPatterns(
@@ -220,9 +231,21 @@ function checkPatterns(
 ): void {
   const unmatched = (pattern: string) => !modules.some(({ module }) => matches(pattern, module))
   const names = `modules are named like ${modules[0]?.module} and ${program.head}${program.head === program.embedding ? " (embedding and tied head)" : ""}`
-  for (const { pattern } of recipe.overrides)
+  const routers = new Set(
+    program.blocks.flatMap((_, layer) =>
+      linearsOf(program, layer).flatMap(slot => (slot.kept ? [program.blockPrefix(layer) + slot.module] : [])),
+    ),
+  )
+  for (const { pattern, scheme } of recipe.overrides) {
     if (unmatched(pattern))
       throw new TsqError("ERR_OPTION", `quantizeModel: override ${JSON.stringify(pattern)} matches no matrix; ${names}`)
+    const found = modules.filter(({ module }) => matches(pattern, module))
+    if (scheme !== "none" && found.every(({ module }) => routers.has(module)))
+      throw new TsqError(
+        "ERR_OPTION",
+        `quantizeModel: override ${JSON.stringify(pattern)} matches ${found[0]!.module}, which is never quantized: ${found[0]!.reason}`,
+      )
+  }
   for (const pattern of recipe.ignore)
     if (unmatched(pattern) && pattern !== "lm_head")
       warnings.push(`ignore ${JSON.stringify(pattern)} matches no matrix; ${names}`)

@@ -4,6 +4,7 @@ import { packageVersion } from "../core/version.ts"
 import type { RoundingReport } from "../rounding/rounding.ts"
 import type { TransformReport } from "../transforms/transform.ts"
 import type { StoredBlock } from "./block-store.ts"
+import { type ExpertCoverage, expertCoverage, listed } from "./expert-coverage.ts"
 import type { QuantizationJob } from "./job.ts"
 import type { Recipe } from "./recipe.ts"
 
@@ -24,6 +25,8 @@ export interface QuantizationReport {
   sourceBytes: number
   outputBytes: number
   tensors: TensorReport[]
+  /** Of every block with experts, where calibration was given. */
+  experts?: ExpertCoverage[]
   unquantized: { name: string; reason: string }[]
   /** By block, in order. */
   transforms: TransformReport[][]
@@ -41,6 +44,7 @@ export function makeReport(job: QuantizationJob, blocks: Iterable<StoredBlock>):
   const tensors = plan.modules
     .filter(entry => entry.scheme !== null)
     .map(({ module, shape, scheme }) => ({ name: module, shape, scheme: scheme!, ...reports.get(module)! }))
+  const experts = expertCoverage(program, recipe, new Map(tensors.map(tensor => [tensor.name, tensor])))
   return {
     version: packageVersion,
     architecture: program.config.architecture,
@@ -55,12 +59,19 @@ export function makeReport(job: QuantizationJob, blocks: Iterable<StoredBlock>):
     sourceBytes: plan.sourceBytes,
     outputBytes: plan.outputBytes,
     tensors,
+    ...(experts.length > 0 && { experts }),
     unquantized: plan.modules
       .filter(entry => entry.scheme === null)
       .map(({ module, reason }) => ({ name: module, reason: reason ?? "" })),
     transforms,
     warnings: [
       ...plan.warnings,
+      ...experts
+        .filter(({ unseen }) => unseen.length > 0)
+        .map(
+          ({ block, count, unseen }) =>
+            `${block}: ${unseen.length} of ${count} experts saw fewer tokens than expertFloor${recipe.expertFloor === null ? " (twice a linear's columns)" : ` ${recipe.expertFloor}`} and are rounded by their weights alone: ${listed(unseen)}; give more calibration`,
+        ),
       ...tensors
         .filter(tensor => tensor.degraded)
         .map(tensor => `${tensor.name}: degraded: ${tensor.note ?? "see damp"}`),

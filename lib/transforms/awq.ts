@@ -8,13 +8,22 @@
 // group still holds what the original weights computed.
 import { throwIfAborted } from "../core/errors.ts"
 import { sharedFloats } from "../core/tensor.ts"
-import { PackedWeight } from "../kernels/packed-weight.ts"
+import type { PackedWeight } from "../kernels/packed-weight.ts"
 import { Accumulator } from "../models/accumulator.ts"
 import type { ScaleGroup, Section } from "../models/program.ts"
-import { type Grid, native } from "../native.ts"
-import type { Transform, TransformInput, TransformReport } from "./transform.ts"
-
-const steps = 20
+import {
+  type Candidate,
+  Candidates,
+  expand,
+  type Found,
+  firstSteps,
+  foundFor,
+  neighbours,
+  type Observed,
+  withRounded,
+} from "./awq-candidates.ts"
+import { searchExperts } from "./awq-experts.ts"
+import type { Transform, TransformInput } from "./transform.ts"
 
 export const awq: Transform = {
   name: "awq",
@@ -26,15 +35,20 @@ export const awq: Transform = {
       .filter(group => group.targets.some(target => input.gridOf(target) !== null))
       .map(group => ({ group, op: firstLinear(section, group.targets) }))
       .sort((a, b) => b.op - a.op)
-    const statistics = groups.map(({ group, op }) => {
-      const slot = section.ops[op]!.in[0]!
-      return { group, op, slot, squares: new Accumulator("sumSquares", program.slots[slot]!) }
+    const statistics: Observed[] = groups.map(({ group, op }) => {
+      const [slot = 0, routes = 0] = section.ops[op]!.in
+      const squares = new Accumulator("sumSquares", input.weights.shape(group.targets[0]!)[1])
+      return { group, op, slot, squares, ...(group.expert !== undefined && { routes, expert: group.expert }) }
     })
     try {
-      const reference = await runBlock(input, statistics)
+      const experts = statistics.filter(({ expert }) => expert !== undefined)
+      const expertOutput = experts.length > 0 ? section.ops[experts[0]!.op]!.out : null
+      const { reference, expertReference } = await runBlock(input, statistics, expertOutput)
       const found: Found[] = []
+      if (expertReference) found.push(...(await searchExperts(input, experts, expertReference)))
       for (const entry of statistics)
-        found.push(await searchGroup(input, entry.group, entry.op, entry.squares, reference))
+        if (entry.expert === undefined)
+          found.push(await searchGroup(input, entry.group, entry.op, entry.squares, reference))
       // Scales are found with the original weights in place everywhere; folding them all afterwards keeps the function.
       for (const { group, scale } of found) if (scale) await fold(input, group, scale)
       return { transform: "awq", groups: found.map(entry => entry.report).reverse() }
@@ -44,21 +58,18 @@ export const awq: Transform = {
   },
 }
 
-interface Found {
-  group: ScaleGroup
-  /** [width of the source]; null: none beat leaving it alone. */
-  scale: Float32Array | null
-  report: TransformReport["groups"][number]
-}
-
-/** Runs the original block over the sample: collects input statistics, returns its output. Leaves every slot filled. */
+/** Runs the original block over the sample: collects input statistics, returns its output and what the experts' down projections
+ * wrote to slot `expertOutput`. Leaves every slot filled. */
 async function runBlock(
   input: TransformInput,
-  statistics: { op: number; slot: number; squares: Accumulator }[],
-): Promise<Float32Array> {
+  statistics: readonly Observed[],
+  expertOutput: number | null,
+): Promise<{ reference: Float32Array; expertReference: Float32Array | null }> {
   const { program, runner, sample, bound, cache } = input
   const section = program.sections[program.blocks[input.layer]!]!
-  const out = sharedFloats(sample.rows * program.slots[0]!)
+  const reference = sharedFloats(sample.rows * program.slots[0]!)
+  const last = section.ops.length - 1
+  const expertReference = expertOutput === null ? null : sharedFloats(sample.rows * program.slots[expertOutput]!)
   await runner.step({
     runs: [{ section: bound, layer: 0 }],
     rows: sample.rows,
@@ -66,18 +77,22 @@ async function runBlock(
     cache,
     hidden: sample.hidden,
     observers: [
-      ...statistics.map(({ op, slot, squares }) => ({
+      ...statistics.map(({ op, slot, squares, routes, expert }) => ({
         run: 0,
         op: op - 1,
         slot,
         reduction: "sumSquares" as const,
         accumulator: squares.handle,
+        ...(routes !== undefined && expert !== undefined && { routes, expert }),
       })),
-      { run: 0, op: section.ops.length - 1, slot: 0, reduction: "copy", out },
+      ...(expertReference && expertOutput !== null
+        ? [{ run: 0, op: last, slot: expertOutput, reduction: "copy" as const, out: expertReference }]
+        : []),
+      { run: 0, op: last, slot: 0, reduction: "copy", out: reference },
     ],
     signal: input.signal,
   })
-  return out
+  return { reference, expertReference }
 }
 
 async function searchGroup(
@@ -87,26 +102,19 @@ async function searchGroup(
   squares: Accumulator,
   reference: Float32Array,
 ): Promise<Found> {
-  const activations = rootMeanSquare(squares, group)
-  const magnitudes = await columnMagnitude(input, group, activations.length)
+  const candidates = await Candidates.of(input, group, squares)
   const errorBefore = await candidateError(input, group, op, null, reference)
-  let best = { error: errorBefore, scale: null as Float32Array | null, step: 0, duo: true }
+  let best: Candidate = { error: errorBefore, scale: null, step: 0, duo: true }
   const attempt = async (step: number, duo: boolean) => {
     throwIfAborted(input.signal)
-    const scale = candidateScale(activations, magnitudes, step / steps, duo)
+    const scale = candidates.scale(step, duo)
     const error = await candidateError(input, group, op, scale, reference)
     if (error < best.error) best = { error, scale, step, duo }
   }
-  // The error is a smooth function of the ratio: every second step first, then the neighbours of the best.
-  for (const duo of [true, false]) for (let step = duo ? 0 : 2; step < steps; step += 2) await attempt(step, duo)
+  for (const [step, duo] of firstSteps) await attempt(step, duo)
   const { step: middle, duo, scale } = best
-  if (scale) for (const step of [middle - 1, middle + 1]) if (step > 0 && step < steps) await attempt(step, duo)
-  const source = group.source.kind === "vector" ? group.source.tensor : group.source.module
-  return {
-    group,
-    scale: best.scale,
-    report: { source, targets: [...group.targets], ratio: best.step / steps, error: best.error, errorBefore },
-  }
+  if (scale) for (const step of neighbours(middle)) await attempt(step, duo)
+  return foundFor(group, best, errorBefore)
 }
 
 /** Squared error of the block's output, relative to the output's own square, with the group's linears rounded under `scale`. */
@@ -123,16 +131,7 @@ async function candidateError(
   const error = new Accumulator("squaredError", program.slots[0]!)
   let bound = input.bound
   try {
-    const columns = scale && expand(scale, group)
-    for (const target of group.targets) {
-      const grid: Grid | null = input.gridOf(target)
-      if (!grid) continue
-      const [n, k] = input.weights.shape(target)
-      const weight = await input.weights.linear(target)
-      const rounded = new PackedWeight(await native.packRounded(weight, n, k, grid, columns, null), [n, k], 32)
-      packed.push(rounded)
-      bound = bound.set(target, rounded)
-    }
+    bound = await withRounded(input, bound, group, scale, packed)
     await runner.step({
       runs: [{ section: bound, layer: 0, opBegin: op, opEnd: section.ops.length }],
       rows: sample.rows,
@@ -159,69 +158,6 @@ async function candidateError(
   }
 }
 
-/** Root mean square of the input by source channel: over the heads that share a KV head where the source is v_proj. */
-function rootMeanSquare(squares: Accumulator, group: ScaleGroup): Float64Array {
-  const sums = squares.read(squares.width)
-  const rows = Math.max(squares.rows, 1)
-  const width = sums.length / group.repeat
-  const result = new Float64Array(width)
-  sums.forEach((sum, column) => {
-    result[sourceChannel(column, group)]! += sum / rows / group.repeat
-  })
-  return result.map(Math.sqrt)
-}
-
-/** Mean relative magnitude of the targets' columns, by source channel, weighted by their rows as if they were one matrix. */
-async function columnMagnitude(input: TransformInput, group: ScaleGroup, width: number): Promise<Float64Array> {
-  const result = new Float64Array(width)
-  let rows = 0
-  for (const target of group.targets) {
-    const [n, k] = input.weights.shape(target)
-    const out = sharedFloats(k)
-    await native.columnMagnitude(await input.weights.linear(target), n, k, input.gridOf(target)?.groupSize ?? k, out)
-    out.forEach((value, column) => {
-      result[sourceChannel(column, group)]! += (value * n) / group.repeat
-    })
-    rows += n
-  }
-  return result.map(value => value / rows)
-}
-
-function candidateScale(
-  activations: Float64Array,
-  magnitudes: Float64Array,
-  ratio: number,
-  duo: boolean,
-): Float32Array {
-  const raw = activations.map((x, i) => Math.max(x ** ratio / (duo ? magnitudes[i]! ** (1 - ratio) + 1e-4 : 1), 1e-4))
-  let low = Number.POSITIVE_INFINITY
-  let high = 0
-  for (const value of raw) {
-    low = Math.min(low, value)
-    high = Math.max(high, value)
-  }
-  const middle = Math.sqrt(low * high)
-  const scale = sharedFloats(raw.length)
-  raw.forEach((value, i) => {
-    scale[i] = value / middle
-  })
-  return scale
-}
-
-/** The source channel that feeds a column of the targets: query heads of a group share their KV head's channels. */
-function sourceChannel(column: number, group: ScaleGroup): number {
-  if (group.repeat === 1) return column
-  const head = Math.floor(column / group.blockWidth)
-  return Math.floor(head / group.repeat) * group.blockWidth + (column % group.blockWidth)
-}
-
-function expand(scale: Float32Array, group: ScaleGroup): Float32Array {
-  if (group.repeat === 1) return scale
-  const columns = sharedFloats(scale.length * group.repeat)
-  for (let column = 0; column < columns.length; column++) columns[column] = scale[sourceChannel(column, group)]!
-  return columns
-}
-
 /** Divides the source and multiplies the targets by the scale. A norm's weight is rounded to its stored type; the targets take what it was really divided by. */
 async function fold({ weights }: TransformInput, group: ScaleGroup, scale: Float32Array): Promise<void> {
   let columns = scale
@@ -240,8 +176,10 @@ function inverse(scale: Float32Array): Float32Array {
 }
 
 function firstLinear(section: Section, modules: readonly string[]): number {
-  return section.ops.findIndex(op => {
-    const slot = op.kind === "linear" ? section.weights[op.weights[0]!] : undefined
-    return slot?.kind === "linear" && modules.includes(slot.module)
-  })
+  return section.ops.findIndex(op =>
+    op.weights.some(weight => {
+      const slot = section.weights[weight]
+      return slot?.kind === "linear" && modules.includes(slot.module)
+    }),
+  )
 }
