@@ -4,6 +4,7 @@ import { join } from "node:path"
 import t from "tap"
 import { Checkpoint } from "../../../lib/containers/checkpoint.ts"
 import { devices, setThreads } from "../../../lib/core/machine.ts"
+import { convertModel } from "../../../lib/quantize/convert-model.ts"
 import { inspectModel } from "../../../lib/quantize/inspect-model.ts"
 import { planQuantization, quantizeModel } from "../../../lib/quantize/quantize-model.ts"
 import type { QuantizeModelOptions } from "../../../lib/quantize/recipe.ts"
@@ -121,7 +122,6 @@ const formats: QuantizeModelOptions[] = [
   { preset: "rtn", format: "gptq" },
   { preset: "rtn", format: "compressed-tensors" },
   { preset: "rtn", symmetric: false, format: "awq" },
-  { preset: "rtn", format: "marlin", groupSize: "channel" },
   { scheme: "w8a8" },
   { preset: "fp8" },
   { preset: "fp8", format: "fp8" },
@@ -157,12 +157,16 @@ for (const options of formats)
 t.test("files of equal codes compute the same", async t => {
   const source = smallCheckpoint(t, mixtral)
   const all = []
-  for (const format of ["gptq", "compressed-tensors"] as const) {
+  const first = join(folder(t), "first")
+  await quantizeModel(source, first, { preset: "rtn", groupSize: 32, format: "gptq" })
+  all.push(await logits(first, ids))
+  for (const format of ["compressed-tensors", "awq"] as const) {
     const out = join(folder(t), "out")
-    await quantizeModel(source, out, { preset: "rtn", groupSize: 32, format })
+    await convertModel(first, out, { format })
     all.push(await logits(out, ids))
   }
-  t.ok(relativeDistance(all[0]!, all[1]!) < 2e-2)
+  t.same(all[1], all[0])
+  t.same(all[2], all[0])
 })
 
 t.test("experts keep one scheme, and routers are never quantized", async t => {
@@ -198,5 +202,18 @@ t.test("what a checkpoint's configuration says of the router", async t => {
   await quantizeModel(source, out, { groupSize: 32, preset: "rtn", format: "compressed-tensors" })
   const config = JSON.parse(readFileSync(join(out, "config.json"), "utf8"))
   t.match(JSON.stringify(config.quantization_config.ignore), /block_sparse_moe/)
-  t.equal(config.quantization_config.ignore.length, 2, "one pattern for all routers, and the head")
+  t.equal(config.quantization_config.ignore.length, 3, "two routers and the head")
+  t.same(Object.values(config.quantization_config.config_groups as object)[0].targets, ["Linear"])
+  const mixed = join(folder(t), "mixed")
+  await quantizeModel(source, mixed, {
+    ...{ groupSize: 32, preset: "rtn", format: "compressed-tensors" },
+    overrides: [{ pattern: "*experts*", scheme: "w8a16" }],
+  })
+  const { config_groups: groups } = JSON.parse(readFileSync(join(mixed, "config.json"), "utf8")).quantization_config
+  const targets = Object.values(groups as Record<string, { targets: string[] }>).flatMap(group => group.targets)
+  t.ok(
+    targets.includes("re:^model\\.layers\\.\\d+\\.block_sparse_moe\\.experts\\.\\d+\\.(?:w1|w2|w3)$"),
+    `one pattern for all experts: ${targets.join(" ")}`,
+  )
+  t.ok((await logits(mixed, ids)).every(Number.isFinite))
 })

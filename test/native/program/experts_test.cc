@@ -9,6 +9,7 @@
 #include "tiny_model.h"
 
 using namespace tsq;
+using layout::WeightKind;
 using tiny::Matrix;
 
 namespace {
@@ -44,7 +45,7 @@ struct Mixture {
                        {OpKind::kExperts, {kActive, kRoutes, -1}, kDown, {1 + 2 * e, -1}, {k}},
                        {OpKind::kCombine, {kDown, kRoutes, -1}, kOut, {-1, -1}, {k}}},
                       1 + 3 * e}};
-    router = tiny::randomMatrix(s.experts, s.hidden, layout::WeightKind::kF32, 7);
+    router = tiny::randomMatrix(s.experts, s.hidden, WeightKind::kF32, 7);
     for (int64_t i = 0; i < s.experts; ++i) {
       const uint64_t seed = 100 + 3 * static_cast<uint64_t>(i);
       gate.push_back(tiny::randomMatrix(s.inner, s.hidden, s.kind, seed));
