@@ -184,15 +184,18 @@ export interface StepSampling {
 }
 
 export interface StepEpilogue {
-  /** logits 1, negative log-likelihood 2, sample 3, divergence 4. */
-  mode: 1 | 2 | 3 | 4
+  /** logits 1, negative log-likelihood 2, sample 3, divergence 4, score 5. */
+  mode: 1 | 2 | 3 | 4 | 5
   /** Rows of this step that it applies to. */
   rows: Int32Array
   /** logits: [rows, vocabulary]. */
   logits?: Float32Array
-  /** nll, divergence: [rows]. */
+  /** nll, divergence, score: [rows]. */
   targets?: Int32Array
-  /** nll: [rows]; divergence: [rows, 4] = KL(reference || this), nll, reference nll, 1 where the top tokens agree. */
+  /**
+   * nll: [rows]; divergence: [rows, 4] = KL(reference || this), nll, reference nll, 1 where the top tokens agree; score:
+   * [rows, 2] = nll, 1 where the target is the top token.
+   */
   values?: Float64Array
   /** sample: [rows]. */
   tokens?: Int32Array
@@ -213,9 +216,11 @@ export interface StepRequest {
   rows: number
   /** [rows]. */
   tokens: Int32Array | null
-  /** [count, 5]: rowBegin, rows, context, pageBegin, pages. */
+  /** [count, 6]: rowBegin, rows, context, pageBegin, pages, index into adapters or -1. */
   sequences: Int32Array
   pageTable: Int32Array
+  /** Handles of adapters. */
+  adapters: Float64Array
   cache: Handle | null
   /** [rows, width of hiddenSlot], copied in before the first run; null keeps what the slot holds. */
   hidden: Float32Array | null
@@ -384,6 +389,21 @@ export interface Binding {
     k: number,
     rowScale: Float32Array | null,
     columnScale: Float32Array | null,
+    out: Float32Array,
+  ): Promise<void>
+  /** The largest divisor of size that there is a Hadamard matrix of (native/rounding/hadamard.h). */
+  hadamardOrder(size: number): number
+  /**
+   * out = rows (axis 1) or columns (axis 0) of source [n, k], times scale along that axis (null: ones), times a Hadamard matrix of order
+   * `block` by its root, in consecutive blocks. out may be source. ERR_OPTION unless block is an order that divides the axis.
+   */
+  hadamard(
+    source: Float32Array,
+    n: number,
+    k: number,
+    axis: 0 | 1,
+    block: number,
+    scale: Float32Array | null,
     out: Float32Array,
   ): Promise<void>
   /** out [n, k] = w + scale * (b a), with a [rank, k] and b [n, rank]. out may be w. */
@@ -719,5 +739,7 @@ export interface Binding {
   createProgram(slots: Float64Array, sectionWeights: Int32Array, ops: Float64Array, vocabulary: number): Handle
   /** Pages of 16 positions. */
   createCache(layers: number, kvHeads: number, headDim: number, pages: number): Handle
+  /** A LoRA adapter: weights [count, 3] are handles of the base, A [rank, k] and B [n, rank]; out += scale (x A^T) B^T. */
+  createAdapter(weights: Float64Array, scales: Float64Array): Handle
   step(program: Handle, request: StepRequest, abort: AbortFlag): Promise<void>
 }

@@ -2,7 +2,7 @@
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
 import { Checkpoint } from "../containers/checkpoint.ts"
-import { parseJsonObject } from "../containers/json.ts"
+import { isObject, parseJsonObject } from "../containers/json.ts"
 import { ioError, TsqError, throwIfAborted } from "../core/errors.ts"
 import { setThreads } from "../core/machine.ts"
 import { describe, Options } from "../core/options.ts"
@@ -39,6 +39,8 @@ export interface LoadOptions extends LongWork {
   cache?: boolean | "read"
   /** Folder of cache files. Default: TSQ_CACHE_DIR, otherwise beside the checkpoint, or the user's own where that cannot be written. */
   cacheDir?: string
+  /** LoRA adapters to load beside it (Model.loadAdapter): folders as PEFT saves them, by the names that calls choose them by. */
+  adapters?: Readonly<Record<string, string>>
   /** Told what is odd about a checkpoint but does not keep it from running. Default: process.emitWarning. */
   onWarning?: (message: string) => void
 }
@@ -51,6 +53,7 @@ const optionNames = [
   "maxContext",
   "cache",
   "cacheDir",
+  "adapters",
   "onWarning",
   "signal",
   "onProgress",
@@ -62,6 +65,28 @@ const optionNames = [
  * cannot run, ERR_SHAPE for tensors that do not fit config.json. Weights are packed; the files may be removed afterwards.
  */
 export async function loadModel(path: string, values?: LoadOptions): Promise<Model> {
+  const adapters = readAdapters(new Options("loadModel", values, optionNames))
+  const model = await loadBase(path, values)
+  try {
+    for (const [name, directory] of adapters) {
+      throwIfAborted(values?.signal)
+      await model.loadAdapter(name, directory, values?.onWarning && { onWarning: values.onWarning })
+    }
+    return model
+  } catch (error) {
+    model.dispose()
+    throw error
+  }
+}
+
+function readAdapters(options: Options): [string, string][] {
+  const value = options.raw("adapters") ?? {}
+  if (!isObject(value) || !Object.values(value).every(path => typeof path === "string" && path !== ""))
+    options.fail("adapters", "an object of folders by name")
+  return Object.entries(value as Record<string, string>)
+}
+
+async function loadBase(path: string, values?: LoadOptions): Promise<Model> {
   if (typeof path !== "string" || path === "")
     throw new TsqError(
       "ERR_OPTION",
@@ -140,6 +165,8 @@ interface Request extends LongWork {
 }
 
 interface ModelSource extends WeightSource {
+  /** Whether there is a tensor of that name, or a module's in any format. */
+  has(tensor: string): boolean
   /** Of what it has handed out; `outside` names the embedding and the head, which are not among the blocks' linears. */
   summary(outside: readonly string[]): WeightSummary
 }
@@ -194,7 +221,7 @@ async function assemble(
 ): Promise<Model> {
   // Imported here, and not with this module: a cache file is being read by now, so that it takes no time of its own.
   const { describeModel } = await import("../models/registry.ts")
-  const program = describeModel(configuration)
+  const program = describeModel(configuration, tensor => source.has(tensor))
   const { config } = program
   if (maxContext !== undefined && maxContext > config.maxContext)
     throw new TsqError(

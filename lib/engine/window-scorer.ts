@@ -3,6 +3,7 @@ import { sharedFloats, sharedInts } from "../core/tensor.ts"
 import type { Activations } from "../kernels/packed-weight.ts"
 import type { KvCacheHandle, Step } from "../models/runner.ts"
 import { pagesFor } from "../models/sequence.ts"
+import type { NativeHandle } from "../native.ts"
 import type { Model } from "./model.ts"
 
 /** Rows of a step: enough to keep every thread busy, few enough to bound the memory of the slots. */
@@ -18,15 +19,17 @@ export class WindowScorer {
   readonly #model: Model
   readonly #window: number
   readonly #activations: Activations
+  readonly #adapter: NativeHandle | undefined
   readonly #cache: KvCacheHandle
   /** Rows of a window that one step takes. */
   readonly #chunk: number
   #hidden: Float32Array | null = null
 
-  constructor(model: Model, window: number, activations: Activations = model.activations) {
+  constructor(model: Model, window: number, activations: Activations = model.activations, adapter?: NativeHandle) {
     this.#model = model
     this.#window = window
     this.#activations = activations
+    this.#adapter = adapter
     this.#chunk = Math.min(window, stepRows)
     this.batch = Math.max(1, Math.floor(stepRows / window))
     this.#cache = model.createCache(this.batch * pagesFor(window))
@@ -57,7 +60,7 @@ export class WindowScorer {
       const { rows, targets } = part
       const referenceHidden = await reference.#hiddenRows(part, signal)
       const values = new Float64Array(new SharedArrayBuffer(8 * divergenceColumns * rows.length))
-      const { width, head } = reference.#model.logitsInput
+      const { width, head, softcap } = reference.#model.logitsInput
       const epilogue = {
         mode: "divergence" as const,
         rows,
@@ -66,6 +69,7 @@ export class WindowScorer {
         referenceHidden,
         referenceWidth: width,
         referenceHead: head,
+        referenceSoftcap: softcap,
         referenceActivations: reference.#activations,
       }
       await this.#model.step({ ...this.#step(part, rows.length > 0), ...(rows.length > 0 && { epilogue }), signal })
@@ -106,13 +110,14 @@ export class WindowScorer {
   #step(part: Part, epilogue: boolean): Step {
     const pages = pagesFor(this.#window)
     return {
-      runs: this.#model.runs(epilogue),
+      runs: this.#model.runs(epilogue, this.#window),
       rows: part.tokens.length,
       tokens: part.tokens,
       sequences: Array.from({ length: part.tokens.length / part.length }, (_, i) => ({
         rows: part.length,
         context: part.begin,
         pages: Array.from({ length: pages }, (_, page) => i * pages + page),
+        adapter: this.#adapter,
       })),
       cache: this.#cache,
       activations: this.#activations,

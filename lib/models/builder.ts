@@ -1,5 +1,7 @@
-// Puts the program of a decoder-only transformer together: what Llama, Mistral, Qwen2 and Qwen3 share.
+// Puts the program of a decoder-only transformer together: what Llama, Mistral, Qwen, Gemma and Phi-3 share.
+import type { ActivationCode } from "./config.ts"
 import { addExperts, allocateExpertSlots, type ExpertTraits, expertScaleGroups, withExperts } from "./experts.ts"
+import { addFusedGateUp, addFusedQkv, fusedScaleGroups } from "./fused.ts"
 import type { ModelConfig, ModelProgram, Op, OpKind, ScaleGroup, Section, WeightSlot } from "./program.ts"
 import type { Rope } from "./rope.ts"
 
@@ -13,10 +15,26 @@ export interface DecoderTraits {
   /** By layer: positions that a query sees including its own; 0: all. */
   windows: readonly number[]
   rope: Rope
-  /** Of the gated activation: 0 SiLU, 1 tanh-approximated GELU. */
-  activation: 0 | 1
+  activation: ActivationCode
+  /** One qkv_proj and one gate_up_proj in place of single projections (Phi-3). */
+  fused?: boolean
   /** In place of the MLP of some layers. */
   experts?: ExpertTraits
+  /** What sets Gemma apart. */
+  gemma?: GemmaTraits
+  /** What names of the decoder's tensors begin with, and the head's module. Default: "model." and "lm_head". */
+  names?: { root: string; head: string }
+}
+
+export interface GemmaTraits {
+  /** Of what attention and MLP are given and give; q and k as well with qkNorm. All add 1 to their weight. */
+  embedScale: number
+  attentionScale: number
+  /** 0: none. */
+  attentionSoftcap: number
+  finalSoftcap: number
+  /** Of layers with a window; the others turn as `rope` says. */
+  slidingRope: Rope
 }
 
 /** Slot numbers of the program; see docs/program.md. Every slot but 0 is written once per block. */
@@ -41,41 +59,73 @@ export class SectionBuilder {
     return this.weights.push(slot) - 1
   }
 
-  constant(values: Float32Array): number {
-    return this.#weight({ kind: "constant", values })
+  /** Inverse frequencies. */
+  frequencies({ inverseFrequencies: values, beyond }: Rope): number {
+    return this.#weight({ kind: "constant", values, ...(beyond && { beyond }) })
   }
 
-  embed(module: string, n: number, k: number, out: number): void {
-    this.#op("embed", [], out, [this.#weight({ kind: "linear", module, n, k, bias: null })], [1])
+  embed(module: string, n: number, k: number, out: number, scale = 1): void {
+    this.#op("embed", [], out, [this.#weight({ kind: "linear", module, n, k, bias: null })], [scale])
   }
 
-  norm(tensor: string, size: number, eps: number, input: number, out: number, segments = 1): void {
-    this.#op("rmsNorm", [input], out, [this.#weight({ kind: "vector", tensor, size })], [eps, segments, 0])
+  /** Rows of a learned table [n, k] by position. */
+  positions(module: string, n: number, k: number, out: number): void {
+    this.#op("positions", [], out, [this.#weight({ kind: "linear", module, n, k, bias: null })], [n])
   }
 
-  /** kept: why it is never quantized. */
-  linear(module: string, n: number, k: number, hasBias: boolean, input: number, out: number, kept?: string): void {
+  norm(tensor: string, size: number, eps: number, input: number, out: number, segments = 1, offset = 0): void {
+    this.#op("rmsNorm", [input], out, [this.#weight({ kind: "vector", tensor, size })], [eps, segments, offset])
+  }
+
+  layerNorm(module: string, size: number, eps: number, input: number, out: number): void {
+    const weights = ["weight", "bias"].map(name => this.#weight({ kind: "vector", tensor: `${module}.${name}`, size }))
+    this.#op("layerNorm", [input], out, weights, [eps])
+  }
+
+  linear(module: string, n: number, k: number, hasBias: boolean, input: number, out: number, transposed = false): void {
     const bias = hasBias ? `${module}.bias` : null
-    const weights = [this.#weight({ kind: "linear", module, n, k, bias, ...(kept && { kept }) })]
+    const weights = [this.#weight({ kind: "linear", module, n, k, bias, ...(transposed && { transposed }) })]
     if (bias) weights.push(this.#weight({ kind: "vector", tensor: bias, size: n }))
     this.#op("linear", [input], out, weights, [])
+  }
+
+  /** `pieces` runs of `length` columns, `stride` apart, beside each other. */
+  columns(begin: number, pieces: number, length: number, stride: number, input: number, out: number): void {
+    this.#op("columns", [input], out, [], [begin, pieces, length, stride])
   }
 
   rope(frequencies: number, rope: Rope, heads: number, headDim: number, input: number, out: number): void {
     this.#op("rope", [input], out, [frequencies], [heads, headDim, rope.rotaryDim, rope.attentionFactor])
   }
 
-  attention(config: ModelConfig, window: number, q: number, k: number, v: number, out: number): void {
-    const { heads, kvHeads, headDim } = config
-    this.#op("attention", [q, k, v], out, [], [heads, kvHeads, headDim, headDim ** -0.5, window, 0])
+  attention(
+    { heads, kvHeads, headDim }: ModelConfig,
+    window: number,
+    q: number,
+    k: number,
+    v: number,
+    out: number,
+    scale = headDim ** -0.5,
+    softcap = 0,
+  ): void {
+    this.#op("attention", [q, k, v], out, [], [heads, kvHeads, headDim, scale, window, softcap])
   }
 
-  gated(activation: 0 | 1, gate: number, up: number, out: number): void {
+  gated(activation: ActivationCode, gate: number, up: number, out: number): void {
     this.#op("gated", [gate, up], out, [], [activation])
+  }
+
+  activate(activation: ActivationCode, input: number, out: number): void {
+    this.#op("activate", [input], out, [], [activation])
   }
 
   add(a: number, b: number, out: number): void {
     this.#op("add", [a, b], out, [], [])
+  }
+
+  /** A linear that is never quantized, for the reason given. */
+  router(module: string, n: number, k: number, input: number, out: number, kept: string): void {
+    this.#op("linear", [input], out, [this.#weight({ kind: "linear", module, n, k, bias: null, kept })], [])
   }
 
   route(topK: number, renormalize: boolean, input: number, out: number): void {
@@ -96,8 +146,8 @@ export class SectionBuilder {
     this.#op("combine", [input, routes], out, [], [topK])
   }
 
-  logits(module: string, n: number, k: number, input: number): void {
-    this.#op("logits", [input], -1, [this.#weight({ kind: "linear", module, n, k, bias: null })], [0])
+  logits(module: string, n: number, k: number, input: number, softcap = 0): void {
+    this.#op("logits", [input], -1, [this.#weight({ kind: "linear", module, n, k, bias: null })], [softcap])
   }
 
   build(): Section {
@@ -113,17 +163,19 @@ export function buildDecoder(config: ModelConfig, traits: DecoderTraits): ModelP
   const { hiddenSize, vocabularySize, tiedEmbeddings } = config
   const slots = new Slots()
   const residual = slots.add(hiddenSize)
-  const embedding = "model.embed_tokens"
-  const head = tiedEmbeddings ? embedding : "lm_head"
+  const { gemma, names = { root: "model.", head: "lm_head" } } = traits
+  const embedding = `${names.root}embed_tokens`
+  const head = tiedEmbeddings ? embedding : names.head
 
   const prologue = new SectionBuilder()
-  prologue.embed(embedding, vocabularySize, hiddenSize, residual)
+  prologue.embed(embedding, vocabularySize, hiddenSize, residual, gemma?.embedScale)
   const sections = [prologue.build()]
 
+  const { experts } = traits
   const kinds = new Map<string, number>()
   const blockSlots = allocateBlockSlots(slots, config, traits)
   const blocks = traits.windows.map((window, layer) => {
-    const sparse = traits.experts?.layers[layer] ?? false
+    const sparse = experts?.layers[layer] ?? false
     const kind = `${window} ${sparse}`
     if (!kinds.has(kind))
       kinds.set(kind, sections.push(buildBlock(config, traits, window, sparse, residual, blockSlots)) - 1)
@@ -131,33 +183,35 @@ export function buildDecoder(config: ModelConfig, traits: DecoderTraits): ModelP
   })
 
   const epilogue = new SectionBuilder()
-  epilogue.norm("model.norm.weight", hiddenSize, config.normEps, residual, blockSlots.attentionInput)
-  epilogue.logits(head, vocabularySize, hiddenSize, blockSlots.attentionInput)
+  const last = blockSlots.attentionInput
+  epilogue.norm(`${names.root}norm.weight`, hiddenSize, config.normEps, residual, last, 1, gemma && 1)
+  epilogue.logits(head, vocabularySize, hiddenSize, last, gemma?.finalSoftcap)
   sections.push(epilogue.build())
 
-  const { experts } = traits
-  const [attentionGroups, mlpGroups] = scaleGroups(config)
-  const dense = [...attentionGroups, ...mlpGroups]
-  const sparse = experts ? [...attentionGroups, ...expertScaleGroups(experts)] : dense
+  const groups = traits.fused ? fusedScaleGroups(config) : scaleGroups(config, traits)
+  // Those of the attention come first.
+  const sparse = experts ? [...groups.slice(0, 2), ...expertScaleGroups(experts)] : groups
   return {
     config: experts ? withExperts(config, experts) : config,
     slots: slots.widths,
     sections,
     blocks,
-    blockPrefix: layer => `model.layers.${layer}.`,
+    blockPrefix: layer => `${names.root}layers.${layer}.`,
     embedding,
     head,
-    scaleGroups: layer => (experts?.layers[layer] ? sparse : dense),
+    scaleGroups: layer => (experts?.layers[layer] ? sparse : groups),
   }
 }
 
 type BlockSlots = ReturnType<typeof allocateBlockSlots>
 
 function allocateBlockSlots(slots: Slots, config: ModelConfig, traits: DecoderTraits) {
-  const { hiddenSize, intermediateSize } = config
+  const { hiddenSize } = config
+  const { experts } = traits
+  // Not where no layer has an ordinary MLP.
+  const intermediateSize = experts?.layers.every(Boolean) ? 1 : config.intermediateSize
   const query = config.heads * config.headDim
   const key = config.kvHeads * config.headDim
-  const { experts } = traits
   const attentionInput = slots.add(hiddenSize)
   const q = slots.add(query)
   const k = slots.add(key)
@@ -167,22 +221,22 @@ function allocateBlockSlots(slots: Slots, config: ModelConfig, traits: DecoderTr
     q,
     k,
     v,
+    qkv: traits.fused ? slots.add(query + 2 * key) : q,
     normedQ: traits.qkNorm ? slots.add(query) : q,
     normedK: traits.qkNorm ? slots.add(key) : k,
     turnedQ: slots.add(query),
     turnedK: slots.add(key),
     attention: slots.add(query),
     o: slots.add(hiddenSize),
+    normedO: traits.gemma ? slots.add(hiddenSize) : -1,
     middle: slots.add(hiddenSize),
     mlpInput: slots.add(hiddenSize),
-    mlp: experts?.layers.every(Boolean)
-      ? null
-      : {
-          gate: slots.add(intermediateSize),
-          up: slots.add(intermediateSize),
-          activated: slots.add(intermediateSize),
-          down: slots.add(hiddenSize),
-        },
+    gateUp: traits.fused ? slots.add(2 * intermediateSize) : -1,
+    gate: slots.add(intermediateSize),
+    up: slots.add(intermediateSize),
+    activated: slots.add(intermediateSize),
+    down: slots.add(hiddenSize),
+    normedDown: traits.gemma ? slots.add(hiddenSize) : -1,
     experts: experts?.layers.some(Boolean) ? allocateExpertSlots(slots, hiddenSize, experts) : null,
   }
 }
@@ -196,70 +250,81 @@ function buildBlock(
   slot: BlockSlots,
 ): Section {
   const { hiddenSize, heads, kvHeads, headDim, normEps } = config
-  const { attentionBias, rope } = traits
+  const { attentionBias, fused, gemma, experts } = traits
   const query = heads * headDim
   const key = kvHeads * headDim
   const block = new SectionBuilder()
-  block.norm("input_layernorm.weight", hiddenSize, normEps, x, slot.attentionInput)
-  block.linear("self_attn.q_proj", query, hiddenSize, attentionBias.qkv, slot.attentionInput, slot.q)
-  block.linear("self_attn.k_proj", key, hiddenSize, attentionBias.qkv, slot.attentionInput, slot.k)
-  block.linear("self_attn.v_proj", key, hiddenSize, attentionBias.qkv, slot.attentionInput, slot.v)
-  if (traits.qkNorm) {
-    block.norm("self_attn.q_norm.weight", headDim, normEps, slot.q, slot.normedQ, heads)
-    block.norm("self_attn.k_norm.weight", headDim, normEps, slot.k, slot.normedK, kvHeads)
+  const norm = (module: string, size: number, input: number, out: number, segments?: number) =>
+    block.norm(`${module}.weight`, size, normEps, input, out, segments, gemma && 1)
+  norm("input_layernorm", hiddenSize, x, slot.attentionInput)
+  if (fused) addFusedQkv(block, config, slot)
+  else {
+    block.linear("self_attn.q_proj", query, hiddenSize, attentionBias.qkv, slot.attentionInput, slot.q)
+    block.linear("self_attn.k_proj", key, hiddenSize, attentionBias.qkv, slot.attentionInput, slot.k)
+    block.linear("self_attn.v_proj", key, hiddenSize, attentionBias.qkv, slot.attentionInput, slot.v)
   }
-  const frequencies = block.constant(rope.inverseFrequencies)
+  if (traits.qkNorm) {
+    norm("self_attn.q_norm", headDim, slot.q, slot.normedQ, heads)
+    norm("self_attn.k_norm", headDim, slot.k, slot.normedK, kvHeads)
+  }
+  const rope = gemma && window > 0 ? gemma.slidingRope : traits.rope
+  const frequencies = block.frequencies(rope)
   block.rope(frequencies, rope, heads, headDim, slot.normedQ, slot.turnedQ)
   block.rope(frequencies, rope, kvHeads, headDim, slot.normedK, slot.turnedK)
-  block.attention(config, window, slot.turnedQ, slot.turnedK, slot.v, slot.attention)
+  const { turnedQ, turnedK, v, attention } = slot
+  block.attention(config, window, turnedQ, turnedK, v, attention, gemma?.attentionScale, gemma?.attentionSoftcap)
   block.linear("self_attn.o_proj", hiddenSize, query, attentionBias.o, slot.attention, slot.o)
-  block.add(x, slot.o, slot.middle)
-  block.norm("post_attention_layernorm.weight", hiddenSize, normEps, slot.middle, slot.mlpInput)
-  const { activation, experts } = traits
+  if (gemma) norm("post_attention_layernorm", hiddenSize, slot.o, slot.normedO)
+  block.add(x, gemma ? slot.normedO : slot.o, slot.middle)
+  norm(gemma ? "pre_feedforward_layernorm" : "post_attention_layernorm", hiddenSize, slot.middle, slot.mlpInput)
   const down =
     sparse && experts && slot.experts
-      ? addExperts(block, slot.experts, hiddenSize, activation, experts, slot.mlpInput)
+      ? addExperts(block, slot.experts, hiddenSize, traits.activation, experts, slot.mlpInput)
       : addMlp(block, slot, config, traits)
-  block.add(slot.middle, down, x)
+  if (gemma) norm("post_feedforward_layernorm", hiddenSize, down, slot.normedDown)
+  block.add(slot.middle, gemma ? slot.normedDown : down, x)
   return block.build()
 }
 
 function addMlp(block: SectionBuilder, slot: BlockSlots, config: ModelConfig, traits: DecoderTraits): number {
   const { hiddenSize, intermediateSize } = config
-  const { mlpBias, activation } = traits
-  const { gate, up, activated, down } = slot.mlp!
-  block.linear("mlp.gate_proj", intermediateSize, hiddenSize, mlpBias, slot.mlpInput, gate)
-  block.linear("mlp.up_proj", intermediateSize, hiddenSize, mlpBias, slot.mlpInput, up)
-  block.gated(activation, gate, up, activated)
-  block.linear("mlp.down_proj", hiddenSize, intermediateSize, mlpBias, activated, down)
-  return down
+  const { mlpBias, activation, fused } = traits
+  if (fused) addFusedGateUp(block, config, slot)
+  else {
+    block.linear("mlp.gate_proj", intermediateSize, hiddenSize, mlpBias, slot.mlpInput, slot.gate)
+    block.linear("mlp.up_proj", intermediateSize, hiddenSize, mlpBias, slot.mlpInput, slot.up)
+  }
+  block.gated(activation, slot.gate, slot.up, slot.activated)
+  block.linear("mlp.down_proj", hiddenSize, intermediateSize, mlpBias, slot.activated, slot.down)
+  return slot.down
 }
 
 /**
- * Of the attention and of the MLP, the same for every block that has them. Where a source is a linear with a bias (v_proj of Qwen2, `mlp_bias`), the inverse scale belongs on
+ * The same for every block. Where a source is a linear with a bias (v_proj of Qwen2, `mlp_bias`), the inverse scale belongs on
  * `${module}.bias` as well as on the rows of its weight. v_proj feeds o_proj through a weighted mean over positions, which
  * keeps channels apart: KV head h serves the query heads h * repeat ... (h + 1) * repeat - 1.
  */
-function scaleGroups(config: ModelConfig): [attention: ScaleGroup[], mlp: ScaleGroup[]] {
+function scaleGroups(config: ModelConfig, { gemma }: DecoderTraits): ScaleGroup[] {
+  const norm = (module: string) => ({
+    kind: "vector" as const,
+    tensor: `${module}.weight`,
+    ...(gemma && { offset: 1 }),
+  })
   const attention = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]
   return [
-    [
-      { source: { kind: "vector", tensor: "input_layernorm.weight" }, targets: attention, repeat: 1, blockWidth: 1 },
-      {
-        source: { kind: "linear", module: "self_attn.v_proj" },
-        targets: ["self_attn.o_proj"],
-        repeat: config.heads / config.kvHeads,
-        blockWidth: config.headDim,
-      },
-    ],
-    [
-      {
-        source: { kind: "vector", tensor: "post_attention_layernorm.weight" },
-        targets: ["mlp.gate_proj", "mlp.up_proj"],
-        repeat: 1,
-        blockWidth: 1,
-      },
-      { source: { kind: "linear", module: "mlp.up_proj" }, targets: ["mlp.down_proj"], repeat: 1, blockWidth: 1 },
-    ],
+    { source: norm("input_layernorm"), targets: attention, repeat: 1, blockWidth: 1 },
+    {
+      source: { kind: "linear", module: "self_attn.v_proj" },
+      targets: ["self_attn.o_proj"],
+      repeat: config.heads / config.kvHeads,
+      blockWidth: config.headDim,
+    },
+    {
+      source: norm(gemma ? "pre_feedforward_layernorm" : "post_attention_layernorm"),
+      targets: ["mlp.gate_proj", "mlp.up_proj"],
+      repeat: 1,
+      blockWidth: 1,
+    },
+    { source: { kind: "linear", module: "mlp.up_proj" }, targets: ["mlp.down_proj"], repeat: 1, blockWidth: 1 },
   ]
 }

@@ -1,5 +1,6 @@
 // The mixture of experts that takes the place of a block's MLP: a router chooses few of many MLPs for every row.
 import type { SectionBuilder, Slots } from "./builder.ts"
+import type { ActivationCode } from "./config.ts"
 import type { ModelConfig, ScaleGroup } from "./program.ts"
 
 /** What tells one mixture from another. */
@@ -42,21 +43,14 @@ export function addExperts(
   block: SectionBuilder,
   slot: ReturnType<typeof allocateExpertSlots>,
   hiddenSize: number,
-  activation: 0 | 1,
+  activation: ActivationCode,
   traits: ExpertTraits,
   input: number,
 ): number {
   const { count, perToken, intermediateSize, renormalize } = traits
   const modules = (part: "gate" | "up" | "down") => Array.from({ length: count }, (_, e) => traits.module(e, part))
-  block.linear(
-    traits.router,
-    count,
-    hiddenSize,
-    false,
-    input,
-    slot.scores,
-    "router, kept: a choice of experts is not to be rounded",
-  )
+  const kept = "router, kept: a choice of experts is not to be rounded"
+  block.router(traits.router, count, hiddenSize, input, slot.scores, kept)
   block.route(perToken, renormalize, slot.scores, slot.routes)
   block.gather(perToken, input, slot.routes, slot.gathered)
   block.experts(modules("gate"), intermediateSize, hiddenSize, perToken, slot.gathered, slot.routes, slot.gate)

@@ -40,6 +40,8 @@ export interface Observer {
 export type Epilogue =
   | { mode: "logits"; rows: Int32Array; logits: Float32Array }
   | { mode: "nll"; rows: Int32Array; targets: Int32Array; values: Float64Array }
+  /** values [rows, 2]: nll, 1 where the target is the most likely token. */
+  | { mode: "score"; rows: Int32Array; targets: Int32Array; values: Float64Array }
   | { mode: "sample"; rows: Int32Array; tokens: Int32Array; sampling: StepSampling }
   | {
       mode: "divergence"
@@ -51,6 +53,7 @@ export type Epilogue =
       referenceHidden: Float32Array
       referenceWidth: number
       referenceHead: number
+      referenceSoftcap: number
       referenceActivations: Activations
     }
 
@@ -78,7 +81,7 @@ interface BoundRuns {
   weights: Float64Array
 }
 
-const epilogueModes = { logits: 1, nll: 2, sample: 3, divergence: 4 } as const
+const epilogueModes = { logits: 1, nll: 2, sample: 3, divergence: 4, score: 5 } as const
 const opColumns = 16
 
 /** A program made native. Steps of one runner must not overlap in what they expect of its slots; they run one after another. */
@@ -112,12 +115,12 @@ export class ModelRunner {
     )
   }
 
-  /** Reads and binds the weights of one section; `prefix` precedes its names ("model.layers.3."). */
-  bindSection(section: number, prefix: string, source: WeightSource): Promise<BoundSection> {
+  /** Reads and binds the weights of one section; `prefix` precedes its names ("model.layers.3."). tokens: of a sequence altogether, as BoundSection.bind. */
+  bindSection(section: number, prefix: string, source: WeightSource, tokens?: number): Promise<BoundSection> {
     const template = this.program.sections[section]
     if (!template)
       throw new TsqError("ERR_OPTION", `section is ${section}, expected 0 to ${this.program.sections.length - 1}`)
-    return BoundSection.bind(section, prefix, template, source)
+    return BoundSection.bind(section, prefix, template, source, tokens)
   }
 
   createCache(layers: number, pages: number): KvCacheHandle {
@@ -128,7 +131,7 @@ export class ModelRunner {
   /** Runs the runs in order. The addon checks shapes, token ids and pages before anything runs. */
   step(request: Step): Promise<void> {
     const { runs, weights } = this.#bind(request.runs)
-    const { sequences, pageTable } = flattenSequences(request.sequences)
+    const { sequences, pageTable, adapters } = flattenSequences(request.sequences)
     const observers = (request.observers ?? []).map(({ reduction, accumulator, ...rest }) => ({
       ...rest,
       reduction: reductions[reduction],
@@ -144,6 +147,7 @@ export class ModelRunner {
           tokens: request.tokens ?? null,
           sequences,
           pageTable,
+          adapters,
           cache: request.cache?.value ?? null,
           hidden: request.hidden ?? null,
           hiddenSlot: 0,
@@ -185,18 +189,19 @@ export class ModelRunner {
   }
 }
 
-function flattenSequences(list: readonly StepSequence[]): { sequences: Int32Array; pageTable: Int32Array } {
-  const sequences = new Int32Array(list.length * 5)
+function flattenSequences(list: readonly StepSequence[]) {
+  const adapters = [...new Set(list.map(({ adapter }) => adapter).filter(adapter => adapter !== undefined))]
+  const sequences = new Int32Array(list.length * 6)
   const pageTable = new Int32Array(list.reduce((sum, sequence) => sum + sequence.pages.length, 0))
   let row = 0
   let page = 0
-  list.forEach(({ rows, context, pages }, i) => {
-    sequences.set([row, rows, context, page, pages.length], i * 5)
+  list.forEach(({ rows, context, pages, adapter }, i) => {
+    sequences.set([row, rows, context, page, pages.length, adapter ? adapters.indexOf(adapter) : -1], i * 6)
     pageTable.set(pages, page)
     row += rows
     page += pages.length
   })
-  return { sequences, pageTable }
+  return { sequences, pageTable, adapters: Float64Array.from(adapters, adapter => adapter.value) }
 }
 
 function nativeEpilogue(epilogue: Epilogue): StepEpilogue {

@@ -10,6 +10,8 @@ export interface StepSequence {
   rows: number
   context: number
   pages: readonly number[]
+  /** LoRA adapter (native handle) that its rows run with; absent: none. */
+  adapter?: NativeHandle | undefined
 }
 
 /** A native cache of keys and values. */

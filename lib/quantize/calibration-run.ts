@@ -1,8 +1,9 @@
 // The calibration set on its way through the model: hidden states of every window, advanced block by block.
 import { throwIfAborted } from "../core/errors.ts"
 import { sharedFloats, sharedInts, Tensor } from "../core/tensor.ts"
+import { divergenceColumns } from "../engine/window-scorer.ts"
 import { prepackDense } from "../kernels/packed-weight.ts"
-import type { Accumulator } from "../models/accumulator.ts"
+import { Accumulator } from "../models/accumulator.ts"
 import type { BlockWeights } from "../models/block-weights.ts"
 import { HessianSum } from "../models/hessian-sum.ts"
 import type { ModelProgram } from "../models/program.ts"
@@ -16,7 +17,7 @@ import {
 } from "../models/runner.ts"
 import { pagesFor } from "../models/sequence.ts"
 import type { Handle } from "../native.ts"
-import type { BlockSample } from "../transforms/transform.ts"
+import type { BlockSample, Watched } from "../transforms/transform.ts"
 import type { CalibrationSet } from "./calibration.ts"
 import { stepRows } from "./estimate.ts"
 
@@ -26,13 +27,10 @@ interface Batch {
   sequences: readonly StepSequence[]
 }
 
-/** A slot, an op that reads it, and where it is summed; of one expert where the slot is grouped by routes. */
-export interface Watched {
-  op: number
-  slot: number
-  accumulator: Accumulator
-  routes?: number
-  expert?: number
+/** Final hidden states as the head reads them, f32 [rows, width]. */
+export interface HeadInput {
+  states: Float32Array
+  width: number
 }
 
 export class CalibrationRun {
@@ -45,18 +43,27 @@ export class CalibrationRun {
   readonly #batches: readonly Batch[]
   /** [windows * sequenceLength, hiddenSize]: what enters the next block. */
   readonly #hidden: Float32Array
+  /** Of a fork: runner and cache are its origin's. */
+  readonly #isFork: boolean
   #owned: { dispose(): void }[] = []
 
-  private constructor(program: ModelProgram, source: WeightSource, set: CalibrationSet, device: Handle | null) {
+  private constructor(
+    program: ModelProgram,
+    source: WeightSource,
+    set: CalibrationSet,
+    device: Handle | null,
+    origin: CalibrationRun | null = null,
+  ) {
     this.#program = program
     this.#source = source
     this.#set = set
     this.#device = device
-    this.runner = new ModelRunner(program)
+    this.#isFork = origin !== null
     const length = set.sequenceLength
     const perStep = Math.max(1, Math.floor(stepRows / length))
     const pagesEach = pagesFor(length)
-    this.cache = this.runner.createCache(1, Math.min(perStep, set.windows.length) * pagesEach)
+    this.runner = origin?.runner ?? new ModelRunner(program)
+    this.cache = origin?.cache ?? this.runner.createCache(1, Math.min(perStep, set.windows.length) * pagesEach)
     const batches: Batch[] = []
     for (let first = 0; first < set.windows.length; first += perStep) {
       const count = Math.min(perStep, set.windows.length - first)
@@ -71,16 +78,17 @@ export class CalibrationRun {
     this.#hidden = sharedFloats(set.windows.length * length * program.config.hiddenSize)
   }
 
-  /** Embeds the calibration windows. device: where second moments are summed, null for the CPU. */
+  /** Embeds the calibration windows. device: where second moments are summed, null for the CPU. embedding: a source of its own for that. */
   static async start(
     program: ModelProgram,
     source: WeightSource,
     set: CalibrationSet,
     signal?: AbortSignal,
     device: Handle | null = null,
+    embedding: WeightSource = source,
   ): Promise<CalibrationRun> {
     const run = new CalibrationRun(program, source, set, device)
-    const prologue = await run.runner.bindSection(0, "", source)
+    const prologue = await run.runner.bindSection(0, "", embedding, set.sequenceLength)
     try {
       for (const batch of run.#batches) {
         const tokens = sharedInts(batch.rows)
@@ -107,6 +115,18 @@ export class CalibrationRun {
     }
   }
 
+  /** The same windows at the same place, with hidden states of their own: shares runner and cache, so that one of them runs at a time. */
+  fork(): CalibrationRun {
+    const fork = new CalibrationRun(this.#program, this.#source, this.#set, this.#device, this)
+    fork.#hidden.set(this.#hidden)
+    return fork
+  }
+
+  /** Tokens of all windows together. */
+  get rows(): number {
+    return this.#set.windows.length * this.#set.sequenceLength
+  }
+
   #slice(batch: Batch): Float32Array {
     const width = this.#program.config.hiddenSize
     return this.#hidden.subarray(batch.begin * width, (batch.begin + batch.rows) * width)
@@ -114,7 +134,13 @@ export class CalibrationRun {
 
   /** The block's original weights, or those of another source. */
   bind(layer: number, source: WeightSource = this.#source): Promise<BoundSection> {
-    return this.runner.bindSection(this.#program.blocks[layer]!, this.#program.blockPrefix(layer), source)
+    const { sequenceLength } = this.#set
+    return this.runner.bindSection(
+      this.#program.blocks[layer]!,
+      this.#program.blockPrefix(layer),
+      source,
+      sequenceLength,
+    )
   }
 
   /** `bound` with what a transform changed in its place; owned by this run. */
@@ -189,6 +215,24 @@ export class CalibrationRun {
     }
   }
 
+  /** Runs the block over the whole set as far as it is watched: slots are reduced, each before the op that reads it. */
+  async watch(bound: BoundSection, watched: readonly Watched[], signal?: AbortSignal): Promise<void> {
+    if (watched.length === 0) return
+    const opEnd = Math.max(...watched.map(({ op }) => op))
+    for (const batch of this.#batches) {
+      throwIfAborted(signal)
+      await this.runner.step({
+        runs: [{ section: bound, layer: 0, opBegin: 0, opEnd }],
+        rows: batch.rows,
+        sequences: batch.sequences,
+        cache: this.cache,
+        hidden: this.#slice(batch),
+        observers: observersOf(watched),
+        signal,
+      })
+    }
+  }
+
   /** Reduces what enters the head, once every block has advanced. */
   async observeHead(accumulator: Accumulator, signal?: AbortSignal): Promise<void> {
     const last = this.#program.sections.length - 1
@@ -198,22 +242,6 @@ export class CalibrationRun {
       await this.observe(bound, op, this.#program.sections[last]!.ops[op]!.in[0]!, accumulator, signal)
     } finally {
       bound.dispose()
-    }
-  }
-
-  /** Runs the block up to op `op` over the whole set and reduces slots on the way, on the CPU. */
-  async observeAll(bound: BoundSection, op: number, watched: readonly Watched[], signal?: AbortSignal): Promise<void> {
-    for (const batch of this.#batches) {
-      throwIfAborted(signal)
-      await this.runner.step({
-        runs: [{ section: bound, layer: 0, opBegin: 0, opEnd: op }],
-        rows: batch.rows,
-        sequences: batch.sequences,
-        cache: this.cache,
-        hidden: this.#slice(batch),
-        observers: watched.map(watch),
-        signal,
-      })
     }
   }
 
@@ -229,24 +257,152 @@ export class CalibrationRun {
         sequences: batch.sequences,
         cache: this.cache,
         hidden,
-        observers: [...watched.map(watch), { run: 0, op: ops - 1, slot: 0, reduction: "copy", out: hidden }],
+        observers: [...observersOf(watched), { run: 0, op: ops - 1, slot: 0, reduction: "copy", out: hidden }],
         signal,
       })
     }
   }
 
+  /**
+   * Runs a block on these hidden states without taking its outputs, and compares those with what `reference`, a fork, holds: their squared
+   * difference relative to the reference's square.
+   */
+  async outputError(bound: BoundSection, reference: CalibrationRun, signal?: AbortSignal): Promise<number> {
+    const ops = this.#program.sections[bound.section]!.ops.length
+    const error = new Accumulator("squaredError", this.#program.slots[0]!)
+    try {
+      for (const batch of this.#batches) {
+        throwIfAborted(signal)
+        await this.runner.step({
+          runs: [{ section: bound, layer: 0 }],
+          rows: batch.rows,
+          sequences: batch.sequences,
+          cache: this.cache,
+          hidden: this.#slice(batch),
+          observers: [
+            {
+              run: 0,
+              op: ops - 1,
+              slot: 0,
+              reduction: "squaredError",
+              accumulator: error.handle,
+              reference: reference.#slice(batch),
+            },
+          ],
+          signal,
+        })
+      }
+      const [difference, square] = error.read(2)
+      return difference! / Math.max(square!, Number.MIN_VALUE)
+    } finally {
+      error.dispose()
+    }
+  }
+
+  /** What the logits are made of, once every block has advanced: [rows, width]. */
+  async headInput(signal?: AbortSignal): Promise<HeadInput> {
+    const { section, slot, width } = this.#head
+    const bound = await this.runner.bindSection(section, "", this.#source)
+    const op = this.#program.sections[section]!.ops.length - 1
+    const states = sharedFloats(this.rows * width)
+    try {
+      for (const batch of this.#batches) {
+        throwIfAborted(signal)
+        const out = states.subarray(batch.begin * width, (batch.begin + batch.rows) * width)
+        await this.runner.step({
+          runs: [{ section: bound, layer: 0, opBegin: 0, opEnd: op }],
+          rows: batch.rows,
+          sequences: batch.sequences,
+          cache: this.cache,
+          hidden: this.#slice(batch),
+          observers: [{ run: 0, op: op - 1, slot, reduction: "copy", out }],
+          signal,
+        })
+      }
+      return { states, width }
+    } finally {
+      bound.dispose()
+    }
+  }
+
+  /**
+   * Mean KL(reference || this) over the predicted tokens in nats, once every block of both has advanced. `epilogue`: where this run's final
+   * norm and head come from; the reference's head is the original.
+   */
+  async divergence(reference: HeadInput, signal?: AbortSignal, epilogue: WeightSource = this.#source): Promise<number> {
+    const { sequenceLength: length, windows } = this.#set
+    const { section, width, weight, softcap } = this.#head
+    const original = await this.runner.bindSection(section, "", this.#source)
+    const bound = epilogue === this.#source ? original : await this.runner.bindSection(section, "", epilogue)
+    const perWindow = length - 1
+    let sum = 0
+    try {
+      for (const batch of this.#batches) {
+        throwIfAborted(signal)
+        const count = batch.rows / length
+        const rows = sharedInts(count * perWindow)
+        const targets = sharedInts(count * perWindow)
+        const referenceHidden = sharedFloats(count * perWindow * width)
+        for (let i = 0; i < count; i++) {
+          const first = batch.begin + i * length
+          targets.set(windows[first / length]!.subarray(1), i * perWindow)
+          for (let j = 0; j < perWindow; j++) rows[i * perWindow + j] = i * length + j
+          const from = first * width
+          referenceHidden.set(reference.states.subarray(from, from + perWindow * width), i * perWindow * width)
+        }
+        const values = new Float64Array(new SharedArrayBuffer(8 * divergenceColumns * rows.length))
+        await this.runner.step({
+          runs: [{ section: bound, layer: 0 }],
+          rows: batch.rows,
+          sequences: batch.sequences,
+          cache: this.cache,
+          hidden: this.#slice(batch),
+          epilogue: {
+            mode: "divergence",
+            rows,
+            targets,
+            values,
+            referenceHidden,
+            referenceWidth: width,
+            referenceHead: original.weights[weight]!,
+            referenceSoftcap: softcap,
+            referenceActivations: "exact",
+          },
+          signal,
+        })
+        for (let i = 0; i < values.length; i += divergenceColumns) sum += values[i]!
+      }
+      return sum / (windows.length * perWindow)
+    } finally {
+      original.dispose()
+      bound.dispose()
+    }
+  }
+
+  /** Where the logits operation, the program's last, reads. */
+  get #head(): { section: number; slot: number; width: number; weight: number; softcap: number } {
+    const { sections, slots } = this.#program
+    const logits = sections.at(-1)!.ops.at(-1)!
+    const slot = logits.in[0]!
+    return {
+      section: sections.length - 1,
+      slot,
+      width: slots[slot]!,
+      weight: logits.weights[0]!,
+      softcap: logits.p[0]!,
+    }
+  }
+
   dispose(): void {
     this.releaseOwned()
+    if (this.#isFork) return
     this.cache.dispose()
     this.runner.dispose()
   }
 }
 
-const watch = ({ op, slot, accumulator, routes, expert }: Watched): Observer => ({
-  run: 0,
-  op: op - 1,
-  slot,
-  reduction: accumulator.kind,
-  accumulator: accumulator.handle,
-  ...(routes !== undefined && expert !== undefined && { routes, expert }),
-})
+const observersOf = (watched: readonly Watched[]): Observer[] =>
+  watched.map(({ op, slot, accumulator, routes, expert }) => ({
+    ...{ run: 0, op: op - 1, slot, reduction: accumulator.kind, accumulator: accumulator.handle },
+    ...(routes !== undefined && expert !== undefined && { routes, expert }),
+  }))

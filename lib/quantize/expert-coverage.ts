@@ -6,8 +6,8 @@ import type { Recipe } from "./recipe.ts"
 
 /**
  * Tokens that a linear of an expert needs for its second moments to be worth using. GPTQ from N rows against a search by weights alone, on
- * rows that neither has seen (fable-5m, 4 bits in groups of 64, layers 1, 3 and 5): the error is 1.2 to 1.7 times as large for N = k / 2, between 0.3
- * and 2 times for N = k, and smaller in nearly all linears from N = 2 k on.
+ * rows that neither has seen (docs/rounding.md): the error is 0.5 to 2 times as large for N = k / 2, 0.3 to 2 times for N = k, and smaller
+ * nearly everywhere from N = 2 k on.
  */
 export const expertFloor = (recipe: Pick<Recipe, "expertFloor">, k: number): number =>
   Math.max(1, recipe.expertFloor ?? Math.max(64, 2 * k))

@@ -56,7 +56,7 @@ export async function quantizeExperts(input: ExpertStageInput): Promise<BoundSec
     try {
       const { op, slot } = stage
       const watched = chunk.map(entry => ({ ...entry, op, slot, routes: experts.routes }))
-      await run.observeAll(bound, op, watched, signal)
+      await run.watch(bound, watched, signal)
       for (const { expert, accumulator } of chunk) {
         const statistics = {
           hessian: accumulator.handle,
@@ -77,7 +77,7 @@ export async function quantizeExperts(input: ExpertStageInput): Promise<BoundSec
 async function countTokens({ run, bound, stage, experts, signal }: ExpertStageInput): Promise<Float64Array> {
   const counts = new Accumulator("nonZero", run.runner.program.slots[experts.routes]!)
   try {
-    await run.observeAll(bound, stage.op, [{ op: stage.op, slot: experts.routes, accumulator: counts }], signal)
+    await run.watch(bound, [{ op: stage.op, slot: experts.routes, accumulator: counts }], signal)
     return counts.read(counts.width)
   } finally {
     counts.dispose()

@@ -73,7 +73,7 @@ export async function inspectModel(path: string, options: InspectModelOptions = 
   if (typeof path === "string" && path.endsWith(".gguf")) return inspectGguf(path, engines)
   const checkpoint = await Checkpoint.open(path)
   try {
-    const program = describeModel(checkpoint.config)
+    const program = describeModel(checkpoint.config, name => checkpoint.has(name))
     const { layers, kvHeads, headDim, maxContext } = program.config
     const context = checked.integer("context", { min: 1 }, maxContext)
     const batch = checked.integer("batch", { min: 1 }, 1)

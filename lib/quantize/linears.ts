@@ -1,4 +1,4 @@
-// The linears of a model's blocks, and which of them share an input.
+// The linears of a model's blocks, which of them share an input, and which of them engines fuse.
 import type { ModelProgram, Section, WeightSlot } from "../models/program.ts"
 
 export type LinearSlot = Extract<WeightSlot, { kind: "linear" }>
@@ -37,4 +37,17 @@ export function stages(section: Section): Stage[] {
     }
   })
   return result
+}
+
+/**
+ * Linears of a block that engines fuse into one matrix or layer, which has one scheme, by their names within the block, in the order of the
+ * program: those that read the same input (q, k, v; gate, up), and all of all experts. A linear that is fused with none is a group of one.
+ */
+export function fusedGroups(program: ModelProgram, layer: number): string[][] {
+  const groups = new Map<string, string[]>()
+  for (const { slot, modules, experts } of stages(program.sections[program.blocks[layer]!]!)) {
+    const key = experts ? `experts ${experts.routes}` : `input ${slot}`
+    groups.set(key, [...(groups.get(key) ?? []), ...modules])
+  }
+  return [...groups.values()]
 }

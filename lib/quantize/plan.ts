@@ -7,9 +7,10 @@ import { formatByName } from "../formats/registry.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { engineScheme, isEngineScheme } from "./engine-schemes.ts"
 import { estimateMemory, estimateSeconds, nominalBits, sizeUp } from "./estimate.ts"
-import { linearsOf, stages } from "./linears.ts"
+import { fusedGroups, linearsOf } from "./linears.ts"
 import type { QuantizeModelOptions, Recipe } from "./recipe.ts"
-import { bitsandbytesScheme, bitsOf, isBitsandbytes, type SchemeName } from "./scheme.ts"
+import { bitsandbytesScheme, bitsOf, type GroupSize, isBitsandbytes, type SchemeName } from "./scheme.ts"
+import { refuseTransposed } from "./transposed.ts"
 
 export interface PlannedModule {
   /** Full module name. */
@@ -64,8 +65,13 @@ export function makePlan(
     const { vocabularySize, hiddenSize } = program.config
     modules.push(planModule(module, null, [vocabularySize, hiddenSize], recipe, program))
   }
+  refuseTransposed(modules, program, recipe.format)
   keepFusedTogether(modules, program, warnings)
   checkPatterns(modules, recipe, program, warnings)
+  if (checkpoint.isAlias(`${program.head}.weight`))
+    warnings.push(
+      `the head was tied to the embedding and becomes a matrix of its own, with another ${mb(checkpoint.entry(`${program.head}.weight`).bytes)}: the last norm's weight moves into it`,
+    )
   const refused = modules.filter(entry => entry.refused)
   if (refused.length > 0) {
     const reasons = [
@@ -115,7 +121,8 @@ const describeParts = (parts: Record<string, number>) =>
     .map(([name, bytes]) => `${name} ${mb(bytes)}`)
     .join(", ")
 
-function planModule(
+/** What a recipe makes of one module. */
+export function planModule(
   module: string,
   layer: number | null,
   shape: readonly [number, number],
@@ -136,7 +143,7 @@ function planModule(
   const override = recipe.overrides.find(({ pattern }) => matches(pattern, module))
   if (override?.scheme === "none") return leave("ignored by override")
   if (layer === null && !override) return leave(module === program.head ? "output head, kept" : "embedding, kept")
-  const scheme = schemeOn(module, shape, (override?.scheme as SchemeName | undefined) ?? recipe.scheme, recipe, program)
+  const scheme = schemeOn(module, shape, override?.scheme ?? recipe.scheme, override?.groupSize, recipe, program)
   const reason = formatByName(recipe.format).refuses(module, shape, scheme, {
     groupIndex: recipe.rounding === "gptq" && recipe.roundingOptions.order === "dynamic",
   })
@@ -148,10 +155,11 @@ function schemeOn(
   module: string,
   shape: readonly [number, number],
   name: SchemeName,
+  ownGroups: GroupSize | undefined,
   recipe: Recipe,
   program: ModelProgram,
 ): Scheme {
-  const { groupSize } = recipe
+  const groupSize = ownGroups ?? recipe.groupSize
   const k = shape[1]
   if (isBitsandbytes(name)) return bitsandbytesScheme(name, groupSize, k, recipe.doubleQuantization, "quantizeModel")
   if (isEngineScheme(name))
@@ -186,22 +194,12 @@ export function matches(pattern: string, module: string): boolean {
   return from <= module.length - last.length
 }
 
-/**
- * Engines fuse q, k, v and gate, up, and all linears of all experts of a layer: where the format refuses one of them, its siblings stay
- * unquantized as well.
- */
+/** Where the format refuses one of the linears that engines fuse, its siblings stay unquantized as well. */
 function keepFusedTogether(modules: PlannedModule[], program: ModelProgram, warnings: string[]): void {
   const byName = new Map(modules.map(entry => [entry.module, entry]))
-  for (let layer = 0; layer < program.blocks.length; layer++) {
-    const section = program.sections[program.blocks[layer]!]!
-    const prefix = program.blockPrefix(layer)
-    const fused = new Map<string, PlannedModule[]>()
-    for (const stage of stages(section)) {
-      const key = stage.experts ? `experts ${stage.experts.routes}` : `input ${stage.slot}`
-      const entries = stage.modules.map(module => byName.get(prefix + module)!)
-      fused.set(key, [...(fused.get(key) ?? []), ...entries])
-    }
-    for (const siblings of fused.values()) {
+  for (let layer = 0; layer < program.blocks.length; layer++)
+    for (const group of fusedGroups(program, layer)) {
+      const siblings = group.map(module => byName.get(program.blockPrefix(layer) + module)!)
       const refused = siblings.find(entry => entry.refused)
       if (refused)
         for (const entry of siblings)
@@ -216,7 +214,6 @@ function keepFusedTogether(modules: PlannedModule[], program: ModelProgram, warn
           `${someOf(siblings.map(entry => entry.module))} differ in bits; engines that fuse them will refuse the file`,
         )
     }
-  }
 }
 
 const someOf = (names: readonly string[]): string =>

@@ -1,33 +1,16 @@
-// The scales that AWQ tries, and linears as they would be rounded under them.
+// The scales that AWQ tries for a group.
 import { sharedFloats } from "../core/tensor.ts"
-import { PackedWeight } from "../kernels/packed-weight.ts"
 import type { Accumulator } from "../models/accumulator.ts"
 import type { ScaleGroup } from "../models/program.ts"
-import type { BoundSection } from "../models/runner.ts"
-import { type Grid, native } from "../native.ts"
-import type { TransformInput, TransformReport } from "./transform.ts"
+import { native } from "../native.ts"
+import { type FoundScale, sourceChannel, sourceName } from "./scale-groups.ts"
+import type { TransformInput } from "./transform.ts"
 
 const steps = 20
 
-/** A group, the op that its search begins at, and the squares of that op's input: of one expert where the slot is grouped by routes. */
-export interface Observed {
-  group: ScaleGroup
-  op: number
-  slot: number
-  squares: Accumulator
-  routes?: number
-  expert?: number
-}
-
-export interface Found {
-  group: ScaleGroup
-  /** [width of the source]; null: none beat leaving it alone. */
-  scale: Float32Array | null
-  report: TransformReport["groups"][number]
-}
-
-export interface Candidate {
+export interface Best {
   error: number
+  /** null: none was better than leaving the group alone. */
   scale: Float32Array | null
   step: number
   duo: boolean
@@ -40,12 +23,12 @@ export const firstSteps: readonly (readonly [step: number, duo: boolean])[] = [t
 export const neighbours = (middle: number): number[] =>
   [middle - 1, middle + 1].filter(step => step > 0 && step < steps)
 
-export function foundFor(group: ScaleGroup, { scale, step, error }: Candidate, errorBefore: number): Found {
-  const source = group.source.kind === "vector" ? group.source.tensor : group.source.module
-  return { group, scale, report: { source, targets: [...group.targets], ratio: step / steps, error, errorBefore } }
-}
+export const foundScale = (group: ScaleGroup, { scale, step, error }: Best, errorBefore: number): FoundScale => ({
+  group,
+  scale,
+  report: { source: sourceName(group), targets: [...group.targets], ratio: step / steps, error, errorBefore },
+})
 
-/** The scales that a group may get. */
 export class Candidates {
   readonly #activations: Float64Array
   readonly #magnitudes: Float64Array
@@ -63,28 +46,6 @@ export class Candidates {
   scale(step: number, duo: boolean): Float32Array {
     return candidateScale(this.#activations, this.#magnitudes, step / steps, duo)
   }
-}
-
-/** `bound` with the group's linears as they would be rounded under `scale`; adds to `packed` what has to be disposed of. */
-export async function withRounded(
-  { gridOf, weights }: Pick<TransformInput, "gridOf" | "weights">,
-  bound: BoundSection,
-  group: ScaleGroup,
-  scale: Float32Array | null,
-  packed: PackedWeight[],
-): Promise<BoundSection> {
-  const columns = scale && expand(scale, group)
-  let result = bound
-  for (const target of group.targets) {
-    const grid: Grid | null = gridOf(target)
-    if (!grid) continue
-    const [n, k] = weights.shape(target)
-    const weight = await weights.linear(target)
-    const rounded = new PackedWeight(await native.packRounded(weight, n, k, grid, columns, null), [n, k], 32)
-    packed.push(rounded)
-    result = result.set(target, rounded)
-  }
-  return result
 }
 
 /** Root mean square of the input by source channel: over the heads that share a KV head where the source is v_proj. */
@@ -106,7 +67,7 @@ async function columnMagnitude(input: TransformInput, group: ScaleGroup, width: 
   for (const target of group.targets) {
     const [n, k] = input.weights.shape(target)
     const out = sharedFloats(k)
-    await native.columnMagnitude(await input.weights.linear(target), n, k, input.gridOf(target)?.groupSize ?? k, out)
+    await native.columnMagnitude(await input.weights.linear(target), n, k, input.schemeOf(target)?.groupSize ?? k, out)
     out.forEach((value, column) => {
       result[sourceChannel(column, group)]! += (value * n) / group.repeat
     })
@@ -134,18 +95,4 @@ function candidateScale(
     scale[i] = value / middle
   })
   return scale
-}
-
-/** The source channel that feeds a column of the targets: query heads of a group share their KV head's channels. */
-function sourceChannel(column: number, group: ScaleGroup): number {
-  if (group.repeat === 1) return column
-  const head = Math.floor(column / group.blockWidth)
-  return Math.floor(head / group.repeat) * group.blockWidth + (column % group.blockWidth)
-}
-
-export function expand(scale: Float32Array, group: ScaleGroup): Float32Array {
-  if (group.repeat === 1) return scale
-  const columns = sharedFloats(scale.length * group.repeat)
-  for (let column = 0; column < columns.length; column++) columns[column] = scale[sourceChannel(column, group)]!
-  return columns
 }

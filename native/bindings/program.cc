@@ -70,6 +70,30 @@ Napi::Value createCache(Arguments& a) {
   return a.environment().hold(take(KvCache::create(layers, kvHeads, headDim, pages)));
 }
 
+uint64_t handleOf(double value, const char* name, int64_t index) {
+  return static_cast<uint64_t>(wholeNumber(value, name, index, 1, kMaxSize));
+}
+
+Napi::Value createAdapter(Arguments& a) {
+  const auto handles = a.copy<double>(a[0], "weights");
+  const auto scales = a.copy<double>(a[1], "scales");
+  if (handles.size() != 3 * scales.size())
+    refuse(Code::kShape, std::string("createAdapter: weights has ") + std::to_string(handles.size()) +
+                             " elements, expected base, A and B for each of " + std::to_string(scales.size()) +
+                             " scales");
+  const auto weight = [&](size_t i) -> const std::shared_ptr<const PackedWeight>& {
+    return a.environment().handles.get<const PackedWeight>(handleOf(handles[i], "weights", static_cast<int64_t>(i)));
+  };
+  std::vector<LowRank> products;
+  for (size_t i = 0; i < scales.size(); ++i) {
+    if (!std::isfinite(static_cast<float>(scales[i])))
+      refuse(Code::kNumeric, std::string("createAdapter: scales[") + std::to_string(i) + "] is " +
+                                 std::to_string(scales[i]) + ", expected a number that f32 holds");
+    products.push_back({weight(3 * i), weight(3 * i + 1), weight(3 * i + 2), static_cast<float>(scales[i])});
+  }
+  return a.environment().hold(take(Adapter::create(std::move(products))));
+}
+
 // Reads a StepRequest into memory of its own: everything that is an index is copied, everything large is a view.
 class RequestReader {
  public:
@@ -141,9 +165,14 @@ class RequestReader {
   }
 
   void readSequences() {
-    const std::vector<int32_t> values = table("sequences", 5);
-    for (size_t i = 0; i < values.size(); i += 5)
-      step_->request.sequences.push_back({values[i], values[i + 1], values[i + 2], values[i + 3], values[i + 4]});
+    const std::vector<int32_t> values = table("sequences", 6);
+    for (size_t i = 0; i < values.size(); i += 6)
+      step_->request.sequences.push_back(
+          {values[i], values[i + 1], values[i + 2], values[i + 3], values[i + 4], values[i + 5]});
+    const std::vector<double> adapters = a_.copy<double>(field("adapters"), "adapters");
+    for (size_t i = 0; i < adapters.size(); ++i)
+      step_->request.adapters.push_back(
+          a_.environment().handles.get<const Adapter>(handleOf(adapters[i], "adapters", static_cast<int64_t>(i))));
     step_->request.pageTable = a_.copy<int32_t>(field("pageTable"), "pageTable");
   }
 
@@ -152,12 +181,12 @@ class RequestReader {
     for (size_t i = 0; i < handles.size(); ++i) {
       WeightRef weight;
       if (handles[i] != -1) {
-        const int64_t handle = wholeNumber(handles[i], "weights", static_cast<int64_t>(i), 1, kMaxSize);
-        const NativeObject& object = a_.environment().handles.object(static_cast<uint64_t>(handle));
+        const uint64_t handle = handleOf(handles[i], "weights", static_cast<int64_t>(i));
+        const NativeObject& object = a_.environment().handles.object(handle);
         if (const auto* packed = std::get_if<std::shared_ptr<const PackedWeight>>(&object)) {
           weight = *packed;
         } else {
-          weight = a_.environment().handles.get<const Vector>(static_cast<uint64_t>(handle));
+          weight = a_.environment().handles.get<const Vector>(handle);
         }
       }
       step_->request.weights.push_back(std::move(weight));
@@ -206,7 +235,7 @@ class RequestReader {
   void readEpilogue(Napi::Value object) {
     const auto read = [&](const char* key) { return a_.property(object, key, "epilogue"); };
     Epilogue& epilogue = step_->request.epilogue;
-    epilogue.mode = static_cast<EpilogueMode>(a_.integer(read("mode"), "epilogue.mode", 1, 4));
+    epilogue.mode = static_cast<EpilogueMode>(a_.integer(read("mode"), "epilogue.mode", 1, 5));
     epilogue.rows = indices(read("rows"), "epilogue.rows", 0, &step_->epilogueRows);
     epilogue.count = static_cast<int64_t>(step_->epilogueRows.size());
     const auto values = [&](int64_t each) {
@@ -238,6 +267,9 @@ class RequestReader {
         break;
       case EpilogueMode::kNll:
         epilogue.values = values(1);
+        break;
+      case EpilogueMode::kScore:
+        epilogue.values = values(2);
         break;
     }
     epilogue.targets = indices(read("targets"), "epilogue.targets", epilogue.count, &step_->targets);
@@ -296,6 +328,7 @@ Napi::Value step(Arguments& a) {
 constexpr Export kExports[] = {
     {"createProgram", createProgram, false},
     {"createCache", createCache, false},
+    {"createAdapter", createAdapter, false},
     {"step", step, true},
 };
 

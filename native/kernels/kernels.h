@@ -91,11 +91,16 @@ struct KernelTable {
 
   // y = x * rsqrt(mean(x^2) + eps) * (offset + weight), one row of `width`.
   void (*rmsnorm)(const float* x, const float* weight, float* y, int64_t width, float eps, float offset);
+  // y = (x - mean(x)) * rsqrt(variance(x) + eps) * weight + bias (or null), one row of `width`.
+  void (*layernorm)(const float* x, const float* weight, const float* bias, float* y, int64_t width, float eps);
   // Rotates the halves of the first rotaryDim elements (cos, sin: [rotaryDim / 2]); copies the rest.
   void (*rope)(const float* x, float* y, int64_t headDim, int64_t rotaryDim, const float* cosine, const float* sine);
   void (*attention)(const AttentionTile& tile, float* scratch);
-  void (*silu)(const float* gate, const float* up, float* y, int64_t count);      // y = gate * sigmoid(gate) * up
-  void (*geluTanh)(const float* gate, const float* up, float* y, int64_t count);  // y = gelu_tanh(gate) * up
+  // y = f(gate) * up, or f(gate) where up is null: f(x) = x sigmoid(x), the GELU's approximation by tanh, and the GELU
+  // itself, x Phi(x) = x (1 + erf(x / sqrt 2)) / 2. y may be gate.
+  void (*silu)(const float* gate, const float* up, float* y, int64_t count);
+  void (*geluTanh)(const float* gate, const float* up, float* y, int64_t count);
+  void (*geluErf)(const float* gate, const float* up, float* y, int64_t count);
   void (*add)(const float* a, const float* b, float* y, int64_t count);
   void (*axpy)(float a, const float* x, float* y, int64_t count);  // y += a x  (fused)
   float (*dot)(const float* a, const float* b, int64_t count);

@@ -35,12 +35,16 @@ Status checkSequences(const StepRequest& request, StepPlan* plan) {
       return optionError("sequences[", s, "].context is ", sequence.context, ", expected 0 to ",
                          kMaxContext - sequence.rows);
     }
+    const int64_t adapters = static_cast<int64_t>(request.adapters.size());
+    if (sequence.adapter < -1 || sequence.adapter >= adapters) {
+      return optionError("sequences[", s, "].adapter is ", sequence.adapter, ", expected -1 (none) to ", adapters - 1);
+    }
     for (int64_t i = 0; i < sequence.rows; ++i) plan->positions.push_back(sequence.context + i);
     next += sequence.rows;
   }
   if (next == request.rows) return Status();
   return optionError("the sequences cover ", next, " rows, expected all ", request.rows,
-                     " (rope and attention need positions)");
+                     " (rope, attention and adapters need to know whose they are)");
 }
 
 Status checkPages(const StepRequest& request, StepPlan* plan) {

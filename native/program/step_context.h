@@ -3,6 +3,7 @@
 #include "program/attention.h"
 #include "program/epilogue.h"
 #include "program/experts.h"
+#include "program/low_rank.h"
 #include "program/rope_tables.h"
 #include "program/slot_arena.h"
 #include "program/step_plan.h"
@@ -15,6 +16,7 @@ struct Workspace {
   AttentionWorkspace attention;
   EpilogueWorkspace epilogue;
   ExpertGroups experts;
+  LowRankWorkspace lowRank;
 };
 
 struct StepContext {

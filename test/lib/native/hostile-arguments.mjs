@@ -221,6 +221,10 @@ const fixtures = {
   packFile: await writtenPackFile(),
   released: native.vector(new Float32Array(1)),
 }
+fixtures.adapter = native.createAdapter(
+  Float64Array.of(fixtures.codes, fixtures.decoded, fixtures.decoded),
+  Float64Array.of(0.5),
+)
 // On the emulated CUDA runtime; on systems without it, handles of another kind, which are refused.
 const emulated = fileURLToPath(new URL("../../../build-native/libtsq_cuda_emulated.so", import.meta.url))
 const cublas = fileURLToPath(new URL("../../../build-native/libtsq_cublas_emulated.so", import.meta.url))
@@ -312,6 +316,7 @@ const epilogue = () => {
     null,
     { mode: 1, rows, logits: shared(Float32Array, 16) },
     { mode: 2, rows, targets, values: shared(Float64Array, 2) },
+    { mode: 5, rows, targets, values: shared(Float64Array, 4) },
     {
       mode: 3,
       rows,
@@ -344,7 +349,12 @@ const request = () => ({
   weights: Float64Array.of(fixtures.table, fixtures.weight, fixtures.norm, fixtures.frequencies),
   rows: 3,
   tokens: pick([Int32Array.of(1, 2, 7), filled(Int32Array, 3)]),
-  sequences: pick([Int32Array.of(0, 3, 0, 0, 1), Int32Array.of(0, 1, 4, 0, 1, 1, 2, 15, 1, 2), filled(Int32Array, 5)]),
+  sequences: pick([
+    Int32Array.of(0, 3, 0, 0, 1, -1),
+    Int32Array.of(0, 1, 4, 0, 1, 0, 1, 2, 15, 1, 2, -1),
+    filled(Int32Array, 6),
+  ]),
+  adapters: pick([new Float64Array(0), Float64Array.of(fixtures.adapter), filled(Float64Array, 1)]),
   pageTable: pick([Int32Array.of(0, 2, 3), filled(Int32Array, 3)]),
   cache: fixtures.cache,
   hidden: maybe(filled(Float32Array, 3 * k)),
@@ -378,6 +388,8 @@ const valid = {
   convertAsync: () => ((a, b) => [pick([dtypeArray(a, 64), mapped()]), a, dtypeArray(b, 64), b, 64])(dtype(), dtype()),
   scan: () => (a => [pick([dtypeArray(a, 64), mapped()]), a, 64])(dtype()),
   scaleMatrix: () => [w(), n, k, maybe(filled(Float32Array, n)), maybe(filled(Float32Array, k)), w()],
+  hadamardOrder: () => [pick([1, 7, 12, 96, 2 ** 53 - 1])],
+  hadamard: () => [w(), n, k, below(2), pick([1, 2, 4, 12, 3]), null, w()],
   addLowRank: () => [w(), n, k, filled(Float32Array, 3 * k), filled(Float32Array, n * 3), 3, 0.5, w()],
   columnMagnitude: () => [w(), n, k, group, filled(Float32Array, k)],
   groupMagnitude: () => [w(), n, k, group, filled(Float32Array, n * k)],
@@ -544,6 +556,10 @@ const valid = {
   ],
   createProgram: () => [Float64Array.of(k, k, k, k), Int32Array.of(4), ops(), 8],
   createCache: () => [1 + below(2), 1, 8, 1 + below(4)],
+  createAdapter: () => [
+    Float64Array.of(fixtures.codes, pick([fixtures.decoded, fixtures.norm]), fixtures.decoded),
+    pick([Float64Array.of(0.5), filled(Float64Array, 1)]),
+  ],
   step: () => [fixtures.program, request(), flag()],
   cuda: () => [pick([null, emulated])],
   cudaOpen: () => [emulated, below(3)],
