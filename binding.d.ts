@@ -149,8 +149,8 @@ export interface GptqReport {
   note: string
 }
 
-/** hessian 0, sum of squares 1, absolute maximum 2, copy 3, squared error 4, mean 5, reservoir 6. */
-export type ReductionCode = 0 | 1 | 2 | 3 | 4 | 5 | 6
+/** hessian 0, sum of squares 1, absolute maximum 2, copy 3, squared error 4, mean 5, reservoir 6, rows with something other than 0 by column 7. */
+export type ReductionCode = 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7
 
 /** One execution of ops [opBegin, opEnd) of a section: [section, opBegin, opEnd, weightBase, cacheLayer]. */
 export interface StepObserver {
@@ -165,6 +165,9 @@ export interface StepObserver {
   out?: Float32Array
   /** squared error: [rows, slot width]. */
   reference?: Float32Array
+  /** Both: the slot is grouped by the routes in that slot, and only rows of this expert are reduced. All reductions but copy. */
+  routes?: number
+  expert?: number
 }
 
 export interface StepSampling {
@@ -739,7 +742,7 @@ export interface Binding {
   /** Feeds rows [rows, width]. */
   accumulate(accumulator: Handle, x: Float32Array, rows: number): Promise<void>
   accumulatorRows(accumulator: Handle): number
-  /** hessian: its diagonal [width]; sum of squares, absolute maximum, mean: [width]; squared error: [2]; reservoir: [min(rows, capacity), width]. */
+  /** hessian: its diagonal [width]; sum of squares, absolute maximum, mean, non-zero: [width]; squared error: [2]; reservoir: [min(rows, capacity), width]. */
   readAccumulator(accumulator: Handle, out: Float32Array | Float64Array): void
 
   // Programs

@@ -52,7 +52,7 @@ export function addInspect(program: Command): void {
       if (flags.json) return printJson(found)
       const { findingText, metadataTable, tensorTable } = await import("../report/tables.ts")
       print(
-        `${found.architecture}, ${(found.parameters / 1e6).toFixed(1)} million parameters, ${bytesText(found.weightBytes)}`,
+        `${found.architecture}, ${(found.parameters / 1e6).toFixed(1)} million parameters${found.activeParameters === undefined ? "" : ` (${(found.activeParameters / 1e6).toFixed(1)} a token)`}, ${bytesText(found.weightBytes)}`,
       )
       print(`format ${found.format}${found.scheme ? `, ${found.scheme}` : ""}`)
       print(

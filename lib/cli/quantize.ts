@@ -37,6 +37,7 @@ interface Flags extends Omit<SharedFlags, "activations"> {
   saveImatrix?: string
   samples?: number
   sequenceLength?: number
+  expertFloor?: number
   ignore?: string[]
   override?: string[]
   targetBits?: number
@@ -95,6 +96,11 @@ export function addQuantize(program: Command): void {
       .option("--save-imatrix <file>", "write the importance matrix of --calibration: .gguf, or .dat for older tools")
       .option("--samples <n>", "windows of calibration (default: up to 128)", positive)
       .option("--sequence-length <n>", "tokens of a window (default 512)", positive)
+      .option(
+        "--expert-floor <n>",
+        "tokens that must reach an expert for it to be calibrated (default: twice its columns)",
+        integer,
+      )
       .option(
         "--ignore <pattern>",
         "leave modules alone, by name or pattern with *; may be given several times",
@@ -232,6 +238,7 @@ async function toOptions(flags: Flags): Promise<Record<string, unknown>> {
     saveImatrix: flags.saveImatrix,
     samples: flags.samples,
     sequenceLength: flags.sequenceLength,
+    expertFloor: flags.expertFloor,
     ignore: flags.ignore,
     overrides,
     targetBits: flags.targetBits,

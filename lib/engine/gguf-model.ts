@@ -4,7 +4,7 @@ import { TsqError } from "../core/errors.ts"
 import { decodeBlocks } from "../formats/gguf-blocks.ts"
 import { type GenerationDefaults, plainGeneration } from "../models/generation-config.ts"
 import { configOfGguf } from "../models/gguf-config.ts"
-import { hfName, ropeFreqsName } from "../models/gguf-names.ts"
+import { hfName, holdsExperts, isRouter, ropeFreqsName } from "../models/gguf-names.ts"
 import { tokenizerOfGguf } from "../models/gguf-tokenizer.ts"
 import { Tokenizer } from "../models/tokenizer.ts"
 import { GgufSource } from "./gguf-source.ts"
@@ -34,8 +34,11 @@ export class GgufModel {
       const factors = gguf.entries.get(ropeFreqsName)
       const ropeFactors = factors ? await decodeBlocks(factors, gguf.mapped(ropeFreqsName)) : null
       const has = (name: string) => gguf.entries.has(name)
-      const foreign = [...gguf.entries.keys()].filter(name => hfName(name) === null && name !== ropeFreqsName)
       const config = configOfGguf(gguf.metadata, { has, ropeFactors }, path)
+      const experts = (config.num_local_experts ?? config.num_experts) !== undefined
+      const used = (name: string) =>
+        holdsExperts(name) || isRouter(name) ? experts : hfName(name) !== null || name === ropeFreqsName
+      const foreign = [...gguf.entries.keys()].filter(name => !used(name))
       if (foreign.length > 0)
         throw new TsqError(
           "ERR_UNSUPPORTED",

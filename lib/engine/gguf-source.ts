@@ -4,7 +4,7 @@ import { TsqError } from "../core/errors.ts"
 import { sharedFloats } from "../core/tensor.ts"
 import { decodeBlocks, packBlocks } from "../formats/gguf-blocks.ts"
 import type { PackedWeight } from "../kernels/packed-weight.ts"
-import { ggufName, ggufRow, hasPermutedRows } from "../models/gguf-names.ts"
+import { ggufExpertOf, ggufName, ggufRow, hasPermutedRows } from "../models/gguf-names.ts"
 import type { WeightSource } from "../models/weights.ts"
 import type { WeightSummary } from "./model.ts"
 import { type PackedLinear, SharedWeights } from "./shared-weights.ts"
@@ -56,9 +56,26 @@ export class GgufSource implements WeightSource {
   }
 
   async #pack(module: string, n: number, k: number): Promise<PackedLinear> {
+    const stacked = ggufExpertOf(`${module}.weight`)
+    if (stacked) return this.#packExpert(stacked, n, k)
     const entry = this.#entry(`${module}.weight`, [n, k])
     const weight = await packBlocks(entry, this.#gguf.mapped(entry.name), this.#rows(entry))
     return { weight, bitsPerWeight: (8 * entry.bytes) / (n * k), quantized: entry.type.blockSize > 1 }
+  }
+
+  /** One matrix of those that follow each other in a tensor. */
+  async #packExpert({ name, expert }: { name: string; expert: number }, n: number, k: number): Promise<PackedLinear> {
+    const entry = this.#gguf.entry(name)
+    const [count = 0, rows, columns] = entry.shape
+    if (entry.shape.length !== 3 || expert >= count || rows !== n || columns !== k)
+      throw new TsqError(
+        "ERR_SHAPE",
+        `${this.#gguf.path}: tensor ${name} is [${entry.shape.join(", ")}], expected [experts, ${n}, ${k}] with more than ${expert} experts from its metadata`,
+      )
+    const bytes = entry.bytes / count
+    const { mapping, offset } = this.#gguf.mapped(name)
+    const weight = await packBlocks({ ...entry, shape: [n, k] }, { mapping, offset: offset + expert * bytes, bytes })
+    return { weight, bitsPerWeight: (8 * bytes) / (n * k), quantized: entry.type.blockSize > 1 }
   }
 
   /** The tensor's row of each row of the checkpoint; null where they are the same. */

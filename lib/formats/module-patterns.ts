@@ -6,7 +6,20 @@ const fusions: readonly [fused: string, parts: readonly string[]][] = [
   ["gate_up_proj", ["gate_proj", "up_proj"]],
 ]
 
-const escaped = (text: string) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")
+/** In place of a number: any expert. No name holds it. */
+const anyExpert = "\0"
+
+const escaped = (text: string) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&").replaceAll(anyExpert, "\\d+")
+
+/** Names of experts that are all selected as one name for any of them. */
+function withoutExperts(names: Iterable<string>, all: Iterable<string>): Set<string> {
+  const keyOf = (name: string) => name.replace(/\.experts\.\d+\./, `.experts.${anyExpert}.`)
+  const counts = new Map<string, number>()
+  for (const name of all) counts.set(keyOf(name), (counts.get(keyOf(name)) ?? 0) + 1)
+  const members = new Map<string, string[]>()
+  for (const name of names) members.set(keyOf(name), [...(members.get(keyOf(name)) ?? []), name])
+  return new Set([...members].flatMap(([key, own]) => (own.length === counts.get(key) ? [key] : own)))
+}
 
 /** `selected` and the fused names whose parts (all that exist) are selected. */
 function withFused(selected: Iterable<string>, all: ReadonlySet<string>): Set<string> {
@@ -55,8 +68,10 @@ function template(name: string): Template | null {
  * among `all`; with `fused` they match the merged names of fully selected parts too.
  */
 export function modulePatterns(selected: Iterable<string>, all: Iterable<string>, fused: boolean): string[] {
-  const everything = new Set(all)
-  const names = fused ? withFused(selected, everything) : new Set(selected)
+  const every = new Set(all)
+  const everything = withoutExperts(every, every)
+  const chosen = withoutExperts(selected, every)
+  const names = fused ? withFused(chosen, everything) : chosen
   const layersOf = new Map<string, Set<string>>()
   const groups = new Map<string, { head: string; middle: string; leaves: Map<string, string[]> }>()
   const patterns: string[] = []

@@ -10,6 +10,7 @@ export const reductions = {
   squaredError: 4,
   mean: 5,
   reservoir: 6,
+  nonZero: 7,
 } as const satisfies Record<string, ReductionCode>
 
 export type Reduction = keyof typeof reductions

@@ -1,5 +1,6 @@
 // Puts the program of a decoder-only transformer together: what Llama, Mistral, Qwen, Gemma and Phi-3 share.
 import type { ActivationCode } from "./config.ts"
+import { addExperts, allocateExpertSlots, type ExpertTraits, expertScaleGroups, withExperts } from "./experts.ts"
 import { addFusedGateUp, addFusedQkv, fusedScaleGroups } from "./fused.ts"
 import type { ModelConfig, ModelProgram, Op, OpKind, ScaleGroup, Section, WeightSlot } from "./program.ts"
 import type { Rope } from "./rope.ts"
@@ -17,6 +18,8 @@ export interface DecoderTraits {
   activation: ActivationCode
   /** One qkv_proj and one gate_up_proj in place of single projections (Phi-3). */
   fused?: boolean
+  /** In place of the MLP of some layers. */
+  experts?: ExpertTraits
   /** What sets Gemma apart. */
   gemma?: GemmaTraits
   /** What names of the decoder's tensors begin with, and the head's module. Default: "model." and "lm_head". */
@@ -120,6 +123,29 @@ export class SectionBuilder {
     this.#op("add", [a, b], out, [], [])
   }
 
+  /** A linear that is never quantized, for the reason given. */
+  router(module: string, n: number, k: number, input: number, out: number, kept: string): void {
+    this.#op("linear", [input], out, [this.#weight({ kind: "linear", module, n, k, bias: null, kept })], [])
+  }
+
+  route(topK: number, renormalize: boolean, input: number, out: number): void {
+    this.#op("route", [input], out, [], [topK, renormalize ? 1 : 0])
+  }
+
+  gather(topK: number, input: number, routes: number, out: number): void {
+    this.#op("gather", [input, routes], out, [], [topK])
+  }
+
+  /** A linear of every expert. */
+  experts(modules: string[], n: number, k: number, topK: number, input: number, routes: number, out: number): void {
+    const weights = modules.map((module, expert) => this.#weight({ kind: "linear", module, n, k, bias: null, expert }))
+    this.#op("experts", [input, routes], out, weights, [topK])
+  }
+
+  combine(topK: number, input: number, routes: number, out: number): void {
+    this.#op("combine", [input, routes], out, [], [topK])
+  }
+
   logits(module: string, n: number, k: number, input: number, softcap = 0): void {
     this.#op("logits", [input], -1, [this.#weight({ kind: "linear", module, n, k, bias: null })], [softcap])
   }
@@ -131,10 +157,10 @@ export class SectionBuilder {
 
 /**
  * The program of a pre-norm decoder: x += o(attention(q, k, v of norm(x))), then x += down(act(gate) * up of norm(x)).
- * Layers whose windows differ get templates of their own.
+ * Layers that differ in their windows, or in whether they have experts, get templates of their own.
  */
 export function buildDecoder(config: ModelConfig, traits: DecoderTraits): ModelProgram {
-  const { hiddenSize, vocabularySize, layers, tiedEmbeddings } = config
+  const { hiddenSize, vocabularySize, tiedEmbeddings } = config
   const slots = new Slots()
   const residual = slots.add(hiddenSize)
   const { gemma, names = { root: "model.", head: "lm_head" } } = traits
@@ -145,9 +171,16 @@ export function buildDecoder(config: ModelConfig, traits: DecoderTraits): ModelP
   prologue.embed(embedding, vocabularySize, hiddenSize, residual, gemma?.embedScale)
   const sections = [prologue.build()]
 
-  const kinds = [...new Set(traits.windows)]
+  const { experts } = traits
+  const kinds = new Map<string, number>()
   const blockSlots = allocateBlockSlots(slots, config, traits)
-  for (const window of kinds) sections.push(buildBlock(config, traits, window, residual, blockSlots))
+  const blocks = traits.windows.map((window, layer) => {
+    const sparse = experts?.layers[layer] ?? false
+    const kind = `${window} ${sparse}`
+    if (!kinds.has(kind))
+      kinds.set(kind, sections.push(buildBlock(config, traits, window, sparse, residual, blockSlots)) - 1)
+    return kinds.get(kind)!
+  })
 
   const epilogue = new SectionBuilder()
   const last = blockSlots.attentionInput
@@ -156,22 +189,27 @@ export function buildDecoder(config: ModelConfig, traits: DecoderTraits): ModelP
   sections.push(epilogue.build())
 
   const groups = traits.fused ? fusedScaleGroups(config) : scaleGroups(config, traits)
+  // Those of the attention come first.
+  const sparse = experts ? [...groups.slice(0, 2), ...expertScaleGroups(experts)] : groups
   return {
-    config,
+    config: experts ? withExperts(config, experts) : config,
     slots: slots.widths,
     sections,
-    blocks: Array.from({ length: layers }, (_, layer) => 1 + kinds.indexOf(traits.windows[layer]!)),
+    blocks,
     blockPrefix: layer => `${names.root}layers.${layer}.`,
     embedding,
     head,
-    scaleGroups: () => groups,
+    scaleGroups: layer => (experts?.layers[layer] ? sparse : groups),
   }
 }
 
 type BlockSlots = ReturnType<typeof allocateBlockSlots>
 
 function allocateBlockSlots(slots: Slots, config: ModelConfig, traits: DecoderTraits) {
-  const { hiddenSize, intermediateSize } = config
+  const { hiddenSize } = config
+  const { experts } = traits
+  // Not where no layer has an ordinary MLP.
+  const intermediateSize = experts?.layers.every(Boolean) ? 1 : config.intermediateSize
   const query = config.heads * config.headDim
   const key = config.kvHeads * config.headDim
   const attentionInput = slots.add(hiddenSize)
@@ -199,12 +237,20 @@ function allocateBlockSlots(slots: Slots, config: ModelConfig, traits: DecoderTr
     activated: slots.add(intermediateSize),
     down: slots.add(hiddenSize),
     normedDown: traits.gemma ? slots.add(hiddenSize) : -1,
+    experts: experts?.layers.some(Boolean) ? allocateExpertSlots(slots, hiddenSize, experts) : null,
   }
 }
 
-function buildBlock(config: ModelConfig, traits: DecoderTraits, window: number, x: number, slot: BlockSlots): Section {
-  const { hiddenSize, intermediateSize, heads, kvHeads, headDim, normEps } = config
-  const { attentionBias, mlpBias, fused, gemma } = traits
+function buildBlock(
+  config: ModelConfig,
+  traits: DecoderTraits,
+  window: number,
+  sparse: boolean,
+  x: number,
+  slot: BlockSlots,
+): Section {
+  const { hiddenSize, heads, kvHeads, headDim, normEps } = config
+  const { attentionBias, fused, gemma, experts } = traits
   const query = heads * headDim
   const key = kvHeads * headDim
   const block = new SectionBuilder()
@@ -231,16 +277,26 @@ function buildBlock(config: ModelConfig, traits: DecoderTraits, window: number, 
   if (gemma) norm("post_attention_layernorm", hiddenSize, slot.o, slot.normedO)
   block.add(x, gemma ? slot.normedO : slot.o, slot.middle)
   norm(gemma ? "pre_feedforward_layernorm" : "post_attention_layernorm", hiddenSize, slot.middle, slot.mlpInput)
+  const down =
+    sparse && experts && slot.experts
+      ? addExperts(block, slot.experts, hiddenSize, traits.activation, experts, slot.mlpInput)
+      : addMlp(block, slot, config, traits)
+  if (gemma) norm("post_feedforward_layernorm", hiddenSize, down, slot.normedDown)
+  block.add(slot.middle, gemma ? slot.normedDown : down, x)
+  return block.build()
+}
+
+function addMlp(block: SectionBuilder, slot: BlockSlots, config: ModelConfig, traits: DecoderTraits): number {
+  const { hiddenSize, intermediateSize } = config
+  const { mlpBias, activation, fused } = traits
   if (fused) addFusedGateUp(block, config, slot)
   else {
     block.linear("mlp.gate_proj", intermediateSize, hiddenSize, mlpBias, slot.mlpInput, slot.gate)
     block.linear("mlp.up_proj", intermediateSize, hiddenSize, mlpBias, slot.mlpInput, slot.up)
   }
-  block.gated(traits.activation, slot.gate, slot.up, slot.activated)
+  block.gated(activation, slot.gate, slot.up, slot.activated)
   block.linear("mlp.down_proj", hiddenSize, intermediateSize, mlpBias, slot.activated, slot.down)
-  if (gemma) norm("post_feedforward_layernorm", hiddenSize, slot.down, slot.normedDown)
-  block.add(slot.middle, gemma ? slot.normedDown : slot.down, x)
-  return block.build()
+  return slot.down
 }
 
 /**

@@ -19,6 +19,9 @@ const width = z
   .max(2 ** 24)
 const tokenIds = z.union([z.number().int().min(0), z.array(z.number().int().min(0))])
 const flag = z.boolean().nullish()
+/** What the addon takes at most (native/program/signature.cc). */
+export const expertCount = z.number().int().min(1).max(4096)
+const mostChosen = 64
 
 /** Keys that the supported architectures share. Others are ignored: configurations carry much that concerns training only. */
 const decoderSchema = z.object({
@@ -144,6 +147,15 @@ export function parseDecoderConfig(
 /** A token id, a list of them or nothing, as configurations hold them. */
 export function idList(value: number | number[] | null | undefined): number[] {
   return value === null || value === undefined ? [] : typeof value === "number" ? [value] : [...value]
+}
+
+/** num_experts_per_tok. ERR_FORMAT where it is more than the experts that `key` counts, or than can be run. */
+export function chosenExperts(perToken: number, key: string, count: number): number {
+  if (perToken <= Math.min(count, mostChosen)) return perToken
+  throw new TsqError(
+    "ERR_FORMAT",
+    `config.json: num_experts_per_tok is ${perToken}, expected at most ${Math.min(count, mostChosen)} (${key} is ${count})`,
+  )
 }
 
 /** Of the addon's gated and activate operations: 0 SiLU, 1 GELU approximated by tanh, 2 GELU. */

@@ -22,6 +22,13 @@ export interface GgufConfig {
   ropeFactors: Float32Array | null
 }
 
+/** Names in GGUF files that differ. Mistral's tensors are a llama's, with experts Mixtral's. */
+const architectures: ReadonlyMap<string, string> = new Map([
+  ["mistral", "llama"],
+  ["mixtral", "llama"],
+  ["qwen3_moe", "qwen3moe"],
+])
+
 /** Types that file_type has for files without quantized tensors. */
 const plainTypes: readonly number[] = [0, 1, 32]
 
@@ -29,8 +36,7 @@ const plainTypes: readonly number[] = [0, 1, 32]
 export function ggufOfConfig(config: Record<string, unknown>, { name, fileType }: GgufConfigOptions): GgufConfig {
   const program = describeModel(config)
   const { config: model } = program
-  // Mistral's tensors are a llama's.
-  const architecture = model.architecture === "mistral" ? "llama" : model.architecture
+  const architecture = architectures.get(model.architecture) ?? model.architecture
   if (!ggufArchitectures.includes(architecture)) refuse(`the architecture ${JSON.stringify(model.architecture)}`)
   checkProgram(program, architecture)
   const { keys } = parseDecoderConfig(config, { headDim: model.headDim, normEps: 0, maxPositions: model.maxContext })
@@ -50,8 +56,11 @@ export function ggufOfConfig(config: Record<string, unknown>, { name, fileType }
     "attention.value_length": u32(model.headDim),
     "attention.layer_norm_rms_epsilon": f32(model.normEps),
     "rope.dimension_count": u32(model.headDim),
-    "rope.freq_base": f32(Number(scaling.rope_theta ?? keys.rope_theta ?? 10000)),
+    "rope.freq_base": f32(
+      Number(scaling.rope_theta ?? keys.rope_theta ?? (model.architecture === "mixtral" ? 1e6 : 10000)),
+    ),
     ...ropeFields(scaling, rope, context),
+    ...expertFields(program, architecture),
     vocab_size: u32(model.vocabularySize),
   }
   const metadata = new Map<string, GgufValue>([
@@ -63,6 +72,27 @@ export function ggufOfConfig(config: Record<string, unknown>, { name, fileType }
   ])
   if (!plainTypes.includes(fileType)) metadata.set("general.quantization_version", u32(2))
   return { metadata, ropeFactors: rope.factors }
+}
+
+function expertFields(program: ModelProgram, architecture: string): Record<string, GgufValue> {
+  const { experts } = program.config
+  if (!experts) {
+    if (architecture === "qwen3moe") refuse("no layer with experts, which this architecture has to have in llama.cpp")
+    return {}
+  }
+  if (program.blocks.some(block => !program.sections[block]!.ops.some(op => op.kind === "experts")))
+    refuse(
+      "layers without experts beside those with them, and llama.cpp has experts in all layers of this architecture",
+    )
+  if (opsOf(program, "route").some(({ p }) => p[1] === 0))
+    refuse(
+      `shares of experts that do not sum to 1 (norm_topk_prob false), and llama.cpp makes them do so in this architecture`,
+    )
+  return {
+    expert_count: u32(experts.count),
+    expert_used_count: u32(experts.perToken),
+    ...(architecture === "qwen3moe" && { expert_feed_forward_length: u32(experts.intermediateSize) }),
+  }
 }
 
 function refuse(what: string): never {

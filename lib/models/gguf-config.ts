@@ -15,8 +15,11 @@ export interface GgufTensors {
   ropeFactors?: Float32Array | null
 }
 
-/** Architectures by their names in GGUF files; "llama" is Mistral as well. */
-export const ggufArchitectures: readonly string[] = ["llama", "qwen2", "qwen3"]
+/** Architectures by their names in GGUF files; "llama" is Mistral as well, and Mixtral where it has experts. */
+export const ggufArchitectures: readonly string[] = ["llama", "qwen2", "qwen3", "qwen3moe"]
+
+/** Those that may have experts. llama.cpp makes the shares of their experts sum to 1. */
+const withExperts: readonly string[] = ["llama", "qwen3moe"]
 
 const sizes: NumberRange = { min: 1, max: 2 ** 31 - 1 }
 
@@ -69,9 +72,11 @@ export function configOfGguf(metadata: GgufMetadata, tensors: GgufTensors, path:
   const headDim = headDimOf(fields, architecture, hiddenSize, heads)
   const kvHeads = perLayer("attention.head_count_kv", { min: 1, max: 65536 }, heads)
   if (heads % kvHeads !== 0) fields.fail(key("attention.head_count_kv"), `a divisor of head_count, ${heads}`)
+  const experts = expertsOf(fields, architecture)
   const tokens = fields.has(tokensKey) ? fields.strings(tokensKey).length : null
   return {
     model_type: architecture,
+    ...experts,
     vocab_size: tokens ?? fields.integer(key("vocab_size"), sizes),
     hidden_size: hiddenSize,
     intermediate_size: perLayer("feed_forward_length", { min: 1, max: 2 ** 24 }),
@@ -89,6 +94,28 @@ export function configOfGguf(metadata: GgufMetadata, tensors: GgufTensors, path:
     bos_token_id: specialTokenId(fields, "bos"),
     eos_token_id: endTokenIds(fields),
     torch_dtype: dtypeOf(fields),
+  }
+}
+
+/** What config.json says of experts; nothing where there are none. */
+function expertsOf(fields: GgufFields, architecture: string): Record<string, unknown> {
+  if (!withExperts.includes(architecture)) return {}
+  const key = (name: string) => `${architecture}.${name}`
+  const moe = architecture === "qwen3moe"
+  const count = fields.integer(key("expert_count"), { min: moe ? 1 : 0, max: 4096 }, ...(moe ? [] : ([0] as [number])))
+  const used = fields.integer(
+    key("expert_used_count"),
+    { min: count > 0 ? 1 : 0, max: count },
+    ...(count > 0 ? [] : ([0] as [number])),
+  )
+  if (count === 0) return {}
+  if (!moe) return { model_type: "mixtral", num_local_experts: count, num_experts_per_tok: used }
+  return {
+    model_type: "qwen3_moe",
+    num_experts: count,
+    num_experts_per_tok: used,
+    moe_intermediate_size: fields.integer(key("expert_feed_forward_length"), { min: 1, max: 2 ** 24 }),
+    norm_topk_prob: true,
   }
 }
 
@@ -113,7 +140,8 @@ function checkForeign(fields: GgufFields, architecture: string): void {
   for (const full of fields.keys()) {
     if (!full.startsWith(`${architecture}.`)) continue
     const key = full.slice(architecture.length + 1)
-    if (known.has(key)) continue
+    if (known.has(key) || (withExperts.includes(architecture) && /^expert_(used_)?count$/.test(key))) continue
+    if (architecture === "qwen3moe" && key === "expert_feed_forward_length") continue
     const only = neutral.get(key)
     if (only === undefined && foreign.test(key))
       fields.fail(full, `no such key in a model of architecture ${describe(architecture)}`, "ERR_UNSUPPORTED")
@@ -269,7 +297,7 @@ function biases(tensors: GgufTensors, architecture: string, path: string): Recor
         "ERR_UNSUPPORTED",
         `${path}: has a tensor "blk.0.${module}.bias", which models of architecture "${architecture}" do not have`,
       )
-  return architecture === "qwen3" ? { attention_bias: false } : {}
+  return architecture.startsWith("qwen3") ? { attention_bias: false } : {}
 }
 
 /** By general.file_type; what is quantized was made from, and is computed in, 16 bits. */

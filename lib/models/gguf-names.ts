@@ -19,7 +19,17 @@ const blockModules: readonly [gguf: string, hf: string, bias: boolean][] = [
   ["ffn_gate", "mlp.gate_proj", true],
   ["ffn_up", "mlp.up_proj", true],
   ["ffn_down", "mlp.down_proj", true],
+  ["ffn_gate_inp", "mlp.gate", false],
 ]
+
+/** Linears of experts, whose matrices a GGUF file holds one behind the other: [experts, n, k]. */
+const expertModules: readonly [gguf: string, names: readonly string[]][] = [
+  ["ffn_gate_exps", ["gate_proj", "w1"]],
+  ["ffn_up_exps", ["up_proj", "w3"]],
+  ["ffn_down_exps", ["down_proj", "w2"]],
+]
+const hfExpert = /^(?:mlp|block_sparse_moe)\.experts\.(0|[1-9][0-9]{0,4})\.(\w+)\.weight$/
+const ggufExpert = /^blk\.(?:0|[1-9][0-9]{0,5})\.(ffn_(?:gate|up|down)_exps)\.weight$/
 
 const suffixes = (bias: boolean) => (bias ? [".weight", ".bias"] : [".weight"])
 const pairs = (list: typeof modules) =>
@@ -29,13 +39,28 @@ const swapped = (list: readonly (readonly [string, string])[]) => new Map(list.m
 const hfNames = new Map(pairs(modules))
 const ggufNames = swapped(pairs(modules))
 const hfBlockNames = new Map(pairs(blockModules))
-const ggufBlockNames = swapped(pairs(blockModules))
+// Mixtral's name for its router.
+const ggufBlockNames = swapped([...pairs(blockModules), ["ffn_gate_inp.weight", "block_sparse_moe.gate.weight"]])
 
 const layer = "(0|[1-9][0-9]{0,5})"
 const hfBlock = new RegExp(`^model\\.layers\\.${layer}\\.(.+)$`)
 const ggufBlock = new RegExp(`^blk\\.${layer}\\.(.+)$`)
 
-/** The tensor's name in a GGUF file, "blk.3.attn_q.weight"; null for a tensor that Llama, Mistral, Qwen2 and Qwen3 do not have. */
+/** Where a GGUF file has the weight of an expert's linear: in "blk.3.ffn_up_exps.weight", at its number; null for all other tensors. */
+export function ggufExpertOf(hf: string): { name: string; expert: number } | null {
+  const [, index, rest = ""] = hfBlock.exec(hf) ?? []
+  const [, expert, part] = hfExpert.exec(rest) ?? []
+  const gguf = expertModules.find(([, names]) => part !== undefined && names.includes(part))?.[0]
+  return gguf === undefined ? null : { name: `blk.${index}.${gguf}.weight`, expert: Number(expert) }
+}
+
+/** Whether a GGUF tensor holds the matrices of all experts of a block. */
+export const holdsExperts = (gguf: string): boolean => ggufExpert.test(gguf)
+
+/** Whether it is a router, which is never quantized. */
+export const isRouter = (gguf: string): boolean => /^blk\.\d+\.ffn_gate_inp\.weight$/.test(gguf)
+
+/** The tensor's name in a GGUF file, "blk.3.attn_q.weight"; null for a tensor that Llama, Mistral, Qwen2 and Qwen3 do not have, and for experts. */
 export function ggufName(hf: string): string | null {
   const [, index, rest] = hfBlock.exec(hf) ?? []
   if (rest === undefined) return ggufNames.get(hf) ?? null

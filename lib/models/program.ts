@@ -6,6 +6,8 @@ export interface ModelConfig {
   architecture: string
   hiddenSize: number
   intermediateSize: number
+  /** Of blocks with a mixture of experts; absent where there are none. */
+  experts?: { count: number; perToken: number; intermediateSize: number }
   layers: number
   heads: number
   kvHeads: number
@@ -37,6 +39,10 @@ export const opKinds = {
   columns: 9,
   positions: 10,
   activate: 11,
+  route: 14,
+  gather: 15,
+  experts: 16,
+  combine: 17,
 } as const
 export type OpKind = keyof typeof opKinds
 
@@ -46,7 +52,7 @@ export interface Op {
   in: readonly number[]
   /** Output slot, -1 for logits. */
   out: number
-  /** Indices into the section's weights. */
+  /** Indices into the section's weights. Those of experts follow each other, expert by expert. */
   weights: readonly number[]
   /** Parameters in the order of native/program/program.h. */
   p: readonly number[]
@@ -63,6 +69,10 @@ export type WeightSlot =
       n: number
       k: number
       bias: string | null
+      /** Why it is never quantized; absent for ordinary linears. */
+      kept?: string
+      /** Which expert of its block it belongs to; absent where every row goes through it. */
+      expert?: number
       /** The dense tensor is stored [k, n] (GPT-2's Conv1D); formats of quantized weights hold [n, k] all the same. */
       transposed?: true
     }
@@ -104,6 +114,8 @@ export interface ScaleGroup {
   repeat: number
   /** Width of a repeated block (headDim) where repeat > 1. */
   blockWidth: number
+  /** Where source and targets are an expert's own: which. Only rows of that expert go through them. */
+  expert?: number
 }
 
 export interface SourceRows {

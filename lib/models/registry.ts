@@ -7,10 +7,12 @@ import { gptNeox } from "./gpt-neox.ts"
 import { gpt2 } from "./gpt2.ts"
 import { llama } from "./llama.ts"
 import { mistral } from "./mistral.ts"
+import { mixtral } from "./mixtral.ts"
 import { phi3 } from "./phi3.ts"
 import type { ModelProgram } from "./program.ts"
 import { qwen2 } from "./qwen2.ts"
 import { qwen3 } from "./qwen3.ts"
+import { qwen3Moe } from "./qwen3-moe.ts"
 
 type HasTensor = (tensor: string) => boolean
 
@@ -22,9 +24,11 @@ const architectures = new Map<string, (config: Record<string, unknown>, has?: Ha
   ["gpt_neox", gptNeox],
   ["llama", llama],
   ["mistral", mistral],
+  ["mixtral", mixtral],
   ["phi3", phi3],
   ["qwen2", qwen2],
   ["qwen3", qwen3],
+  ["qwen3_moe", qwen3Moe],
 ])
 
 export const supportedArchitectures: readonly string[] = [...architectures.keys()]

@@ -32,6 +32,9 @@ export interface Observer {
   out?: Float32Array
   /** squaredError: [rows, slot width]. */
   reference?: Float32Array
+  /** The slot is grouped by the routes in this one, and only the rows of `expert` are reduced. Not for "copy". */
+  routes?: number
+  expert?: number
 }
 
 /** What the logits operation computes for rows of the step. Arrays lie on shared memory. */
@@ -95,7 +98,8 @@ export class ModelRunner {
       section.ops.map(op => {
         const row = new Array<number>(opColumns).fill(0)
         const [in0 = -1, in1 = -1, in2 = -1] = op.in
-        const [weight0 = -1, weight1 = -1] = op.weights
+        // Of experts the first: the others follow it.
+        const [weight0 = -1, weight1 = -1] = op.kind === "experts" ? op.weights.slice(0, 1) : op.weights
         row.splice(0, 8, index, opKinds[op.kind], in0, in1, in2, op.out, weight0, weight1)
         row.splice(8, op.p.length, ...op.p)
         return row

@@ -20,6 +20,9 @@ import type { TransformReport } from "../transforms/transform.ts"
 import type { ContestReport } from "./best/contest.ts"
 import type { CalibrationRun } from "./calibration-run.ts"
 import { transformRows } from "./estimate.ts"
+import { expertFloor } from "./expert-coverage.ts"
+import { quantizeExperts } from "./expert-stage.ts"
+import { stages } from "./linears.ts"
 import type { PlannedModule } from "./plan.ts"
 import type { Recipe } from "./recipe.ts"
 import { StaticActivations } from "./static-activations.ts"
@@ -64,7 +67,8 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
   const reports = new Map<string, RoundingReport>()
   const transforms: TransformReport[] = []
 
-  const round = async (module: string, statistics: InputStatistics | undefined) => {
+  /** tokens: how many reached the expert that the module belongs to. */
+  const round = async (module: string, statistics: InputStatistics | undefined, tokens?: number) => {
     const scheme = schemeOf(module)!
     const [n, k] = weights.shape(module)
     const weight = await weights.linear(module)
@@ -80,10 +84,16 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
       device: input.device,
       signal: input.signal,
     }
-    const { tensor, report } =
+    const unseen = tokens !== undefined && !statistics
+    const rounded =
       statistics && usesClip(recipe, module, scheme)
         ? await roundClipped(what, statistics)
-        : await roundingByName(recipe.rounding).round(what)
+        : await roundingByName(unseen ? withoutStatistics(recipe.rounding) : recipe.rounding).round(what)
+    const { tensor } = rounded
+    const note = unseen
+      ? `${tokens} tokens of calibration reached this expert, fewer than ${expertFloor(recipe, k)} (expertFloor): rounded by its weights alone`
+      : rounded.report.note
+    const report = { ...rounded.report, ...(tokens !== undefined && { tokens }), ...(note !== undefined && { note }) }
     weights.forget(module)
     tensors.set(prefix + module, tensor)
     reports.set(prefix + module, report)
@@ -127,7 +137,20 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
       const modules = stage.modules.filter(module => schemeOf(module))
       if (modules.length === 0) continue
       throwIfAborted(input.signal)
-      const hessian = new Accumulator("hessian", program.slots[stage.slot]!)
+      if (stage.experts) {
+        bound = await quantizeExperts({
+          run,
+          bound,
+          stage,
+          experts: stage.experts,
+          modules,
+          recipe,
+          round,
+          signal: input.signal,
+        })
+        continue
+      }
+      const hessian = new Accumulator("hessian", stage.k)
       try {
         await run.observe(bound, stage.op, stage.slot, hessian, input.signal)
         const statistics: InputStatistics = {
@@ -159,25 +182,9 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
   }
 }
 
-interface Stage {
-  /** First op that reads the slot. */
-  op: number
-  slot: number
-  modules: string[]
-}
-
-/** Linears of a section grouped by the slot they read, in program order. */
-export function stages(section: ModelProgram["sections"][number]): Stage[] {
-  const result: Stage[] = []
-  section.ops.forEach((op, index) => {
-    const weight = op.kind === "linear" ? section.weights[op.weights[0]!] : undefined
-    if (weight?.kind !== "linear") return
-    const known = result.find(stage => stage.slot === op.in[0])
-    if (known) known.modules.push(weight.module)
-    else result.push({ op: index, slot: op.in[0]!, modules: [weight.module] })
-  })
-  return result
-}
+/** What rounds a weight about whose inputs nothing is known. */
+const withoutStatistics = (name: Recipe["rounding"]): Recipe["rounding"] =>
+  roundingByName(name).calibration === "none" ? name : "mse"
 
 /** The clip search belongs to AWQ with plain rounding (a scale search subsumes it); q and k are left alone as in the paper's code, and what holds them. One
  * scale for the whole tensor has no groups to clip. */

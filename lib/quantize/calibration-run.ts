@@ -402,6 +402,7 @@ export class CalibrationRun {
 }
 
 const observersOf = (watched: readonly Watched[]): Observer[] =>
-  watched.map(({ op, slot, accumulator }) => ({
+  watched.map(({ op, slot, accumulator, routes, expert }) => ({
     ...{ run: 0, op: op - 1, slot, reduction: accumulator.kind, accumulator: accumulator.handle },
+    ...(routes !== undefined && expert !== undefined && { routes, expert }),
   }))

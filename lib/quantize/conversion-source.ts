@@ -125,6 +125,11 @@ async function ofGguf(path: string): Promise<ConversionSource> {
     const { gguf, config } = model
     const program = describeModel(config)
     const architecture = gguf.metadata.get("general.architecture")?.value as string
+    if (program.config.experts)
+      throw new TsqError(
+        "ERR_UNSUPPORTED",
+        `${path}: has stacked experts, which are not converted in this version; it runs as it is, and quantizeModel makes GGUF files of mixtures from checkpoint folders`,
+      )
     const weights: Weight[] = []
     for (const entry of gguf.entries.values()) {
       const name = hfName(entry.name)

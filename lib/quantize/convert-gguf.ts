@@ -70,8 +70,8 @@ async function plan(gguf: Gguf, { preset, allowRequantize }: GgufTarget): Promis
   const refused: Refusal[] = []
   const planned = asTheyAre.map(tensor => {
     const { name, shape, entry } = tensor
-    if (shape.length !== 2) return tensor
-    const { type } = mixedType(preset, mixModel(program), { name: name.replace(/\.weight$/, ""), k: shape[1]! })
+    if (shape.length < 2) return tensor
+    const { type } = mixedType(preset, mixModel(program), { name: name.replace(/\.weight$/, ""), k: shape.at(-1)! })
     const reason = !entry.type.decode
       ? `its values, ${entry.type.name}, are not read by this version`
       : entry.type.blockSize > 1 && !allowRequantize

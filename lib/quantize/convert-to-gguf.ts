@@ -51,6 +51,11 @@ export async function convertToGguf(
 ): Promise<ConversionReport> {
   const { program, path } = source
   const { signal, report } = target
+  if (program.config.experts)
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      `convertModel: a mixture of experts (${program.config.architecture}) is not converted to GGUF in this version; quantizeModel makes GGUF files of the unquantized checkpoint`,
+    )
   const architecture = ggufOfConfig(source.config, { name: "", fileType: 0 }).metadata.get("general.architecture")!
   const planned = await plan(source, architecture.value as string, target)
   const { metadata, ropeFactors } = ggufOfConfig(source.config, {
@@ -170,7 +175,8 @@ async function typeOf(
   return { reason: `it is ${weight.type}, and the preset makes ${mixed.name} of it` }
 }
 
-export const mixModel = ({ config: { layers, heads, kvHeads, tiedEmbeddings: tied } }: ModelProgram) => ({
+export const mixModel = ({ config: { layers, heads, kvHeads, tiedEmbeddings: tied, experts } }: ModelProgram) => ({
+  experts: experts?.count ?? 0,
   layers,
   heads,
   kvHeads,

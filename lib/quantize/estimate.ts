@@ -4,7 +4,7 @@ import { bitsPerWeight, type IntegerScheme } from "../core/scheme.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { native } from "../native.ts"
 import { blockTransforms, type TransformName } from "../transforms/registry.ts"
-import { fusedGroups, linearsOf } from "./linears.ts"
+import { fusedGroups, type LinearSlot, linearsOf } from "./linears.ts"
 import type { PlannedModule } from "./plan.ts"
 import { needsCalibrationRun, type Recipe } from "./recipe.ts"
 import { isBitsandbytes } from "./scheme.ts"
@@ -87,8 +87,8 @@ export function estimateMemory(
   calibration: { rows: number; windows: number; length: number } | null,
 ): Record<string, number> {
   const { hiddenSize, vocabularySize, kvHeads, headDim } = program.config
-  const linears = linearsOf(program, 0)
-  const block = linears.reduce((sum, { n, k }) => sum + n * k, 0)
+  const linears = largestBlock(program)
+  const block = weightsOf(linears)
   const planned = modules.filter(entry => entry.scheme)
   const largest = Math.max(...planned.map(({ shape }) => shape[0] * shape[1]))
   const runtime = { runtime: runtimeBytes, "uncollected arrays": Math.min(garbageBytes, 20 * block) }
@@ -124,7 +124,15 @@ export function estimateMemory(
     rounding["keys and values"] = rows * kvHeads * (headDim + Math.ceil(headDim / 16) * 16) * 4
     // What a step leaves for the device, whose second moments come back as an accumulator's.
     if (recipe.device !== "cpu") rounding["rows for the device"] = rows * Math.max(...linears.map(({ k }) => k)) * 4
-    rounding["second moments"] = Math.max(...linears.map(({ k }) => secondMomentBytes(k, recipe)))
+    rounding["second moments"] = Math.max(
+      ...linears.map(({ k, expert }) =>
+        secondMomentBytes(
+          k,
+          recipe,
+          expert === undefined ? 1 : Math.min(expertsAtOnce(k), program.config.experts?.count ?? 1),
+        ),
+      ),
+    )
   }
   const total = (parts: Record<string, number>) => Object.values(parts).reduce((sum, bytes) => sum + bytes, 0)
   return total(verifying) > total(rounding) ? verifying : rounding
@@ -134,9 +142,23 @@ export function estimateMemory(
 const probeCopies = ({ mix, contest }: Recipe): number =>
   (mix ? (mix.candidates?.length ?? 7) + 2 : 0) + (contest ? 4 : 0)
 
-/** The Hessian in f32 and rows of a chunk; GPTQ's triangular factor (f64 up to a certain width) and its inverse in f32. */
-const secondMomentBytes = (k: number, { rounding }: Recipe): number =>
-  k * k * (4 + (rounding === "gptq" ? (k <= doubleLimit ? 4 : 2) + 2 : 0)) + 512 * k * 4
+const weightsOf = (linears: readonly LinearSlot[]) => linears.reduce((sum, { n, k }) => sum + n * k, 0)
+
+/** The linears of the block that has most weights: blocks with experts and blocks without may take turns. */
+const largestBlock = (program: ModelProgram): LinearSlot[] =>
+  [...new Set(program.blocks)]
+    .map(block => linearsOf(program, program.blocks.indexOf(block)))
+    .reduce((a, b) => (weightsOf(b) > weightsOf(a) ? b : a))
+
+/** Second moments of experts that are held at the same time, unless one takes more. */
+const expertMomentBytes = 2 ** 30
+
+/** Experts of k columns whose second moments are summed in one pass over the calibration set. */
+export const expertsAtOnce = (k: number): number => Math.max(1, Math.floor(expertMomentBytes / (4 * k * k)))
+
+/** Hessians in f32 and rows of a chunk; GPTQ's triangular factor (f64 up to a certain width) and its inverse in f32. */
+const secondMomentBytes = (k: number, { rounding }: Recipe, hessians: number): number =>
+  k * k * (4 * hessians + (rounding === "gptq" ? (k <= doubleLimit ? 4 : 2) + 2 : 0)) + 512 * k * 4
 
 /** Arithmetic per second and thread in quantization on the processors that this was measured on. */
 const rates = [
@@ -182,15 +204,20 @@ function quantizationFlops(
   let flops = 0
   for (let layer = 0; layer < program.blocks.length; layer++) {
     const linears = linearsOf(program, layer)
-    const weights = linears.reduce((sum, { n, k }) => sum + n * k, 0)
+    const weights = weightsOf(linears)
     flops += weights * (rounding === "nearest" ? 20 : 600)
     if (rows === 0) continue
+    const { count = 1, perToken = 1 } = program.config.experts ?? {}
+    const experts = linears.filter(({ expert }) => expert !== undefined)
+    const active = weights - weightsOf(experts) * (1 - perToken / count)
     // The stages of a block run as far as they reach, and once to its end: twice the block together.
-    flops += 2 * 2 * weights * rows
+    flops += 2 * 2 * active * rows
     // Some 22 candidates for each of four groups of linears, each a run through most of the block.
-    flops += blockTransforms(transforms).length * 4 * 22 * 0.7 * 2 * weights * Math.min(rows, transformRows)
-    const inputs = new Set(linears.map(({ k }) => k))
-    for (const k of inputs) flops += k * k * rows + (gptq ? k ** 3 : 0)
+    flops += blockTransforms(transforms).length * 4 * 22 * 0.7 * 2 * active * Math.min(rows, transformRows)
+    const inputs = (list: readonly LinearSlot[]) => new Set(list.map(({ k }) => k))
+    for (const k of inputs(linears.filter(({ expert }) => expert === undefined)))
+      flops += k * k * rows + (gptq ? k ** 3 : 0)
+    for (const k of inputs(experts)) flops += k * k * rows * perToken + (gptq ? k ** 3 * count : 0)
     if (gptq) for (const { n, k } of linears) flops += 3 * n * k * k
   }
   return flops

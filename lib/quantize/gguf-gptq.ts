@@ -10,10 +10,10 @@ import { ggufRow } from "../models/gguf-names.ts"
 import type { ModelProgram } from "../models/program.ts"
 import type { GptqReport } from "../native.ts"
 import type { RoundingOptions } from "../rounding/rounding.ts"
-import { stages } from "./block-quantizer.ts"
 import type { CalibrationSet } from "./calibration.ts"
 import { CalibrationRun } from "./calibration-run.ts"
 import { type PlannedTensor, readRows } from "./gguf-rows.ts"
+import { stages } from "./linears.ts"
 
 export interface GgufGptqInput {
   checkpoint: Checkpoint

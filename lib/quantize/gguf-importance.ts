@@ -120,10 +120,11 @@ function importanceOf(
 ): Map<string, Float32Array> {
   const weights = new Map<string, Float32Array>()
   const missing: string[] = []
-  const matrices = tensors.filter(tensor => tensor.shape.length === 2 && looksAtImportance(tensor))
+  const matrices = tensors.filter(tensor => tensor.shape.length > 1 && looksAtImportance(tensor))
   for (const { name, shape } of matrices) {
     const entry = matrix.entries.get(name)
-    const k = shape[1]!
+    // Of stacked experts a row each.
+    const k = shape.length === 3 ? shape[0]! * shape[2]! : shape[1]!
     if (entry?.sums.length === k) weights.set(name, meanSquares(entry))
     else if (!entry) missing.push(name)
     // llama-quantize goes on without, too: an embedding's rows have no input in common.

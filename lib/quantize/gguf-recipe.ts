@@ -105,7 +105,7 @@ function checkTogether({ rounding, imatrix, saveImatrix, calibration, samples, s
 /** Options of quantizeModel that would do nothing here. */
 function refuseOthers(values: GgufOptions): void {
   const others = ["scheme", "groupSize", "symmetric", "transforms", "format", "ignore", "overrides"]
-  const more = ["device", "maxMemory", "strict", "resume"]
+  const more = ["expertFloor", "device", "maxMemory", "strict", "resume"]
   const given = { ...(values as unknown as Record<string, unknown>) }
   if (given.device === "cpu") delete given.device
   for (const name of [...others, ...more])

@@ -12,6 +12,8 @@ export interface PlannedTensor extends GgufTensorPlan {
   /** null: the frequency factors, which are no tensor of a checkpoint. */
   source: string | null
   permuted: boolean
+  /** Tensors of the checkpoint that follow each other in this one, [experts, n, k]; source is the first. */
+  experts?: readonly string[]
   /** The mixture's type, where rows do not fill its blocks. */
   instead: string | null
 }

@@ -4,17 +4,21 @@ import type { ImportanceEntry, ImportanceMatrix } from "../containers/imatrix.ts
 import { TsqError } from "../core/errors.ts"
 import type { ProgressStep } from "../core/progress.ts"
 import { Accumulator } from "../models/accumulator.ts"
-import { ggufName } from "../models/gguf-names.ts"
+import { ggufExpertOf, ggufName } from "../models/gguf-names.ts"
 import type { ModelProgram } from "../models/program.ts"
 import type { WeightSource } from "../models/runner.ts"
-import { stages } from "./block-quantizer.ts"
 import type { CalibrationSet } from "./calibration.ts"
 import { CalibrationRun } from "./calibration-run.ts"
-import { linearsOf } from "./linears.ts"
+import { linearsOf, stages } from "./linears.ts"
 
-/** How many entries measureImportance makes. */
+/** How many entries measureImportance makes: one for all experts of a stacked tensor. */
 export const importanceEntries = (program: ModelProgram): number =>
-  program.blocks.reduce((sum, _, layer) => sum + linearsOf(program, layer).length, 0)
+  program.blocks.reduce((sum, _, layer) => {
+    const names = linearsOf(program, layer).map(({ module }) => entryName(`${program.blockPrefix(layer)}${module}`))
+    return sum + new Set(names).size
+  }, 0)
+
+const entryName = (module: string): string => ggufExpertOf(`${module}.weight`)?.name ?? ggufName(`${module}.weight`)!
 
 /**
  * Sends the calibration windows once through the model as `source` has it. Head and embedding have no entries, as with llama-imatrix
@@ -33,16 +37,23 @@ export async function measureImportance(
       report?.({ stage: "calibrate", done: layer, total: program.blocks.length })
       const prefix = program.blockPrefix(layer)
       const section = program.sections[program.blocks[layer]!]!
-      const watched = stages(section).map(stage => ({
-        ...stage,
-        accumulator: new Accumulator("sumSquares", program.slots[stage.slot]!),
-      }))
+      // An accumulator for each expert where a stage has experts.
+      const watched = stages(section).flatMap(({ op, slot, k, modules, experts }) =>
+        (experts ? [...experts.modules] : [[null, modules] as const]).map(([expert, modules]) => ({
+          ...{ op, slot, modules, accumulator: new Accumulator("sumSquares", k) },
+          ...(experts && expert !== null && { routes: experts.routes, expert }),
+        })),
+      )
       const bound = await run.bind(layer)
       try {
         await run.advance(bound, signal, watched)
         for (const { modules, accumulator } of watched) {
           const entry = entryOf(accumulator, prefix + modules[0])
-          for (const module of modules) entries.set(ggufName(`${prefix}${module}.weight`)!, entry)
+          for (const module of modules) {
+            const name = entryName(prefix + module)
+            const known = entries.get(name)
+            entries.set(name, known ? joined(known, entry) : entry)
+          }
         }
       } finally {
         bound.dispose()
@@ -53,6 +64,17 @@ export async function measureImportance(
     run.dispose()
   }
   return { entries, datasets: [], chunks: set.windows.length, chunkSize: set.sequenceLength }
+}
+
+/** The matrices of one entry, then those of the other. */
+function joined(a: ImportanceEntry, b: ImportanceEntry): ImportanceEntry {
+  const both = (first: Float32Array, second: Float32Array) => {
+    const all = new Float32Array(first.length + second.length)
+    all.set(first)
+    all.set(second, first.length)
+    return all
+  }
+  return { sums: both(a.sums, b.sums), counts: both(a.counts, b.counts) }
 }
 
 function entryOf(accumulator: Accumulator, module: string): ImportanceEntry {

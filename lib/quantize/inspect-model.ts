@@ -7,8 +7,10 @@ import type { EngineFinding, EngineName, StoredModule } from "../formats/engines
 import { checkEngines, judge } from "../formats/engines/registry.ts"
 import { detectFormat } from "../formats/registry.ts"
 import type { KvType } from "../models/kv-cache.ts"
+import type { ModelProgram } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
 import { inspectGguf, type MetadataField } from "./inspect-gguf.ts"
+import { linearsOf } from "./linears.ts"
 import { fitMemory, forTypes, kvBytes, kvBytesPerToken, type MemoryFit } from "./memory-fit.ts"
 
 export interface InspectModelOptions {
@@ -27,6 +29,8 @@ export interface ModelInspection {
   architecture: string
   /** Weights of the model, whatever they are stored as. */
   parameters: number
+  /** Of a mixture of experts: weights that one token goes through. */
+  activeParameters?: number
   format: string
   /** Of the quantized linears: "w4a16 g128 symmetric", "mixed", or null. */
   scheme: string | null
@@ -137,6 +141,7 @@ export async function inspectModel(path: string, options: InspectModelOptions = 
     return {
       architecture: program.config.architecture,
       parameters,
+      ...(program.config.experts && { activeParameters: parameters - idleParameters(program) }),
       format: format?.name ?? "safetensors",
       scheme: schemes.size === 0 ? null : schemes.size === 1 ? [...schemes][0]! : "mixed",
       bitsPerWeight: weights > 0 ? bits / weights : (weightBytes * 8) / parameters,
@@ -154,6 +159,15 @@ export async function inspectModel(path: string, options: InspectModelOptions = 
   } finally {
     checkpoint.dispose()
   }
+}
+
+/** Weights of the experts that a token does not go through. */
+function idleParameters(program: ModelProgram): number {
+  const { count = 1, perToken = 1 } = program.config.experts ?? {}
+  const weights = program.blocks.flatMap((_, layer) =>
+    linearsOf(program, layer).map(({ n, k, expert }) => (expert === undefined ? 0 : n * k)),
+  )
+  return weights.reduce((sum, size) => sum + size, 0) * (1 - perToken / count)
 }
 
 const countOf = (shape: readonly number[]) => shape.reduce((product, size) => product * size, 1)

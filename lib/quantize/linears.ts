@@ -1,21 +1,53 @@
-// The linears of a model's blocks, and which of them engines fuse.
-import type { ModelProgram, WeightSlot } from "../models/program.ts"
+// The linears of a model's blocks, which of them share an input, and which of them engines fuse.
+import type { ModelProgram, Section, WeightSlot } from "../models/program.ts"
 
 export type LinearSlot = Extract<WeightSlot, { kind: "linear" }>
 
 export const linearsOf = (program: ModelProgram, layer: number): LinearSlot[] =>
   program.sections[program.blocks[layer]!]!.weights.filter((slot): slot is LinearSlot => slot.kind === "linear")
 
+export interface Stage {
+  /** First op that reads the slot. */
+  op: number
+  slot: number
+  /** Columns of the linears. */
+  k: number
+  modules: string[]
+  /** Where the slot is grouped by routes: their slot, and the modules of every expert. */
+  experts: { routes: number; modules: ReadonlyMap<number, string[]> } | null
+}
+
+/** Linears of a section grouped by the slot they read, in program order. */
+export function stages(section: Section): Stage[] {
+  const result: Stage[] = []
+  section.ops.forEach((op, index) => {
+    if (op.kind !== "linear" && op.kind !== "experts") return
+    const linears = op.weights.map(weight => section.weights[weight]!).filter(slot => slot.kind === "linear")
+    let stage = result.find(stage => stage.slot === op.in[0])
+    if (!stage) {
+      const experts = op.kind === "experts" ? { routes: op.in[1]!, modules: new Map<number, string[]>() } : null
+      stage = { op: index, slot: op.in[0]!, k: linears[0]!.k, modules: [], experts }
+      result.push(stage)
+    }
+    for (const { module, expert } of linears) {
+      stage.modules.push(module)
+      if (expert === undefined || !stage.experts) continue
+      const own = stage.experts.modules as Map<number, string[]>
+      own.set(expert, [...(own.get(expert) ?? []), module])
+    }
+  })
+  return result
+}
+
 /**
- * Linears of a block that read the same input, by their names within the block, in the order of the program: engines fuse them (q, k, v;
- * gate, up) into one matrix, which has one scheme. A linear that shares its input with none is a group of one.
+ * Linears of a block that engines fuse into one matrix or layer, which has one scheme, by their names within the block, in the order of the
+ * program: those that read the same input (q, k, v; gate, up), and all of all experts. A linear that is fused with none is a group of one.
  */
 export function fusedGroups(program: ModelProgram, layer: number): string[][] {
-  const section = program.sections[program.blocks[layer]!]!
-  const byInput = new Map<number, string[]>()
-  for (const op of section.ops) {
-    const slot = op.kind === "linear" ? section.weights[op.weights[0]!] : undefined
-    if (slot?.kind === "linear") byInput.set(op.in[0]!, [...(byInput.get(op.in[0]!) ?? []), slot.module])
+  const groups = new Map<string, string[]>()
+  for (const { slot, modules, experts } of stages(program.sections[program.blocks[layer]!]!)) {
+    const key = experts ? `experts ${experts.routes}` : `input ${slot}`
+    groups.set(key, [...(groups.get(key) ?? []), ...modules])
   }
-  return [...byInput.values()]
+  return [...groups.values()]
 }

@@ -59,7 +59,9 @@ export function makePlan(
   const modules: PlannedModule[] = []
   for (let layer = 0; layer < program.blocks.length; layer++)
     for (const slot of linearsOf(program, layer))
-      modules.push(planModule(`${program.blockPrefix(layer)}${slot.module}`, layer, [slot.n, slot.k], recipe, program))
+      modules.push(
+        planModule(`${program.blockPrefix(layer)}${slot.module}`, layer, [slot.n, slot.k], recipe, program, slot.kept),
+      )
   for (const module of new Set([program.embedding, program.head])) {
     const { vocabularySize, hiddenSize } = program.config
     modules.push(planModule(module, null, [vocabularySize, hiddenSize], recipe, program))
@@ -127,6 +129,7 @@ export function planModule(
   shape: readonly [number, number],
   recipe: Recipe,
   program: ModelProgram,
+  kept?: string,
 ): PlannedModule {
   const leave = (reason: string, refused = false): PlannedModule => ({
     module,
@@ -136,6 +139,7 @@ export function planModule(
     reason,
     refused,
   })
+  if (kept) return leave(kept)
   if (recipe.ignore.some(pattern => matches(pattern, module))) return leave("ignored by option")
   const override = recipe.overrides.find(({ pattern }) => matches(pattern, module))
   if (override?.scheme === "none") return leave("ignored by override")
@@ -217,10 +221,13 @@ function keepFusedTogether(modules: PlannedModule[], program: ModelProgram, warn
       const bits = new Set(siblings.map(entry => entry.scheme?.bits ?? 0))
       if (bits.size > 1)
         warnings.push(
-          `${siblings.map(entry => entry.module).join(", ")} differ in bits; engines that fuse them will refuse the file`,
+          `${someOf(siblings.map(entry => entry.module))} differ in bits; engines that fuse them will refuse the file`,
         )
     }
 }
+
+const someOf = (names: readonly string[]): string =>
+  names.length > 4 ? `${names.slice(0, 3).join(", ")} and ${names.length - 3} more` : names.join(", ")
 
 /** An override that matches nothing is a mistake; an ignored name that matches nothing does no harm. */
 function checkPatterns(
@@ -231,9 +238,21 @@ function checkPatterns(
 ): void {
   const unmatched = (pattern: string) => !modules.some(({ module }) => matches(pattern, module))
   const names = `modules are named like ${modules[0]?.module} and ${program.head}${program.head === program.embedding ? " (embedding and tied head)" : ""}`
-  for (const { pattern } of recipe.overrides)
+  const routers = new Set(
+    program.blocks.flatMap((_, layer) =>
+      linearsOf(program, layer).flatMap(slot => (slot.kept ? [program.blockPrefix(layer) + slot.module] : [])),
+    ),
+  )
+  for (const { pattern, scheme } of recipe.overrides) {
     if (unmatched(pattern))
       throw new TsqError("ERR_OPTION", `quantizeModel: override ${JSON.stringify(pattern)} matches no matrix; ${names}`)
+    const found = modules.filter(({ module }) => matches(pattern, module))
+    if (scheme !== "none" && found.every(({ module }) => routers.has(module)))
+      throw new TsqError(
+        "ERR_OPTION",
+        `quantizeModel: override ${JSON.stringify(pattern)} matches ${found[0]!.module}, which is never quantized: ${found[0]!.reason}`,
+      )
+  }
   for (const pattern of recipe.ignore)
     if (unmatched(pattern) && pattern !== "lm_head")
       warnings.push(`ignore ${JSON.stringify(pattern)} matches no matrix; ${names}`)

@@ -13,7 +13,7 @@ import { readChatTemplates } from "../models/chat-template.ts"
 import { readOptionalObject } from "../models/companion-files.ts"
 import { readGenerationDefaults } from "../models/generation-config.ts"
 import { ggufOfConfig } from "../models/gguf-config-writer.ts"
-import { ggufName, hasPermutedRows, ropeFreqsName } from "../models/gguf-names.ts"
+import { ggufExpertOf, ggufName, hasPermutedRows, ropeFreqsName } from "../models/gguf-names.ts"
 import { ggufOfTokenizer } from "../models/gguf-tokenizer-writer.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
@@ -77,6 +77,11 @@ export async function quantizeToGguf(source: string, out: string, values: GgufOp
         `${source}: this checkpoint is quantized already (${String(checkpoint.quantizationConfig.quant_method ?? "unknown method")}); make the GGUF file of the original`,
       )
     const program = describeModel(checkpoint.config, name => checkpoint.has(name))
+    if (recipe.rounding === "gptq" && program.config.experts)
+      throw new TsqError(
+        "ERR_UNSUPPORTED",
+        `quantizeModel: rounding "gptq" for GGUF files does not know mixtures of experts (${program.config.architecture}) in this version; leave rounding out, and errors are weighed by calibration`,
+      )
     adapters = await Adapters.open(recipe.adapters, checkpoint, onWarning ?? (() => {}))
     const { metadata, ropeFactors } = ggufOfConfig(checkpoint.config, {
       name: basename(resolve(source)),
@@ -153,8 +158,8 @@ function planTensors(
   architecture: string,
   ropeFactors: boolean,
 ): PlannedTensor[] {
-  const { layers, heads, kvHeads, headDim, tiedEmbeddings: tied } = program.config
-  const model = { layers, heads, kvHeads, tied, importance }
+  const { layers, heads, kvHeads, headDim, tiedEmbeddings: tied, experts } = program.config
+  const model = { layers, heads, kvHeads, tied, importance, experts: experts?.count ?? 0 }
   const f32 = ggmlTypeNamed("F32")!
   const planned = new Map<string, PlannedTensor>()
   if (ropeFactors)
@@ -162,7 +167,19 @@ function planTensors(
       ...{ name: ropeFreqsName, type: f32, shape: [headDim / 2] },
       ...{ source: null, permuted: false, instead: null },
     })
+  const addExpert = (hf: string, { name }: { name: string }, [n, k]: readonly [number, number]) => {
+    checkEntry(checkpoint, hf, [n, k])
+    const known = planned.get(name)
+    if (known) return void (known.experts as string[]).push(hf)
+    const { type, instead } = mixedType(preset, model, { name: name.replace(/\.weight$/, ""), k })
+    planned.set(name, {
+      ...{ name, type, shape: [experts!.count, n, k], source: hf, permuted: false, instead: instead?.name ?? null },
+      experts: [hf],
+    })
+  }
   const add = (hf: string, shape: number[]) => {
+    const expert = ggufExpertOf(hf)
+    if (expert) return addExpert(hf, expert, shape as [number, number])
     const name = ggufName(hf)
     if (name === null) throw new TsqError("ERR_UNSUPPORTED", `quantizeModel: GGUF files have no tensor for ${hf}`)
     if (planned.has(name)) return
@@ -234,6 +251,17 @@ async function writeTensor(context: Writing, tensor: PlannedTensor): Promise<voi
     factors.set(ropeFactors!)
     return write(shape, factors)
   }
+  if (tensor.experts) {
+    const [, n = 0, k = 0] = shape
+    for (const [expert, own] of tensor.experts.entries()) {
+      throwIfAborted(signal)
+      const values = await readRows(checkpoint, { source: own, permuted }, [0, n, k], headDim)
+      const weights = importance?.subarray(expert * k, (expert + 1) * k) ?? null
+      const blocks = await encodeBlocks({ name: own, type, shape: [n, k] }, values, { importance: weights, signal })
+      await writer.write(name, blocks)
+    }
+    return
+  }
   const vector = shape.length === 1
   const [n, k] = vector ? [permuted ? shape[0]! : 1, permuted ? 1 : shape[0]!] : [shape[0]!, shape[1]!]
   const step = permuted ? headDim : 1
@@ -272,7 +300,7 @@ function makeReport(
     preset,
     rounding,
     architecture,
-    bitsPerWeight: bitsOf(tensors.filter(({ name, shape }) => shape.length === 2 && name.startsWith("blk."))),
+    bitsPerWeight: bitsOf(tensors.filter(({ name, shape }) => shape.length > 1 && name.startsWith("blk."))),
     fileBitsPerWeight: bitsOf(tensors),
     sourceBytes: checkpoint.names.reduce((sum, name) => sum + checkpoint.entry(name).bytes, 0),
     outputBytes,

@@ -76,6 +76,11 @@ export interface QuantizeModelOptions extends LongWork, RoundingOptions {
   samples?: number
   /** Tokens of a window, the tokenizer's BOS included. Default 512, or the model's context if smaller. */
   sequenceLength?: number
+  /**
+   * Tokens of calibration that must reach an expert of a mixture. A linear of an expert that fewer reach is rounded by its weights alone ("mse"
+   * without statistics). Default: twice the columns of the linear, and at least 64.
+   */
+  expertFloor?: number
   /** Modules left as they are: exact names, or patterns with * ("model.layers.0.*"). */
   ignore?: readonly string[]
   /** Other schemes (and groups) for some modules, by name or pattern; first match wins. "none" leaves a module alone. */
@@ -127,6 +132,8 @@ export interface Recipe {
   adapters: readonly string[]
   samples: number | null
   sequenceLength: number | null
+  /** null: by the columns of each linear. */
+  expertFloor: number | null
   ignore: readonly string[]
   overrides: readonly Override[]
   /** Absent: one scheme for all. */
@@ -175,6 +182,7 @@ const known = [
   "calibration",
   "samples",
   "sequenceLength",
+  "expertFloor",
   "ignore",
   "overrides",
   ...mixOptions,
@@ -283,6 +291,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     adapters: options.strings("adapters", []).map(path => basename(resolve(path))),
     samples: options.integer("samples", { min: 1 }, null),
     sequenceLength: options.integer("sequenceLength", { min: 2 }, null),
+    expertFloor: options.integer("expertFloor", { min: 0 }, null),
     ignore: [...options.strings("ignore", [])],
     overrides,
     ...(mix && { mix }),

@@ -6,6 +6,7 @@ import type { RotationReport } from "../transforms/hadamard.ts"
 import type { TransformReport } from "../transforms/transform.ts"
 import type { ContestReport } from "./best/contest.ts"
 import type { StoredBlock } from "./block-store.ts"
+import { type ExpertCoverage, expertCoverage, listed } from "./expert-coverage.ts"
 import type { QuantizationJob } from "./job.ts"
 import type { MixReport } from "./mixed/search.ts"
 import type { Recipe } from "./recipe.ts"
@@ -27,6 +28,8 @@ export interface QuantizationReport {
   sourceBytes: number
   outputBytes: number
   tensors: TensorReport[]
+  /** Of every block with experts, where calibration was given. */
+  experts?: ExpertCoverage[]
   unquantized: { name: string; reason: string }[]
   /** What "hadamard" turned; null without it. */
   rotation: RotationReport | null
@@ -56,6 +59,7 @@ export function makeReport(job: QuantizationJob, blocks: Iterable<StoredBlock>):
   const tensors = plan.modules
     .filter(entry => entry.scheme !== null)
     .map(({ module, shape, scheme }) => ({ name: module, shape, scheme: scheme!, ...reports.get(module)! }))
+  const experts = expertCoverage(program, recipe, new Map(tensors.map(tensor => [tensor.name, tensor])))
   return {
     version: packageVersion,
     architecture: program.config.architecture,
@@ -70,6 +74,7 @@ export function makeReport(job: QuantizationJob, blocks: Iterable<StoredBlock>):
     sourceBytes: plan.sourceBytes,
     outputBytes: plan.outputBytes,
     tensors,
+    ...(experts.length > 0 && { experts }),
     unquantized: plan.modules
       .filter(entry => entry.scheme === null)
       .map(({ module, reason }) => ({ name: module, reason: reason ?? "" })),
@@ -80,6 +85,12 @@ export function makeReport(job: QuantizationJob, blocks: Iterable<StoredBlock>):
     warnings: [
       ...plan.warnings,
       ...overflowWarning(residualPeaks),
+      ...experts
+        .filter(({ unseen }) => unseen.length > 0)
+        .map(
+          ({ block, count, unseen }) =>
+            `${block}: ${unseen.length} of ${count} experts saw fewer tokens than expertFloor${recipe.expertFloor === null ? " (twice a linear's columns)" : ` ${recipe.expertFloor}`} and are rounded by their weights alone: ${listed(unseen)}; give more calibration`,
+        ),
       ...tensors
         .filter(tensor => tensor.degraded)
         .map(tensor => `${tensor.name}: degraded: ${tensor.note ?? "see damp"}`),

@@ -54,6 +54,8 @@ export interface RoundingReport {
   degraded?: boolean
   keptNearest?: boolean
   deadColumns?: number
+  /** Of an expert's linear: how many tokens of calibration reached the expert. */
+  tokens?: number
   note?: string
 }
 

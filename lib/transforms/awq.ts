@@ -5,8 +5,9 @@
 import { throwIfAborted } from "../core/errors.ts"
 import { sharedFloats } from "../core/tensor.ts"
 import { Accumulator } from "../models/accumulator.ts"
-import type { ScaleGroup } from "../models/program.ts"
-import { native } from "../native.ts"
+import type { Observer } from "../models/runner.ts"
+import { type Best, Candidates, firstSteps, foundScale, neighbours } from "./awq-candidates.ts"
+import { searchExperts } from "./awq-experts.ts"
 import {
   candidateError,
   type FoundScale,
@@ -14,35 +15,44 @@ import {
   type PlacedGroup,
   placedGroups,
   runBlock,
-  sourceChannel,
-  sourceName,
+  sectionOf,
 } from "./scale-groups.ts"
 import type { Transform, TransformInput } from "./transform.ts"
-
-const steps = 20
 
 export const awq: Transform = {
   name: "awq",
   async apply(input) {
     const groups = placedGroups(input).map(placed => ({
       placed,
-      squares: new Accumulator("sumSquares", input.program.slots[placed.slot]!),
+      squares: new Accumulator("sumSquares", placed.k),
     }))
     try {
-      const reference = await runBlock(
-        input,
-        groups.map(({ placed: { op, slot }, squares }) => ({
-          ...{ run: 0, op: op - 1, slot, reduction: "sumSquares", accumulator: squares.handle },
-        })),
-      )
+      const experts = groups.filter(({ placed }) => placed.own)
+      const outputs = expertOutputs(input, experts[0]?.placed)
+      const observers: Observer[] = groups.map(({ placed: { op, slot, own }, squares }) => ({
+        ...{ run: 0, op: op - 1, slot, reduction: "sumSquares", accumulator: squares.handle, ...own },
+      }))
+      const reference = await runBlock(input, outputs ? [...observers, outputs.observer] : observers)
       const found: FoundScale[] = []
-      for (const { placed, squares } of groups) found.push(await searchGroup(input, placed, squares, reference))
+      // They come last in a block.
+      if (outputs) found.push(...(await searchExperts(input, experts, outputs.values)))
+      for (const { placed, squares } of groups)
+        if (!placed.own) found.push(await searchGroup(input, placed, squares, reference))
       await foldAll(input, found)
       return { transform: "awq", groups: found.map(entry => entry.report).reverse() }
     } finally {
       for (const { squares } of groups) squares.dispose()
     }
   },
+}
+
+/** What experts' down projections compute, by a copy of their slot; null where there are none. */
+function expertOutputs(input: TransformInput, placed: PlacedGroup | undefined) {
+  if (!placed) return null
+  const { out: slot } = sectionOf(input).ops[placed.op]!
+  const values = sharedFloats(input.sample.rows * input.program.slots[slot]!)
+  const observer: Observer = { run: 0, op: placed.op, slot, reduction: "copy", out: values }
+  return { values, observer }
 }
 
 async function searchGroup(
@@ -52,78 +62,17 @@ async function searchGroup(
   reference: Float32Array,
 ): Promise<FoundScale> {
   const { group } = placed
-  const activations = rootMeanSquare(squares, group)
-  const magnitudes = await columnMagnitude(input, group, activations.length)
+  const candidates = await Candidates.of(input, group, squares)
   const errorBefore = await candidateError(input, placed, null, reference)
-  let best = { error: errorBefore, scale: null as Float32Array | null, step: 0, duo: true }
+  let best: Best = { error: errorBefore, scale: null, step: 0, duo: true }
   const attempt = async (step: number, duo: boolean) => {
     throwIfAborted(input.signal)
-    const scale = candidateScale(activations, magnitudes, step / steps, duo)
+    const scale = candidates.scale(step, duo)
     const error = await candidateError(input, placed, scale, reference)
     if (error < best.error) best = { error, scale, step, duo }
   }
-  // The error is a smooth function of the ratio: every second step first, then the neighbours of the best.
-  for (const duo of [true, false]) for (let step = duo ? 0 : 2; step < steps; step += 2) await attempt(step, duo)
+  for (const [step, duo] of firstSteps) await attempt(step, duo)
   const { step: middle, duo, scale } = best
-  if (scale) for (const step of [middle - 1, middle + 1]) if (step > 0 && step < steps) await attempt(step, duo)
-  return {
-    group,
-    scale: best.scale,
-    report: {
-      source: sourceName(group),
-      targets: [...group.targets],
-      ratio: best.step / steps,
-      error: best.error,
-      errorBefore,
-    },
-  }
-}
-
-/** Root mean square of the input by source channel: over the heads that share a KV head where the source is v_proj. */
-function rootMeanSquare(squares: Accumulator, group: ScaleGroup): Float64Array {
-  const sums = squares.read(squares.width)
-  const rows = Math.max(squares.rows, 1)
-  const width = sums.length / group.repeat
-  const result = new Float64Array(width)
-  sums.forEach((sum, column) => {
-    result[sourceChannel(column, group)]! += sum / rows / group.repeat
-  })
-  return result.map(Math.sqrt)
-}
-
-/** Mean relative magnitude of the targets' columns, by source channel, weighted by their rows as if they were one matrix. */
-async function columnMagnitude(input: TransformInput, group: ScaleGroup, width: number): Promise<Float64Array> {
-  const result = new Float64Array(width)
-  let rows = 0
-  for (const target of group.targets) {
-    const [n, k] = input.weights.shape(target)
-    const out = sharedFloats(k)
-    await native.columnMagnitude(await input.weights.linear(target), n, k, input.schemeOf(target)?.groupSize ?? k, out)
-    out.forEach((value, column) => {
-      result[sourceChannel(column, group)]! += (value * n) / group.repeat
-    })
-    rows += n
-  }
-  return result.map(value => value / rows)
-}
-
-function candidateScale(
-  activations: Float64Array,
-  magnitudes: Float64Array,
-  ratio: number,
-  duo: boolean,
-): Float32Array {
-  const raw = activations.map((x, i) => Math.max(x ** ratio / (duo ? magnitudes[i]! ** (1 - ratio) + 1e-4 : 1), 1e-4))
-  let low = Number.POSITIVE_INFINITY
-  let high = 0
-  for (const value of raw) {
-    low = Math.min(low, value)
-    high = Math.max(high, value)
-  }
-  const middle = Math.sqrt(low * high)
-  const scale = sharedFloats(raw.length)
-  raw.forEach((value, i) => {
-    scale[i] = value / middle
-  })
-  return scale
+  if (scale) for (const step of neighbours(middle)) await attempt(step, duo)
+  return foundScale(group, best, errorBefore)
 }

@@ -21,6 +21,10 @@ export interface PlacedGroup {
   /** First op that reads the scaled input, and its slot. */
   op: number
   slot: number
+  /** Columns of the linears. */
+  k: number
+  /** Of an expert's own linears, whose input is grouped by routes: their slot, and which expert. */
+  own?: { routes: number; expert: number }
 }
 
 /** What a search made of a group. */
@@ -40,11 +44,15 @@ export function placedGroups(input: TransformInput): PlacedGroup[] {
     .scaleGroups(input.layer)
     .filter(group => group.targets.some(target => input.schemeOf(target) !== null))
     .map(group => {
-      const op = section.ops.findIndex(({ kind, weights }) => {
-        const slot = kind === "linear" ? section.weights[weights[0]!] : undefined
-        return slot?.kind === "linear" && group.targets.includes(slot.module)
-      })
-      return { group, op, slot: section.ops[op]!.in[0]! }
+      const op = section.ops.findIndex(({ weights }) =>
+        weights.some(weight => {
+          const slot = section.weights[weight]
+          return slot?.kind === "linear" && group.targets.includes(slot.module)
+        }),
+      )
+      const [slot = 0, routes = 0] = section.ops[op]!.in
+      const k = input.weights.shape(group.targets[0]!)[1]
+      return { group, op, slot, k, ...(group.expert !== undefined && { own: { routes, expert: group.expert } }) }
     })
     .sort((a, b) => b.op - a.op)
 }
@@ -98,6 +106,57 @@ export async function candidateError(
   }
 }
 
+/**
+ * Likewise the error of each expert's output on its own rows, all experts tried at the same time: what one computes does not depend on the
+ * others. `reference`: what op `op` writes with the original weights, laid out as its slot, whose inputs a run of the block has left.
+ */
+export async function expertErrors(
+  input: TransformInput,
+  op: number,
+  tries: readonly { placed: PlacedGroup; scale: Float32Array | null }[],
+  reference: Float32Array,
+): Promise<number[]> {
+  const { out } = sectionOf(input).ops[op]!
+  const owned: { dispose(): void }[] = []
+  const errors: Accumulator[] = []
+  let tried = input
+  let activations: Activations = "exact"
+  try {
+    for (const { placed, scale } of tries) {
+      // A source divided by the scale would have to run again, and with it all that feeds the experts.
+      const made = await candidate(tried, placed.group, op, scale, owned, true)
+      tried = { ...input, bound: made.bound }
+      activations = made.activations
+      errors.push(new Accumulator("squaredError", input.weights.shape(placed.group.targets[0]!)[0]))
+    }
+    await input.runner.step({
+      runs: [{ section: tried.bound, layer: 0, opBegin: op, opEnd: op + 1 }],
+      rows: input.sample.rows,
+      sequences: input.sample.sequences,
+      cache: input.cache,
+      observers: tries.map(({ placed }, i) => ({
+        ...{
+          run: 0,
+          op,
+          slot: out,
+          reduction: "squaredError",
+          accumulator: errors[i]!.handle,
+          reference,
+          ...placed.own,
+        },
+      })),
+      activations,
+      signal: input.signal,
+    })
+    return errors.map(error => {
+      const [difference, square] = error.read(2)
+      return difference! / Math.max(square!, Number.MIN_VALUE)
+    })
+  } finally {
+    for (const object of [...owned, ...errors]) object.dispose()
+  }
+}
+
 interface Candidate {
   bound: BoundSection
   /** The op to run from. */
@@ -105,13 +164,14 @@ interface Candidate {
   activations: Activations
 }
 
-/** The block with the group's linears rounded. What is made for it is added to `owned`. */
+/** The block with the group's linears rounded; `inPlace`: as if activations were not. What is made for it is added to `owned`. */
 async function candidate(
   input: TransformInput,
   group: ScaleGroup,
   op: number,
   scale: Float32Array | null,
   owned: { dispose(): void }[],
+  inPlace = false,
 ): Promise<Candidate> {
   const own = <T extends { dispose(): void }>(object: T): T => {
     owned.push(object)
@@ -123,7 +183,7 @@ async function candidate(
     return scheme ? [{ module, scheme }] : []
   })
   let bound = input.bound
-  if (targets.every(({ scheme }) => isIntegerScheme(scheme) && !scheme.activations)) {
+  if (inPlace || targets.every(({ scheme }) => isIntegerScheme(scheme) && !scheme.activations)) {
     // Rounded as W·s and divided by s again in one pass: what feeds the linears runs as it is.
     for (const { module, scheme } of targets) {
       const [n, k] = input.weights.shape(module)

@@ -27,8 +27,9 @@ export const smooth: Transform = {
   async apply(input) {
     const { alpha } = input.options
     const groups = placedGroups(input)
-      .filter(({ group }) => alpha === "auto" || group.source.kind === "vector")
-      .map(placed => ({ placed, peaks: new Accumulator("absMax", input.program.slots[placed.slot]!) }))
+      // Scales within experts are left alone: each would be a search of its own through the block.
+      .filter(({ group, own }) => group.source.kind === "vector" || (alpha === "auto" && !own))
+      .map(placed => ({ placed, peaks: new Accumulator("absMax", placed.k) }))
     try {
       await input.observe(groups.map(({ placed: { op, slot }, peaks }) => ({ op, slot, accumulator: peaks })))
       const reference = await runBlock(input)

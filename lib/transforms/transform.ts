@@ -14,11 +14,13 @@ export interface BlockSample {
   sequences: readonly StepSequence[]
 }
 
-/** A slot, an op that reads it, and where it is summed. */
+/** A slot, an op that reads it, and where it is summed; of one expert where the slot is grouped by routes. */
 export interface Watched {
   op: number
   slot: number
   accumulator: Accumulator
+  routes?: number
+  expert?: number
 }
 
 export interface TransformOptions {

@@ -14,7 +14,7 @@ namespace {
 Napi::Value createAccumulator(Arguments& a) {
   auto shared = std::make_shared<SharedAccumulator>();
   Accumulator& accumulator = shared->accumulator;
-  accumulator.kind = static_cast<Reduction>(a.integer(a[0], "kind", 0, static_cast<int64_t>(Reduction::kReservoir)));
+  accumulator.kind = static_cast<Reduction>(a.integer(a[0], "kind", 0, static_cast<int64_t>(Reduction::kNonZero)));
   accumulator.width = a.integer(a[1], "width", 1);
   accumulator.capacity = a.integer(a[2], "capacity");
   accumulator.seed = static_cast<uint64_t>(a.integer(a[3], "seed"));

@@ -273,7 +273,11 @@ class RequestReader {
     observer.op = static_cast<int32_t>(a_.integer(read("op"), "observer.op", -1, kMaxInt32));
     observer.slot = static_cast<int32_t>(a_.integer(read("slot"), "observer.slot", 0, kMaxInt32));
     observer.reduction = static_cast<Reduction>(
-        a_.integer(read("reduction"), "observer.reduction", 0, static_cast<int64_t>(Reduction::kReservoir)));
+        a_.integer(read("reduction"), "observer.reduction", 0, static_cast<int64_t>(Reduction::kNonZero)));
+    if (const Napi::Value routes = read("routes"); !a_.isNull(routes)) {
+      observer.routes = static_cast<int32_t>(a_.integer(routes, "observer.routes", 0, kMaxInt32));
+      observer.expert = static_cast<int32_t>(a_.integer(read("expert"), "observer.expert", 0, kMaxInt32));
+    }
     const int64_t floats = rowsOf(observer.slot, "observer.slot");
     if (observer.reduction == Reduction::kCopy) {
       observer.copy = a_.view<float>(read("out"), "observer.out", floats).data;

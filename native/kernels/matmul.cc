@@ -209,14 +209,14 @@ Status matmulGroup(const MatmulArgs* args, int count) {
     TSQ_RETURN_IF_ERROR(matmulGroup(args, kMostProducts));
   }
   for (int i = 0; i < count; ++i) TSQ_RETURN_IF_ERROR(check(args[i]));
-  if (count == 0 || args[0].m == 0) return {};
   const KernelTable& table = kernels();
 
   // Each product's activations; those that need the same share them.
   Prepared prepared[kMostProducts];
   int of[kMostProducts], distinct = 0;
-  int64_t surveys = 0, floats = 0, elements = 0, products = 0;
+  int64_t surveys = 0, floats = 0, elements = 0, products = 0, rows = 0;
   for (int i = 0; i < count; ++i) {
+    if (args[i].m == 0) continue;
     Prepared wanted(table, args[i]);
     int found = 0;
     while (found < distinct && !prepared[found].sameAs(wanted)) ++found;
@@ -225,37 +225,43 @@ Status matmulGroup(const MatmulArgs* args, int count) {
     if (found < distinct) continue;
     elements += wanted.direct ? 0 : args[i].m * args[i].weight->shape.k;
     surveys += wanted.surveyFloats();
+    rows += args[i].m;
     prepared[distinct++] = wanted;
   }
-  const int64_t m = args[0].m;
+  if (distinct == 0) return {};
   if (surveys > 0) {
     float* survey = threadScratch(ScratchUse::kSurvey, surveys);
     for (int i = 0; i < distinct; ++i) {
       if (survey == nullptr || !prepared[i].survey(table, survey))
-        return {Code::kMemory, "matmul: no memory to look through " + std::to_string(m) + " rows of activations"};
+        return {Code::kMemory, "matmul: no memory to look through " + std::to_string(rows) + " rows of activations"};
       survey += prepared[i].surveyFloats();
     }
   }
   for (int i = 0; i < distinct; ++i) floats += prepared[i].floats();
-  for (int i = 0; i < count; ++i) floats += extraFloats(args[i], prepared[of[i]]);
+  for (int i = 0; i < count; ++i) {
+    if (args[i].m > 0) floats += extraFloats(args[i], prepared[of[i]]);
+  }
   float* memory = threadScratch(ScratchUse::kActivations, floats);
   if (memory == nullptr) {
-    return {Code::kMemory, "matmul: no memory for " + std::to_string(args[0].m) + " rows of " +
+    return {Code::kMemory, "matmul: no memory for " + std::to_string(rows) + " rows of " +
                                std::to_string(args[0].weight->shape.k) + " activations"};
   }
   for (int i = 0; i < distinct; ++i) memory = prepared[i].place(memory);
   std::atomic<bool> outOfMemory{false};
   if (elements > 0) {
-    forTasks(elements < kInlineElements, distinct * m, [&](int64_t task, int) {
-      if (!prepared[task / m].row(table, task % m)) outOfMemory.store(true, std::memory_order_relaxed);
+    forTasks(elements < kInlineElements, rows, [&](int64_t task, int) {
+      int i = 0;
+      for (; task >= prepared[i].count(); ++i) task -= prepared[i].count();
+      if (!prepared[i].row(table, task)) outOfMemory.store(true, std::memory_order_relaxed);
     });
   }
 
   const bool alone = products < kInlineProducts;
   const int threads = alone ? 1 : ThreadPool::instance().threads();
-  Cut cuts[kMostProducts];
+  Cut cuts[kMostProducts]{};
   int64_t tasks = 0;
   for (int i = 0; i < count; ++i) {
+    if (args[i].m == 0) continue;
     cuts[i] = cut(args[i], prepared[of[i]], threads);
     tasks += cuts[i].tasks();
     if (!setExtra(table, &cuts[i], memory)) outOfMemory.store(true, std::memory_order_relaxed);

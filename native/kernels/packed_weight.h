@@ -115,8 +115,8 @@ struct MatmulArgs {
   Activations activations = Activations::kExact;
 };
 Status matmul(const MatmulArgs& args);
-// Several products of the same x (equal x, xType, ldx, m and activations): one pass over the pool, and activations
-// prepared once where the weights allow it. The same bytes as one matmul after the other.
+// Several products (of equal xType and activations): one pass over the pool, and activations prepared once for those
+// of the same x, ldx and m where the weights allow it. The same bytes as one matmul after the other.
 Status matmulGroup(const MatmulArgs* args, int count);
 
 }  // namespace tsq

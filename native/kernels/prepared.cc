@@ -82,6 +82,7 @@ bool Prepared::plain() const {
 }
 
 bool Prepared::sameAs(const Prepared& other) const {
+  if (args_->x != other.args_->x || args_->ldx != other.args_->ldx || args_->m != other.args_->m) return false;
   if (dots != other.dots || quads != other.quads || limbs != other.limbs || form_ != other.form_) return false;
   if ((scheme == nullptr) != (other.scheme == nullptr)) return false;
   if (scheme != nullptr && !(*scheme == *other.scheme)) return false;

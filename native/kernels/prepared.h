@@ -26,6 +26,7 @@ struct Prepared {
   Prepared(const KernelTable& table, const MatmulArgs& args);
   // Whether both prepare the same bytes.
   bool sameAs(const Prepared& other) const;
+  int64_t count() const { return args_->m; }  // rows
   // What follows from all rows at once: the grid that they share, and outliers. `memory`: surveyFloats(). Comes before
   // floats(), place() and row(), on one thread, and uses the pool. False: no memory.
   int64_t surveyFloats() const;

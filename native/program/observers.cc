@@ -49,6 +49,14 @@ void raisePeaks(double* values, const float* x, int64_t width, int64_t rows) {
   });
 }
 
+void countNonZero(double* values, const float* x, int64_t width, int64_t rows) {
+  forColumns(width, rows, [&](int64_t begin, int64_t end) {
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t column = begin; column < end; ++column) values[column] += x[row * width + column] != 0 ? 1 : 0;
+    }
+  });
+}
+
 void updateMean(double* values, double seen, const float* x, int64_t width, int64_t rows) {
   forColumns(width, rows, [&](int64_t begin, int64_t end) {
     for (int64_t column = begin; column < end; ++column) {
@@ -97,6 +105,7 @@ int64_t valueCount(const Accumulator& a) {
     case Reduction::kSumSquares:
     case Reduction::kAbsMax:
     case Reduction::kMean:
+    case Reduction::kNonZero:
       return a.width;
     case Reduction::kSquaredError:
       return 2;
@@ -171,6 +180,9 @@ Status accumulate(Accumulator* a, const float* x, int64_t rows, const float* ref
       break;
     case Reduction::kReservoir:
       sampleRows(a, x, rows);
+      break;
+    case Reduction::kNonZero:
+      countNonZero(a->values.data(), x, a->width, rows);
       break;
     case Reduction::kCopy:
       return Status(Code::kOption, "a copy needs no accumulator");

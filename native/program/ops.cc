@@ -41,15 +41,12 @@ void rmsNorm(const StepContext& step, const SectionRun& run, const Op& op) {
   });
 }
 
-// Linears of one input. Rows are cut so that the abort flag is seen within a second or so on a large layer. The cut
-// depends on the shapes only.
+// Linears of one input.
 Status linears(const StepContext& step, const SectionRun& run, const Op* ops, int32_t count) {
-  constexpr double kProducts = 4e10;
   const int64_t k = step.width(ops->in[0]);
   double outputs = 0;
   for (int32_t i = 0; i < count; ++i) outputs += static_cast<double>(step.width(ops[i].out));
-  const int64_t fitting = static_cast<int64_t>(kProducts / (static_cast<double>(k) * outputs));
-  const int64_t block = std::max<int64_t>(256, fitting / 256 * 256);
+  const int64_t block = rowsBetweenAborts(k, outputs);
   for (int64_t row = 0; row < step.rows(); row += block) {
     if (step.abort().raised()) return aborted();
     MatmulArgs products[kMostTogether];
@@ -103,13 +100,20 @@ void elementwise(const StepContext& step, const Op& op, void (*kernel)(const flo
 
 }  // namespace
 
+int64_t rowsBetweenAborts(int64_t k, double outputs) {
+  constexpr double kProducts = 4e10;
+  const int64_t fitting = static_cast<int64_t>(kProducts / (static_cast<double>(k) * outputs));
+  return std::max<int64_t>(256, fitting / 256 * 256);
+}
+
 int32_t opsTogether(const Op* ops, int32_t count) {
-  if (ops->kind != OpKind::kLinear) return 1;
+  if (ops->kind != OpKind::kLinear && ops->kind != OpKind::kExperts) return 1;
   int32_t together = 1;
   for (; together < std::min(count, kMostTogether); ++together) {
     const Op& op = ops[together];
     const auto sameOutput = [&](const Op& other) { return other.out == op.out; };
-    if (op.kind != OpKind::kLinear || op.in[0] != ops->in[0] || std::any_of(ops, ops + together, sameOutput)) break;
+    if (op.kind != ops->kind || op.in[0] != ops->in[0] || op.in[1] != ops->in[1]) break;
+    if (std::any_of(ops, ops + together, sameOutput)) break;
   }
   return together;
 }
@@ -153,7 +157,20 @@ Status runOps(const StepContext& step, const SectionRun& run, const Op* ops, int
     case OpKind::kActivate:
       activate(step, op);
       break;
+    case OpKind::kRoute:
+      route(step, op);
+      break;
+    case OpKind::kGather:
+      TSQ_RETURN_IF_ERROR(gatherRows(step, op));
+      break;
+    case OpKind::kExperts:
+      TSQ_RETURN_IF_ERROR(runExperts(step, run, ops, count));
+      break;
+    case OpKind::kCombine:
+      TSQ_RETURN_IF_ERROR(combineRows(step, op));
+      break;
   }
+  for (int32_t i = 0; i < count; ++i) step.work.experts.written(ops[i].out);
   return step.abort().raised() ? aborted() : Status();
 }
 

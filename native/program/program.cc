@@ -16,7 +16,7 @@ struct Program::Impl {
   explicit Impl(ProgramSpec description) : spec(std::move(description)), slots(spec.slots) {}
 
   Status step(const StepRequest& request);
-  Status observe(const StepRequest& request, const Observer& observer);
+  Status observe(const StepContext& context, const Observer& observer);
 
   const ProgramSpec spec;
   std::mutex mutex;  // one step at a time
@@ -25,7 +25,9 @@ struct Program::Impl {
   Workspace work;
 };
 
-Status Program::Impl::observe(const StepRequest& request, const Observer& observer) {
+Status Program::Impl::observe(const StepContext& context, const Observer& observer) {
+  const StepRequest& request = context.request;
+  if (observer.routes >= 0) return observeExpert(context, observer);
   const float* x = slots.slot(observer.slot);
   const int64_t floats = request.rows * slots.width(observer.slot);
   if (observer.reduction == Reduction::kCopy) {
@@ -40,6 +42,7 @@ Status Program::Impl::step(const StepRequest& request) {
   if (request.abort.raised()) return aborted();
   TSQ_RETURN_IF_ERROR(slots.prepare(request.rows));
   work.ropes.beginStep();
+  work.experts.forget();
   if (request.hidden != nullptr) {
     const int64_t floats = request.rows * slots.width(request.hiddenSlot);
     std::memcpy(slots.slot(request.hiddenSlot), request.hidden, static_cast<size_t>(floats) * sizeof(float));
@@ -65,7 +68,7 @@ Status Program::Impl::step(const StepRequest& request) {
       for (; next != plan.observers.end(); ++next) {
         const Observer& observer = request.observers[static_cast<size_t>(*next)];
         if (observer.run != static_cast<int32_t>(r) || observer.op != op) break;
-        TSQ_RETURN_IF_ERROR(observe(request, observer));
+        TSQ_RETURN_IF_ERROR(observe(context, observer));
         if (request.abort.raised()) return aborted();
       }
     }

@@ -34,6 +34,13 @@ enum class OpKind : int32_t {
                    // stride]
   kPositions = 10,  // out <- rows of weight w0 by position                                p: [positions]
   kActivate = 11,   // in0 -> out                                                         p: [activation, as of kGated]
+  // A mixture of experts (program/experts.h). Routes: [rows, experts], an expert's share in a row, 0 where it was not
+  // chosen. Grouped slots are topK times as wide as a row of theirs: all pairs of a row and an expert, expert by
+  // expert.
+  kRoute = 14,    // in0 logits -> out routes                                             p: [topK, renormalize]
+  kGather = 15,   // in0, in1 routes -> out grouped                                       p: [topK]
+  kExperts = 16,  // in0 grouped, in1 routes, w0 packed and those after it, one an expert -> out grouped  p: [topK]
+  kCombine = 17,  // in0 grouped, in1 routes -> out: sums of a row's pairs, weighted by its routes        p: [topK]
 };
 
 struct Op {
@@ -80,7 +87,8 @@ enum class Reduction : int32_t {
   kCopy = 3,
   kSquaredError = 4,
   kMean = 5,
-  kReservoir = 6
+  kReservoir = 6,
+  kNonZero = 7
 };
 
 // Accumulators that observers write to; they live across steps.
@@ -89,8 +97,8 @@ struct Accumulator {
   int64_t width = 0;
   double rows = 0;                   // rows seen
   std::unique_ptr<Hessian> hessian;  // kHessian
-  std::vector<double> values;  // kSumSquares, kAbsMax, kMean: [width]; kSquaredError: [2] sum of squared differences,
-                               // of squared references
+  std::vector<double> values;  // kSumSquares, kAbsMax, kMean, kNonZero: [width]; kSquaredError: [2] sum of squared
+                               // differences, of squared references
   std::vector<float> samples;  // kReservoir: [capacity, width], uniform sample of the rows by seed
   int64_t capacity = 0;
   uint64_t seed = 0;
@@ -103,6 +111,9 @@ struct Observer {
   std::shared_ptr<Accumulator> accumulator;  // all but kCopy
   float* copy = nullptr;                     // kCopy: [rows, width] out
   const float* reference = nullptr;          // kSquaredError: [rows, width]
+  // Not -1: `slot` is grouped by these routes, and only what belongs to `expert` is reduced, by an accumulator as wide
+  // as one row of the group. Any reduction but kCopy; a reference is laid out as the slot.
+  int32_t routes = -1, expert = 0;
 };
 
 struct Sampling {

@@ -10,14 +10,27 @@ namespace tsq {
 namespace {
 
 Status checkReduction(const ProgramSpec& spec, size_t i, const Observer& observer) {
-  const int64_t width = spec.slots[static_cast<size_t>(observer.slot)];
+  int64_t width = spec.slots[static_cast<size_t>(observer.slot)];
+  if (observer.routes != -1) {
+    TSQ_RETURN_IF_ERROR(checkSlot(text("observers[", i, "].routes"), observer.routes, spec));
+    const int64_t experts = spec.slots[static_cast<size_t>(observer.routes)];
+    if (observer.expert < 0 || observer.expert >= experts) {
+      return optionError("observers[", i, "].expert is ", observer.expert, ", expected 0 to ", experts - 1);
+    }
+    if (observer.reduction == Reduction::kCopy) {
+      return optionError("observers[", i, "].reduction is a copy, which has all experts: leave routes out");
+    }
+    // A row of the group: its accumulator says how wide that is.
+    const Accumulator* a = observer.accumulator.get();
+    if (a != nullptr && a->width > 0 && width % a->width == 0) width = a->width;
+  }
   if (observer.reduction == Reduction::kCopy) {
     return observer.copy != nullptr ? Status()
                                     : optionError("observers[", i, "].copy is missing: expected room for a copy");
   }
-  if (observer.reduction < Reduction::kHessian || observer.reduction > Reduction::kReservoir) {
+  if (observer.reduction < Reduction::kHessian || observer.reduction > Reduction::kNonZero) {
     return optionError("observers[", i, "].reduction is ", static_cast<int32_t>(observer.reduction), ", expected 0 to ",
-                       static_cast<int32_t>(Reduction::kReservoir));
+                       static_cast<int32_t>(Reduction::kNonZero));
   }
   if (observer.reduction == Reduction::kSquaredError && observer.reference == nullptr) {
     return optionError("observers[", i, "].reference is missing: the squared error needs values to compare with");

@@ -1,5 +1,6 @@
 #include "program/signature.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "program/message.h"
@@ -21,9 +22,17 @@ constexpr Signature kSignatures[] = {
     {"columns", 1, true, 0, 0, 4, {"begin", "pieces", "length", "stride"}},
     {"positions", 0, true, 1, 0, 1, {"positions"}},
     {"activate", 1, true, 0, 0, 1, {"activation"}},
+    {},
+    {},
+    {"route", 1, true, 0, 0, 2, {"topK", "renormalize"}},
+    {"gather", 2, true, 0, 0, 1, {"topK"}},
+    {"experts", 2, true, 1, 0, 1, {"topK"}},
+    {"combine", 2, true, 0, 0, 1, {"topK"}},
 };
 
 constexpr int64_t kMaxWidth = int64_t{1} << 30;
+// Far above any model; what is chosen is found by going through all experts for each.
+constexpr int64_t kMostExperts = 4096, kMostChosen = 64;
 
 // Checks one op of a section.
 class OpCheck {
@@ -69,6 +78,15 @@ class OpCheck {
         return columns();
       case OpKind::kPositions:
         return integer(0, 1, kMaxWidth);
+      case OpKind::kRoute:
+        TSQ_RETURN_IF_ERROR(integer(1, 0, 1));
+        TSQ_RETURN_IF_ERROR(topK(width(op_.in[0])));
+        TSQ_RETURN_IF_ERROR(separate(0));
+        return equalWidths();
+      case OpKind::kGather:
+      case OpKind::kExperts:
+      case OpKind::kCombine:
+        return experts();
     }
     return Status();
   }
@@ -191,6 +209,36 @@ class OpCheck {
     return Status();
   }
 
+  Status topK(int64_t experts) const {
+    if (experts > kMostExperts) return fail("has routes for ", experts, " experts, expected at most ", kMostExperts);
+    return integer(0, 1, std::min(experts, kMostChosen));
+  }
+
+  Status separate(int input) const {
+    if (op_.in[input] != op_.out) return Status();
+    return fail("reads and writes slot ", op_.out, ": give it another output slot");
+  }
+
+  Status experts() const {
+    const int64_t count = width(op_.in[1]);
+    TSQ_RETURN_IF_ERROR(topK(count));
+    TSQ_RETURN_IF_ERROR(separate(0));
+    TSQ_RETURN_IF_ERROR(separate(1));
+    const int64_t k = static_cast<int64_t>(op_.p[0]);
+    const char* grouped = "topK times a row of the group";
+    if (op_.kind == OpKind::kGather) return hasWidth("out", op_.out, k * width(op_.in[0]), grouped);
+    if (op_.kind == OpKind::kCombine) return hasWidth("in[0]", op_.in[0], k * width(op_.out), grouped);
+    for (const int32_t slot : {op_.in[0], op_.out}) {
+      if (width(slot) % k != 0) {
+        return fail("slot ", slot, " is ", width(slot), " wide, expected a multiple of topK ", k, " (", grouped, ")");
+      }
+    }
+    const int32_t weights = spec_.sections[section_].weights;
+    if (op_.weight[0] + count <= weights) return Status();
+    return fail("weight[0] is ", op_.weight[0], ", expected ", count,
+                " weights, one an expert, from there on, but the ", "section has ", weights);
+  }
+
   const ProgramSpec& spec_;
   size_t section_, index_;
   const Op& op_;
@@ -201,7 +249,8 @@ class OpCheck {
 
 const Signature* signatureOf(OpKind kind) {
   const int32_t index = static_cast<int32_t>(kind);
-  return index >= 0 && index < static_cast<int32_t>(std::size(kSignatures)) ? &kSignatures[index] : nullptr;
+  if (index < 0 || index >= static_cast<int32_t>(std::size(kSignatures))) return nullptr;
+  return kSignatures[index].name != nullptr ? &kSignatures[index] : nullptr;
 }
 
 AttentionParameters attentionParameters(const Op& op) {

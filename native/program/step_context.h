@@ -2,6 +2,7 @@
 #pragma once
 #include "program/attention.h"
 #include "program/epilogue.h"
+#include "program/experts.h"
 #include "program/low_rank.h"
 #include "program/rope_tables.h"
 #include "program/slot_arena.h"
@@ -14,6 +15,7 @@ struct Workspace {
   RopeTables ropes;
   AttentionWorkspace attention;
   EpilogueWorkspace epilogue;
+  ExpertGroups experts;
   LowRankWorkspace lowRank;
 };
 

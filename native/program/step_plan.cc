@@ -87,6 +87,8 @@ class RequestCheck {
         }
         logits_ = true;
         return matrix(r, i, 0, spec_.vocabulary, width(op.in[0]));
+      case OpKind::kExperts:
+        return experts(r, i, op);
       default:
         return Status();
     }
@@ -107,9 +109,10 @@ class RequestCheck {
   std::string where(size_t r, int32_t i) const { return opPosition(spec_, request_, r, i); }
 
   // The weight that an op uses, or why there is none.
-  Result<const WeightRef*> weight(size_t r, int32_t i, int which) const {
+  Result<const WeightRef*> weight(size_t r, int32_t i, int which, int64_t expert = 0) const {
     const SectionRun& run = request_.runs[r];
-    const int64_t index = int64_t{run.weightBase} + sectionOf(spec_, run).ops[static_cast<size_t>(i)].weight[which];
+    const int64_t index =
+        int64_t{run.weightBase} + sectionOf(spec_, run).ops[static_cast<size_t>(i)].weight[which] + expert;
     const int64_t count = static_cast<int64_t>(request_.weights.size());
     if (run.weightBase < 0 || index >= count) {
       return optionError(where(r, i), ": weight[", which, "] is weights[", index, "] (weightBase ", run.weightBase,
@@ -118,8 +121,17 @@ class RequestCheck {
     return &request_.weights[static_cast<size_t>(index)];
   }
 
-  Status matrix(size_t r, int32_t i, int which, int64_t n, int64_t k) const {
-    const Result<const WeightRef*> found = weight(r, i, which);
+  Status experts(size_t r, int32_t i, const Op& op) const {
+    const int64_t topK = static_cast<int64_t>(op.p[0]), n = width(op.out) / topK, k = width(op.in[0]) / topK;
+    for (int64_t expert = 0; expert < width(op.in[1]); ++expert) {
+      const Status status = matrix(r, i, 0, n, k, expert);
+      if (!status.ok()) return Status(status.code(), text(status.message(), " (expert ", expert, ")"));
+    }
+    return Status();
+  }
+
+  Status matrix(size_t r, int32_t i, int which, int64_t n, int64_t k, int64_t expert = 0) const {
+    const Result<const WeightRef*> found = weight(r, i, which, expert);
     if (!found.ok()) return found.status();
     const auto* packed = std::get_if<std::shared_ptr<const PackedWeight>>(found.value());
     if (packed == nullptr || *packed == nullptr) {

@@ -36,6 +36,11 @@ export function linearGroups(
   recipe: Recipe,
   named: readonly MixCandidate[] | null,
 ): LinearGroup[] {
+  if (program.config.experts)
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      `schemes are not chosen by measured damage for mixtures of experts (${program.config.architecture}) in this version; state one scheme, and others by overrides`,
+    )
   const scaleBits = scaleTypeOf(recipe.format, program) === "f32" ? 32 : 16
   const candidates = named ?? defaultCandidates(recipe.groupSize, scaleBits)
   const decided = [...recipe.ignore, ...recipe.overrides.map(({ pattern }) => pattern)]

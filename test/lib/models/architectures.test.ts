@@ -47,6 +47,39 @@ const variants: Record<string, Record<string, unknown>> = {
     sliding_window: 4,
     layer_types: ["sliding_attention", "full_attention", "sliding_attention"],
   },
+  "mixtral, two of five experts": { model_type: "mixtral", num_local_experts: 5, num_experts_per_tok: 2 },
+  "mixtral, one expert, window": {
+    model_type: "mixtral",
+    num_local_experts: 3,
+    num_experts_per_tok: 1,
+    sliding_window: 6,
+  },
+  "qwen3_moe, shares as they are": {
+    model_type: "qwen3_moe",
+    num_experts: 12,
+    num_experts_per_tok: 8,
+    moe_intermediate_size: 9,
+    head_dim: 16,
+  },
+  "qwen3_moe, shares sum to 1, dense layers between": {
+    model_type: "qwen3_moe",
+    num_experts: 6,
+    num_experts_per_tok: 3,
+    moe_intermediate_size: 16,
+    norm_topk_prob: true,
+    decoder_sparse_step: 2,
+    use_sliding_window: true,
+    sliding_window: 9,
+    max_window_layers: 2,
+  },
+  "qwen3_moe, every expert, a layer without": {
+    model_type: "qwen3_moe",
+    num_experts: 4,
+    num_experts_per_tok: 4,
+    moe_intermediate_size: 20,
+    mlp_only_layers: [1],
+    attention_bias: true,
+  },
 }
 
 let seed = 1

@@ -115,7 +115,7 @@ t.test("what does not fit is named", async t => {
     { model_type: "gpt_oss" },
     "ERR_UNSUPPORTED",
     /model_type is "gpt_oss"/,
-    /"gemma2", .*"gpt_neox", "llama", "mistral", "phi3", "qwen2" or "qwen3"/,
+    /"gemma2", .*"gpt_neox", "llama", "mistral", "mixtral", "phi3", "qwen2", "qwen3" or "qwen3_moe"/,
   )
   refuses(t, { model_type: undefined }, "ERR_UNSUPPORTED", /model_type is missing/)
   refuses(t, { model_type: "toString" }, "ERR_UNSUPPORTED", /model_type is "toString"/)

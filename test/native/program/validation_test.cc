@@ -88,7 +88,7 @@ TEST(specs_are_checked) {
   SPEC_REFUSED("slot 2 is 2147483648 wide", s->slots[2] = int64_t{1} << 31);
   SPEC_REFUSED("vocabulary is -1", s->vocabulary = -1);
   SPEC_REFUSED("section 1 binds -2 weights", s->sections[1].weights = -2);
-  SPEC_REFUSED("section 1 op 3: kind 12 is unknown, expected 0 to 11",
+  SPEC_REFUSED("section 1 op 3: kind 12 is unknown, expected 0 to 17",
                s->sections[1].ops[3].kind = static_cast<OpKind>(12));
   SPEC_REFUSED("section 1 op 3: kind -1 is unknown", s->sections[1].ops[3].kind = static_cast<OpKind>(-1));
   SPEC_REFUSED("section 1 op 1 (linear): in[0] is slot 14, expected 0 to 13", s->sections[1].ops[1].in[0] = 14);

@@ -45,14 +45,60 @@ export function forward64(config: Config, weights: Weights, ids: readonly number
     const mixed = attention(q, k, v, heads, kvHeads, headDim, windowOf(config, layer))
     x = add(x, project(mixed, `${prefix}self_attn.o_proj`))
     const mlp = x.map(row => rmsNorm(row, get(`${prefix}post_attention_layernorm.weight`), eps))
-    const up = project(mlp, `${prefix}mlp.up_proj`)
-    const gated = project(mlp, `${prefix}mlp.gate_proj`).map((row, i) =>
-      row.map((value, j) => activate(value, config.hidden_act as string) * up[i]![j]!),
+    const gatedMlp = (rows: Rows, [gate, up, down]: readonly [string, string, string]) => {
+      const ups = project(rows, prefix + up)
+      const gated = project(rows, prefix + gate).map((row, i) =>
+        row.map((value, j) => activate(value, config.hidden_act as string) * ups[i]![j]!),
+      )
+      return project(gated, prefix + down)
+    }
+    const expert = expertsOf(config, prefix, weights)
+    x = add(
+      x,
+      expert
+        ? mlp.map(row =>
+            mixture(row, project([row], prefix + expert.router)[0]!, config, e => gatedMlp([row], expert.names(e))[0]!),
+          )
+        : gatedMlp(mlp, ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]),
     )
-    x = add(x, project(gated, `${prefix}mlp.down_proj`))
   }
   const last = x.map(row => rmsNorm(row, get("model.norm.weight"), eps))
   return project(last, config.tie_word_embeddings ? "model.embed_tokens" : "lm_head")
+}
+
+/** Names of a block's experts and their router; null where it has an ordinary MLP. */
+function expertsOf(config: Config, prefix: string, weights: Weights) {
+  const mixtral = config.model_type === "mixtral"
+  const router = mixtral ? "block_sparse_moe.gate" : "mlp.gate"
+  if (!weights[`${prefix}${router}.weight`]) return null
+  const names = (e: number): [string, string, string] =>
+    mixtral
+      ? ([1, 3, 2].map(i => `block_sparse_moe.experts.${e}.w${i}`) as [string, string, string])
+      : (["gate", "up", "down"].map(part => `mlp.experts.${e}.${part}_proj`) as [string, string, string])
+  return { router, names }
+}
+
+/** Softmax over all experts, the likeliest ones' outputs weighted by their shares. */
+function mixture(
+  row: Float64Array,
+  scores: Float64Array,
+  config: Config,
+  output: (expert: number) => Float64Array,
+): Float64Array {
+  const top = Math.max(...scores)
+  const total = scores.reduce((sum, score) => sum + Math.exp(score - top), 0)
+  const chosen = [...scores.keys()]
+    .sort((a, b) => scores[b]! - scores[a]! || a - b)
+    .slice(0, config.num_experts_per_tok as number)
+  const shares = chosen.map(e => Math.exp(scores[e]! - top) / total)
+  const all = config.model_type === "mixtral" || config.norm_topk_prob ? shares.reduce((a, b) => a + b, 0) : 1
+  const sum = new Float64Array(row.length)
+  chosen.forEach((e, i) => {
+    output(e).forEach((value, j) => {
+      sum[j]! += (shares[i]! / all) * value
+    })
+  })
+  return sum
 }
 
 export function linear(rows: Rows, { shape, values }: Weights[string], bias: Float64Array | undefined): Rows {
@@ -124,7 +170,8 @@ export const add = (a: Rows, b: Rows): Rows => a.map((row, i) => row.map((value,
 function windowOf(config: Config, layer: number): number {
   const window = (config.sliding_window as number | null | undefined) ?? 0
   const types = config.layer_types as string[] | undefined
-  if (config.model_type === "mistral") return window
+  if (config.model_type === "mistral" || config.model_type === "mixtral") return window
+  if (config.model_type === "qwen3_moe") return config.use_sliding_window ? window : 0
   if (config.model_type === "llama" || !config.use_sliding_window) return 0
   const slides = types ? types[layer] === "sliding_attention" : layer >= (config.max_window_layers as number)
   return slides ? window : 0

@@ -46,7 +46,16 @@ export function randomWeights(config: Record<string, unknown>, seed: number, dty
       values: Float64Array.from({ length: count }, () => store(offset + scale * (2 * next() - 1))),
     }
   }
-  const c = config as typeof tinyConfig & { head_dim?: number; attention_bias?: boolean; mlp_bias?: boolean }
+  const c = config as typeof tinyConfig & {
+    head_dim?: number
+    attention_bias?: boolean
+    mlp_bias?: boolean
+    num_local_experts: number
+    num_experts: number
+    moe_intermediate_size: number
+    decoder_sparse_step?: number
+    mlp_only_layers?: number[]
+  }
   const headDim = c.head_dim ?? c.hidden_size / c.num_attention_heads
   const [q, kv] = [c.num_attention_heads * headDim, c.num_key_value_heads * headDim]
   const linear = (module: string, n: number, k: number, bias: boolean) => {
@@ -62,11 +71,35 @@ export function randomWeights(config: Record<string, unknown>, seed: number, dty
     linear(`${prefix}self_attn.k_proj`, kv, c.hidden_size, qkvBias)
     linear(`${prefix}self_attn.v_proj`, kv, c.hidden_size, qkvBias)
     linear(`${prefix}self_attn.o_proj`, c.hidden_size, q, c.model_type !== "qwen2" && c.attention_bias === true)
-    if (c.model_type === "qwen3") {
+    if (c.model_type === "qwen3" || c.model_type === "qwen3_moe") {
       tensor(`${prefix}self_attn.q_norm.weight`, [headDim], 0.5, 1)
       tensor(`${prefix}self_attn.k_norm.weight`, [headDim], 0.5, 1)
     }
     tensor(`${prefix}post_attention_layernorm.weight`, [c.hidden_size], 0.5, 1)
+    if (c.model_type === "mixtral") {
+      linear(`${prefix}block_sparse_moe.gate`, c.num_local_experts, c.hidden_size, false)
+      for (let e = 0; e < c.num_local_experts; e++)
+        for (const [i, n, k] of [
+          [1, c.intermediate_size, c.hidden_size],
+          [2, c.hidden_size, c.intermediate_size],
+          [3, c.intermediate_size, c.hidden_size],
+        ] as const)
+          linear(`${prefix}block_sparse_moe.experts.${e}.w${i}`, n, k, false)
+      continue
+    }
+    if (
+      c.model_type === "qwen3_moe" &&
+      (layer + 1) % (c.decoder_sparse_step ?? 1) === 0 &&
+      !c.mlp_only_layers?.includes(layer)
+    ) {
+      linear(`${prefix}mlp.gate`, c.num_experts, c.hidden_size, false)
+      for (let e = 0; e < c.num_experts; e++) {
+        linear(`${prefix}mlp.experts.${e}.gate_proj`, c.moe_intermediate_size, c.hidden_size, false)
+        linear(`${prefix}mlp.experts.${e}.up_proj`, c.moe_intermediate_size, c.hidden_size, false)
+        linear(`${prefix}mlp.experts.${e}.down_proj`, c.hidden_size, c.moe_intermediate_size, false)
+      }
+      continue
+    }
     linear(`${prefix}mlp.gate_proj`, c.intermediate_size, c.hidden_size, c.mlp_bias === true)
     linear(`${prefix}mlp.up_proj`, c.intermediate_size, c.hidden_size, c.mlp_bias === true)
     linear(`${prefix}mlp.down_proj`, c.hidden_size, c.intermediate_size, c.mlp_bias === true)
