@@ -59,7 +59,7 @@ export function addQuantize(program: Command): void {
       )
       .option("--group-size <n|channel|tensor>", "columns that share a scale (default 128)", groupSize)
       .option("--asymmetric", "with zero points")
-      .option("--rounding <name>", "nearest, mse or gptq")
+      .option("--rounding <name>", "nearest, mse, hqq, gptq, auto-round, lsq or qronos")
       .option("--transform <name>", "awq; may be given several times", collect)
       .option("--format <name>", "gptq, awq, compressed-tensors, fp8, fbgemm_fp8, modelopt, bitsandbytes or marlin")
       .option("--double-quantization", "nf4 and fp4: quantize the scales once more")

@@ -29,7 +29,7 @@ export interface Observer {
   accumulator?: NativeHandle
   /** copy: [rows, slot width]. */
   out?: Float32Array
-  /** squaredError: [rows, slot width]. */
+  /** squaredError, cross: [rows, slot width]. */
   reference?: Float32Array
 }
 

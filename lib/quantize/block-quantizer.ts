@@ -114,26 +114,33 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
     }
     for (const module of weights.changedLinears) if (!schemeOf(module)) await weights.roundToStored(module)
     bound = await run.rebind(bound, weights)
+    // What transforms did leaves the function as it is, and the inputs of every stage in the terms of its weights.
+    const original = bound
     for (const stage of stages(section)) {
       const modules = stage.modules.filter(module => schemeOf(module))
       if (modules.length === 0) continue
       throwIfAborted(input.signal)
       const hessian = new Accumulator("hessian", program.slots[stage.slot]!)
+      const cross = run.carriesOriginal ? new Accumulator("cross", program.slots[stage.slot]!) : null
       try {
-        await run.observe(bound, stage.op, stage.slot, hessian, input.signal)
+        const drift = cross ? { original, accumulator: cross } : undefined
+        await run.observe(bound, stage.op, stage.slot, hessian, input.signal, drift)
         const statistics: InputStatistics = {
           hessian: hessian.handle,
           meanSquare: hessian.meanSquare(),
           rows: hessian.rows,
+          cross: cross?.handle,
         }
         for (const module of modules) {
           bound = run.own(bound.set(module, run.own(await prepack(await round(module, statistics)))))
         }
       } finally {
         hessian.dispose()
+        cross?.dispose()
       }
     }
     await run.advance(bound, input.signal)
+    await run.advanceOriginal(layer, input.signal)
     return { tensors, reports, changed: await changedTensors(weights, prefix, tensors), transforms }
   } finally {
     run.releaseOwned()

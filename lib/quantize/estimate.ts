@@ -3,6 +3,8 @@ import type { Checkpoint } from "../containers/checkpoint.ts"
 import { bitsPerWeight, type IntegerScheme } from "../core/scheme.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { native } from "../native.ts"
+import { signSteps } from "../rounding/auto-round.ts"
+import { roundingByName } from "../rounding/registry.ts"
 import { linearsOf } from "./linears.ts"
 import type { PlannedModule } from "./plan.ts"
 import { needsCalibrationRun, type Recipe } from "./recipe.ts"
@@ -101,6 +103,10 @@ export function estimateMemory(
     const hidden = calibration.rows * hiddenSize * 4
     verifying["hidden states"] = hidden
     rounding["hidden states"] = hidden
+    if (recipe.errorCorrection) {
+      rounding["hidden states of the original"] = hidden
+      rounding["inputs of the original"] = rows * Math.max(...linears.map(({ k }) => k)) * 4
+    }
     // As they are stored and, bit by bit, quantized; f32 copies, changed weights and candidates of a transform.
     rounding["block weights"] =
       block * (program.config.torchDtype === "float32" ? 4 : 2) +
@@ -116,9 +122,24 @@ export function estimateMemory(
   return total(verifying) > total(rounding) ? verifying : rounding
 }
 
-/** The Hessian in f32 and rows of a chunk; GPTQ's triangular factor (f64 up to a certain width) and its inverse in f32. */
-const secondMomentBytes = (k: number, { rounding }: Recipe): number =>
-  k * k * (4 + (rounding === "gptq" ? (k <= doubleLimit ? 4 : 2) + 2 : 0)) + 512 * k * 4
+/**
+ * The Hessian in f32 and rows of a chunk, and the largest of what comes after another: GPTQ's triangular factor (f64 up to a certain
+ * width) and its inverse in f32, the Hessian packed for descent, the inverse beside two packed matrices for a corrected target. With
+ * correction also the cross Gram matrix.
+ */
+function secondMomentBytes(k: number, recipe: Recipe): number {
+  const { errorCorrection } = recipe
+  const factor = usesFactor(recipe) || errorCorrection ? (k <= doubleLimit ? 4 : 2) + 2 : 0
+  const after = Math.max(
+    factor,
+    roundingByName(recipe.rounding).calibration === "required" ? 4 : 0,
+    errorCorrection ? 10 : 0,
+  )
+  return k * k * (4 + (errorCorrection ? 4 : 0) + after) + (errorCorrection ? 2560 : 512) * k * 4
+}
+
+/** Roundings that begin with GPTQ. */
+const usesFactor = ({ rounding }: Recipe): boolean => ["gptq", "auto-round", "qronos"].includes(rounding)
 
 /** Arithmetic per second and thread in quantization on the processors that this was measured on. */
 const rates = [
@@ -127,6 +148,8 @@ const rates = [
   { kernels: "neon", flops: 20e9 },
 ]
 const slowestRate = 1e9
+/** After so many sweeps of exact descent most rows have ended. */
+const typicalSweeps = 10
 /** Bytes of source checked, hashed, written and read back in a second. */
 const streamRate = 150e6
 
@@ -134,7 +157,14 @@ const streamRate = 150e6
 export function estimateSeconds(program: ModelProgram, recipe: Recipe, rows: number, sourceBytes: number): number {
   const { kernels } = native.cpu()
   const rate = (rates.find(entry => kernels.startsWith(entry.kernels))?.flops ?? slowestRate) * native.threads()
-  const gptq = recipe.rounding === "gptq"
+  const gptq = usesFactor(recipe)
+  const { steps = signSteps, refine } = recipe.roundingOptions
+  const { rounding, errorCorrection } = recipe
+  // Products with H: of a sweep twice and a half, of a signed step once.
+  const products =
+    2.5 * (refine ?? (rounding === "auto-round" || rounding === "qronos" ? typicalSweeps : 0)) +
+    (rounding === "auto-round" || rounding === "lsq" ? steps : 0) +
+    (errorCorrection ? 2 : 0)
   let flops = 0
   for (let layer = 0; layer < program.blocks.length; layer++) {
     const linears = linearsOf(program, layer)
@@ -142,12 +172,12 @@ export function estimateSeconds(program: ModelProgram, recipe: Recipe, rows: num
     flops += weights * (recipe.rounding === "nearest" ? 20 : 600)
     if (rows === 0) continue
     // The stages of a block run as far as they reach, and once to its end: twice the block together.
-    flops += 2 * 2 * weights * rows
+    flops += 2 * 2 * weights * rows * (errorCorrection ? 2 : 1)
     // Some 22 candidates for each of four groups of linears, each a run through most of the block.
     if (recipe.transforms.length > 0) flops += 4 * 22 * 0.7 * 2 * weights * Math.min(rows, transformRows)
     const inputs = new Set(linears.map(({ k }) => k))
-    for (const k of inputs) flops += k * k * rows + (gptq ? k ** 3 : 0)
-    if (gptq) for (const { n, k } of linears) flops += 3 * n * k * k
+    for (const k of inputs) flops += k * k * rows * (errorCorrection ? 3 : 1) + (gptq || errorCorrection ? k ** 3 : 0)
+    for (const { n, k } of linears) flops += ((gptq ? 3 : 0) + 2 * products) * n * k * k
   }
   return flops / rate + sourceBytes / streamRate
 }

@@ -88,7 +88,7 @@ async function calibrationOf(
   const { calibration } = options
   if (calibration === undefined) {
     if (!needsCalibration(recipe)) return null
-    const what = recipe.rounding === "gptq" ? "rounding gptq" : `transform ${recipe.transforms[0]}`
+    const what = recipe.transforms.length > 0 ? `transform ${recipe.transforms[0]}` : `rounding ${recipe.rounding}`
     throw new TsqError(
       "ERR_OPTION",
       `quantizeModel: ${what} needs calibration (text or token ids of the kind the model will see)`,

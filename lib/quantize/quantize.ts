@@ -12,6 +12,7 @@ import { Accumulator } from "../models/accumulator.ts"
 import { HessianSum } from "../models/hessian-sum.ts"
 import type { Handle } from "../native.ts"
 import { nearest } from "../rounding/nearest.ts"
+import { readRoundingOptions, roundingOptionNames } from "../rounding/options.ts"
 import { roundingByName, roundingNames } from "../rounding/registry.ts"
 import type { InputStatistics, Rounding, RoundingInput, RoundingOptions, RoundingReport } from "../rounding/rounding.ts"
 import { roundWithAwq } from "./awq-tensor.ts"
@@ -20,7 +21,7 @@ import { type GroupSize, parseScheme, resolveScheme, type SchemeName } from "./s
 
 export interface QuantizeOptions extends LongWork, RoundingOptions {
   scheme: SchemeName
-  /** How codes are chosen. Default "nearest". "gptq" needs calibration; "mse" weighs by it where it is given. */
+  /** How codes are chosen. Default "nearest". "gptq", "auto-round", "lsq" and "qronos" need calibration; "mse" weighs by it where it is given. */
   rounding?: Rounding["name"]
   /** "awq": per-channel scales and clipped ranges searched on the output error; needs calibration. Leaves an inputScale. */
   transform?: "awq"
@@ -48,10 +49,7 @@ const optionNames = [
   "device",
   "scaleType",
   "seed",
-  "damp",
-  "order",
-  "scaleSearch",
-  "block",
+  ...roundingOptionNames,
   "signal",
   "onProgress",
 ]
@@ -97,7 +95,7 @@ export async function quantize(weight: Tensor, options: QuantizeOptions): Promis
       request.transform && collected?.floats
         ? await roundWithAwq(input, rounding, collected.floats, report)
         : await rounding.round(input)
-    const careful = rounding.name === "gptq" || request.transform
+    const careful = rounding.calibration === "required" || request.transform
     const best = collected && careful ? await notWorseThanNearest(input, result) : result
     report(finished(best.report))
     return best.tensor
@@ -158,19 +156,6 @@ function readTransform(options: Options): "awq" | undefined {
       `quantize: transform "${name}" is not available in this version; available: awq`,
     )
   return options.oneOf("transform", ["awq"], undefined)
-}
-
-function readRoundingOptions(options: Options): RoundingOptions {
-  const result: RoundingOptions = {}
-  const damp = options.number("damp", { min: 0, aboveMin: true, max: 1 }, undefined)
-  const order = options.oneOf("order", ["static", "group-aware", "none", "dynamic"], undefined)
-  const scaleSearch = options.boolean("scaleSearch", undefined)
-  const block = options.integer("block", { min: 1 }, undefined)
-  if (damp !== undefined) result.damp = damp
-  if (order !== undefined) result.order = order
-  if (scaleSearch !== undefined) result.scaleSearch = scaleSearch
-  if (block !== undefined) result.block = block
-  return result
 }
 
 function checkCalibration(calibration: Tensor, k: number): void {

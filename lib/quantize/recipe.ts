@@ -9,7 +9,9 @@ import { type FormatName, type GptqVersion, gptqVersions } from "../formats/form
 import { isGgufPreset } from "../formats/gguf-mixes.ts"
 import { formats } from "../formats/registry.ts"
 import type { ModelProgram } from "../models/program.ts"
-import type { RoundingOptions } from "../rounding/rounding.ts"
+import { readRoundingOptions, roundingOptionNames } from "../rounding/options.ts"
+import { roundingByName, roundingNames } from "../rounding/registry.ts"
+import type { Rounding, RoundingOptions } from "../rounding/rounding.ts"
 import { isEngineScheme } from "./engine-schemes.ts"
 import {
   bitsOf,
@@ -23,7 +25,7 @@ import {
 
 export type { SchemeName } from "./scheme.ts"
 
-export type RoundingName = "nearest" | "mse" | "gptq"
+export type RoundingName = Rounding["name"]
 export type TransformName = "awq"
 export type PresetName = "rtn" | "gptq" | "awq" | "awq-gptq" | "fp8" | "nf4" | "llm.int8"
 
@@ -55,6 +57,9 @@ export interface QuantizeModelOptions extends LongWork, RoundingOptions {
   /** Other schemes for some modules, by name or pattern; first match wins. "none" leaves a module alone. */
   overrides?: readonly { pattern: string; scheme: SchemeName | "none" }[]
   seed?: number
+  /** Round towards the outputs of the unquantized model, whose hidden states are carried along (twice their memory), as "qronos" does
+   * by default and any rounding with calibration can. */
+  errorCorrection?: boolean
   /** "cuda", "cuda:1", …: where second moments are summed and weights are rounded. The model itself runs on the CPU. Default "cpu". */
   device?: Device
   /** Bytes that the estimated peak of memory may not exceed. */
@@ -87,6 +92,8 @@ export interface Recipe {
   seed: number
   device: "cpu" | CudaDeviceId
   roundingOptions: RoundingOptions
+  /** Whether rounding aims at the outputs of the unquantized model (rounding/correction.ts). */
+  errorCorrection: boolean
 }
 
 const presets: Record<PresetName, Partial<Recipe>> = {
@@ -102,7 +109,7 @@ const presets: Record<PresetName, Partial<Recipe>> = {
 /** Names that belong to the surface and are not built yet: refused as unsupported rather than unknown. */
 const laterPresets = ["smoothquant", "best"]
 const laterSchemes: readonly string[] = []
-const laterRoundings = ["hqq", "auto-round", "qronos"]
+const laterRoundings: readonly string[] = []
 const laterTransforms = ["smooth", "hadamard"]
 
 const known = [
@@ -127,10 +134,8 @@ const known = [
   "strict",
   "force",
   "resume",
-  "damp",
-  "order",
-  "scaleSearch",
-  "block",
+  ...roundingOptionNames,
+  "errorCorrection",
   "signal",
   "onProgress",
   "onWarning",
@@ -171,8 +176,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
   const preset = choose(options, "preset", Object.keys(presets) as PresetName[], laterPresets) ?? defaultPreset(values)
   const defaults = presets[preset]
   const scheme = choose(options, "scheme", schemeNames, laterSchemes) ?? defaults.scheme ?? "w4a16"
-  const rounding =
-    choose(options, "rounding", ["nearest", "mse", "gptq"], laterRoundings) ?? defaults.rounding ?? "nearest"
+  const rounding = choose(options, "rounding", roundingNames, laterRoundings) ?? defaults.rounding ?? "nearest"
   const transforms = options.strings("transforms", defaults.transforms ?? []) as readonly TransformName[]
   for (const transform of transforms) oneOf(options, "transforms", transform, ["awq"], laterTransforms)
   if (new Set(transforms).size !== transforms.length) options.fail("transforms", "every transform once")
@@ -222,11 +226,10 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     seed: options.integer("seed", { min: 0 }, 0),
     device: readDevice("quantizeModel", options.raw("device") ?? "cpu"),
     roundingOptions: {
-      damp: options.number("damp", { min: 0, aboveMin: true, max: 1 }, 0.01),
-      order: options.oneOf("order", ["static", "group-aware", "none", "dynamic"], "static"),
-      scaleSearch: options.boolean("scaleSearch", true),
-      block: options.integer("block", { min: 1 }, 128),
+      ...{ damp: 0.01, order: "static", scaleSearch: true, block: 128 },
+      ...readRoundingOptions(options),
     },
+    errorCorrection: options.boolean("errorCorrection", rounding === "qronos"),
   }
 }
 
@@ -247,10 +250,16 @@ function checkOverrides(options: Options): Recipe["overrides"] {
 }
 
 /** Whether a recipe looks at activations. */
-export const needsCalibration = (recipe: Recipe): boolean => recipe.rounding === "gptq" || recipe.transforms.length > 0
+export const needsCalibration = (recipe: Recipe): boolean =>
+  roundingByName(recipe.rounding).calibration === "required" || recipe.transforms.length > 0
 
 /** Whether the calibration set is sent through the model: weighted scale search uses it too where it is there. */
-export const needsCalibrationRun = (recipe: Recipe): boolean => needsCalibration(recipe) || recipe.rounding === "mse"
+export const needsCalibrationRun = (recipe: Recipe): boolean =>
+  needsCalibration(recipe) || roundingByName(recipe.rounding).calibration !== "none"
+
+/** Whether groups may turn out not to be neighbouring columns. */
+export const usesGroupIndex = ({ rounding, roundingOptions }: Recipe): boolean =>
+  ["gptq", "auto-round", "qronos"].includes(rounding) && roundingOptions.order === "dynamic"
 
 /** The format of the widest reach that holds the scheme. */
 function defaultFormat(

@@ -182,7 +182,7 @@ class RequestReader {
     observer.op = static_cast<int32_t>(a_.integer(read("op"), "observer.op", -1, kMaxInt32));
     observer.slot = static_cast<int32_t>(a_.integer(read("slot"), "observer.slot", 0, kMaxInt32));
     observer.reduction = static_cast<Reduction>(
-        a_.integer(read("reduction"), "observer.reduction", 0, static_cast<int64_t>(Reduction::kReservoir)));
+        a_.integer(read("reduction"), "observer.reduction", 0, static_cast<int64_t>(kLastReduction)));
     const int64_t floats = rowsOf(observer.slot, "observer.slot");
     if (observer.reduction == Reduction::kCopy) {
       observer.copy = a_.view<float>(read("out"), "observer.out", floats).data;
@@ -194,7 +194,7 @@ class RequestReader {
       observer.accumulator = std::shared_ptr<Accumulator>(shared, &shared->accumulator);
       step_->accumulators.push_back(std::move(shared));
     }
-    if (observer.reduction == Reduction::kSquaredError)
+    if (needsReference(observer.reduction))
       observer.reference = a_.view<float>(read("reference"), "observer.reference", floats).data;
     step_->request.observers.push_back(std::move(observer));
   }

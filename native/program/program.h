@@ -10,6 +10,7 @@
 
 #include "kernels/packed_weight.h"
 #include "program/kv_cache.h"
+#include "rounding/cross.h"
 #include "rounding/rounding.h"
 #include "runtime/status.h"
 #include "runtime/thread_pool.h"
@@ -73,7 +74,8 @@ enum class Reduction : int32_t {
   kCopy = 3,
   kSquaredError = 4,
   kMean = 5,
-  kReservoir = 6
+  kReservoir = 6,
+  kCross = 7  // of the slot with a reference: rounding/cross.h
 };
 
 // Accumulators that observers write to; they live across steps.
@@ -82,6 +84,7 @@ struct Accumulator {
   int64_t width = 0;
   double rows = 0;                   // rows seen
   std::unique_ptr<Hessian> hessian;  // kHessian
+  std::unique_ptr<CrossGram> cross;  // kCross
   std::vector<double> values;  // kSumSquares, kAbsMax, kMean: [width]; kSquaredError: [2] sum of squared differences,
                                // of squared references
   std::vector<float> samples;  // kReservoir: [capacity, width], uniform sample of the rows by seed
@@ -95,8 +98,14 @@ struct Observer {
   Reduction reduction;
   std::shared_ptr<Accumulator> accumulator;  // all but kCopy
   float* copy = nullptr;                     // kCopy: [rows, width] out
-  const float* reference = nullptr;          // kSquaredError: [rows, width]
+  const float* reference = nullptr;          // kSquaredError, kCross: [rows, width]
 };
+
+// The last of Reduction.
+inline constexpr Reduction kLastReduction = Reduction::kCross;
+inline bool needsReference(Reduction kind) {
+  return kind == Reduction::kSquaredError || kind == Reduction::kCross;
+}
 
 struct Sampling {
   double temperature = 0;  // 0: greedy
