@@ -204,15 +204,18 @@ export interface StepSampling {
 }
 
 export interface StepEpilogue {
-  /** logits 1, negative log-likelihood 2, sample 3, divergence 4. */
-  mode: 1 | 2 | 3 | 4
+  /** logits 1, negative log-likelihood 2, sample 3, divergence 4, score 5. */
+  mode: 1 | 2 | 3 | 4 | 5
   /** Rows of this step that it applies to. */
   rows: Int32Array
   /** logits: [rows, vocabulary]. */
   logits?: Float32Array
-  /** nll, divergence: [rows]. */
+  /** nll, divergence, score: [rows]. */
   targets?: Int32Array
-  /** nll: [rows]; divergence: [rows, 4] = KL(reference || this), nll, reference nll, 1 where the top tokens agree. */
+  /**
+   * nll: [rows]; divergence: [rows, 4] = KL(reference || this), nll, reference nll, 1 where the top tokens agree; score:
+   * [rows, 2] = nll, 1 where the target is the top token.
+   */
   values?: Float64Array
   /** sample: [rows]. */
   tokens?: Int32Array
@@ -233,9 +236,13 @@ export interface StepRequest {
   rows: number
   /** [rows]. */
   tokens: Int32Array | null
-  /** [count, 5]: rowBegin, rows, context, pageBegin, pages. */
+  /** [count, 6]: rowBegin, rows, context, pageBegin, pages, index into adapters or -1. */
   sequences: Int32Array
   pageTable: Int32Array
+  /** Handles of adapters. */
+  adapters: Float64Array
+  /** Beside pageTable: page of the cache's f16 pool, -1 none. Needed where the cache's format keeps positions exactly. */
+  exactTable?: Int32Array | null
   cache: Handle | null
   /** [rows, width of hiddenSlot], copied in before the first run; null keeps what the slot holds. */
   hidden: Float32Array | null
@@ -404,6 +411,21 @@ export interface Binding {
     k: number,
     rowScale: Float32Array | null,
     columnScale: Float32Array | null,
+    out: Float32Array,
+  ): Promise<void>
+  /** The largest divisor of size that there is a Hadamard matrix of (native/rounding/hadamard.h). */
+  hadamardOrder(size: number): number
+  /**
+   * out = rows (axis 1) or columns (axis 0) of source [n, k], times scale along that axis (null: ones), times a Hadamard matrix of order
+   * `block` by its root, in consecutive blocks. out may be source. ERR_OPTION unless block is an order that divides the axis.
+   */
+  hadamard(
+    source: Float32Array,
+    n: number,
+    k: number,
+    axis: 0 | 1,
+    block: number,
+    scale: Float32Array | null,
     out: Float32Array,
   ): Promise<void>
   /** out [n, k] = w + scale * (b a), with a [rank, k] and b [n, rank]. out may be w. */
@@ -774,7 +796,30 @@ export interface Binding {
   // Programs
   /** ops: [count, 16] = section, kind, in0, in1, in2, out, weight0, weight1, p0 … p7; sectionWeights: weights bound by an instance of each section. */
   createProgram(slots: Float64Array, sectionWeights: Int32Array, ops: Float64Array, vocabulary: number): Handle
-  /** Pages of 16 positions. */
-  createCache(layers: number, kvHeads: number, headDim: number, pages: number): Handle
+  /** A LoRA adapter: weights [count, 3] are handles of the base, A [rank, k] and B [n, rank]; out += scale (x A^T) B^T. */
+  createAdapter(weights: Float64Array, scales: Float64Array): Handle
+  /**
+   * Pages of 16 positions. format, null for f32: of the keys type (f32, f16, int8, fp8, int4), scales (none, token, channel,
+   * tensor), whether there are offsets, columns that share a scale; the same of the values; whether keys and values are
+   * rotated; sink pages, window pages, pages of the f16 pool. scales, where they are of the tensor: of the keys of every
+   * layer, then of the values.
+   */
+  createCache(
+    layers: number,
+    kvHeads: number,
+    headDim: number,
+    pages: number,
+    format?: Int32Array | null,
+    scales?: Float32Array | null,
+  ): Handle
+  /** Bytes that createCache would take. */
+  cacheBytes(
+    layers: number,
+    kvHeads: number,
+    headDim: number,
+    pages: number,
+    format?: Int32Array | null,
+    scales?: Float32Array | null,
+  ): number
   step(program: Handle, request: StepRequest, abort: AbortFlag): Promise<void>
 }

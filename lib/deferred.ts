@@ -5,6 +5,9 @@ import type { QuantizedTensor } from "./core/quantized-tensor.ts"
 import type { LoadOptions } from "./engine/load-model.ts"
 import type { Model } from "./engine/model.ts"
 import type { EvaluateOptions, Evaluation } from "./evaluate/evaluate-model.ts"
+import type { EvaluateTaskOptions, TaskResult } from "./evaluate/evaluate-task.ts"
+import type { NeedleOptions, NeedleResult } from "./evaluate/needle.ts"
+import type { Task } from "./evaluate/task.ts"
 import type { WriteOnnxOptions } from "./formats/onnx.ts"
 import type { OnnxLinear } from "./formats/onnx-linear.ts"
 import type { ConversionReport, ConvertModelOptions } from "./quantize/convert-model.ts"
@@ -25,6 +28,20 @@ export async function loadModel(path: string, options?: LoadOptions): Promise<Mo
 /** Scores a text with a model. See evaluate/evaluate-model.ts. */
 export async function evaluateModel(model: string | Model, options: EvaluateOptions): Promise<Evaluation> {
   return (await import("./evaluate/evaluate-model.ts")).evaluateModel(model, options)
+}
+
+/** Retrieval from long contexts by length and depth. See evaluate/needle.ts. */
+export async function evaluateNeedle(model: string | Model, options?: NeedleOptions): Promise<NeedleResult> {
+  return (await import("./evaluate/needle.ts")).evaluateNeedle(model, options)
+}
+
+/** Runs a task of lm-evaluation-harness's kinds. See evaluate/evaluate-task.ts. */
+export async function evaluateTask(
+  model: string | Model,
+  task: string | Task,
+  options?: EvaluateTaskOptions,
+): Promise<TaskResult> {
+  return (await import("./evaluate/evaluate-task.ts")).evaluateTask(model, task, options)
 }
 
 /** Quantizes the checkpoint in folder `source` into folder or GGUF file `out`. See quantize/quantize-model.ts. */

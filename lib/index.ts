@@ -17,6 +17,8 @@ export { Tensor } from "./core/tensor.ts"
 export {
   convertModel,
   evaluateModel,
+  evaluateNeedle,
+  evaluateTask,
   inspectModel,
   loadModel,
   planQuantization,
@@ -25,8 +27,12 @@ export {
   writeOnnx,
 } from "./deferred.ts"
 export type { LoadOptions } from "./engine/load-model.ts"
+export type { Likelihood, LikelihoodOptions, LikelihoodRequest } from "./engine/loglikelihood.ts"
 export type { Model } from "./engine/model.ts"
 export type { EvaluateOptions, Evaluation } from "./evaluate/evaluate-model.ts"
+export type { EvaluateTaskOptions, TaskMetric, TaskResult } from "./evaluate/evaluate-task.ts"
+export type { NeedleCell, NeedleOptions, NeedleResult } from "./evaluate/needle.ts"
+export type { Task } from "./evaluate/task.ts"
 export type { WriteOnnxOptions } from "./formats/onnx.ts"
 export type { OnnxLinear } from "./formats/onnx-linear.ts"
 export { dequantize } from "./kernels/dequantize.ts"

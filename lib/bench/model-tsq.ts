@@ -17,7 +17,7 @@ export async function startTsq(request: LoadTsq): Promise<{
   const loadMs = performance.now() - start - importMs
   const { native } = await import("../native.ts")
   // A token reads one row of the embedding, but all of it where it is the head as well.
-  const embedding = model.runs(false)[0]!.section
+  const embedding = model.runs(false, 1)[0]!.section
   const rows = model.config.tiedEmbeddings
     ? 0
     : embedding.weights.reduce((sum, handle) => sum + native.handleBytes(handle), 0)

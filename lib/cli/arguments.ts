@@ -1,8 +1,10 @@
 // Parsers of command-line values, and flags whose time has not come.
 import { type Command, InvalidArgumentError, Option } from "commander"
+import { parseByteSize } from "../core/byte-size.ts"
 import { TsqError } from "../core/errors.ts"
 import type { LoadOptions } from "../engine/load-model.ts"
 import type { Activations } from "../kernels/packed-weight.ts"
+import { parseKvCache } from "../models/kv-cache.ts"
 
 export function integer(text: string): number {
   if (!/^\d+$/.test(text) || !Number.isSafeInteger(Number(text)))
@@ -16,35 +18,35 @@ export function positive(text: string): number {
   return value
 }
 
+/** "1024,2048": positive integers. */
+export const integers = (text: string): number[] => text.split(",").map(item => positive(item.trim()))
+
 export function real(text: string): number {
   const value = Number(text)
   if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError("expected a number")
   return value
 }
 
-const sizeUnits: Record<string, number> = {
-  "": 1,
-  k: 1e3,
-  m: 1e6,
-  g: 1e9,
-  t: 1e12,
-  ki: 2 ** 10,
-  mi: 2 ** 20,
-  gi: 2 ** 30,
-  ti: 2 ** 40,
-}
-
 /** "4GB", "1.5g", "512MiB" or bytes. */
 export function byteSize(text: string): number {
-  const match = /^(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?$/i.exec(text.trim())
-  const unit = match ? sizeUnits[match[2]!.toLowerCase()] : undefined
-  if (!match || unit === undefined)
-    throw new InvalidArgumentError("expected a size such as 4GB, 512MiB or a number of bytes")
-  return Math.round(Number(match[1]) * unit)
+  const bytes = parseByteSize(text)
+  if (bytes === null) throw new InvalidArgumentError("expected a size such as 4GB, 512MiB or a number of bytes")
+  return bytes
 }
 
 export function groupSize(text: string): number | "channel" | "tensor" {
   return text === "channel" || text === "tensor" ? text : positive(text)
+}
+
+export const alpha = (text: string): number | "auto" => (text === "auto" ? text : Number(text))
+/** "w3a16,w4a16:64,none" as candidates: schemes, each with a group size of its own behind a colon where it has one. */
+export function parseCandidates(
+  text: string | undefined,
+): (string | { scheme: string; groupSize: unknown })[] | undefined {
+  return text?.split(",").map(part => {
+    const [scheme = "", size] = part.trim().split(":")
+    return size === undefined ? scheme : { scheme, groupSize: /^\d+$/.test(size) ? Number(size) : size }
+  })
 }
 
 /** Collects a flag that may be given several times. */
@@ -78,15 +80,21 @@ export function addRunFlags(command: Command): Command {
         .choices(["exact", "int8"])
         .default("exact"),
     )
-    .addOption(
-      new Option("--kv-cache <type>", "type of cached keys and values").choices(["f32", "int8", "fp8", "int4"]),
+    .option(
+      "--kv-cache <type>",
+      "cached keys and values: f32, f16, int8, fp8, int4, checkpoint, or details (keys=int8,values=int4,window=64 …)",
     )
     .option("--cache", "keep the packed weights in a file beside the model, and start from it")
     .option("--cache-dir <folder>", "keep that file in this folder")
 }
 
-/** The options of loadModel that --cache and --cache-dir stand for. */
-export const cacheOptions = ({ cache, cacheDir }: SharedFlags): Pick<LoadOptions, "cache" | "cacheDir"> => ({
+/** The options of loadModel that --cache, --cache-dir and --kv-cache stand for. */
+export const cacheOptions = ({
+  cache,
+  cacheDir,
+  kvCache,
+}: SharedFlags): Pick<LoadOptions, "cache" | "cacheDir" | "kvCache"> => ({
+  ...(kvCache !== undefined && { kvCache: parseKvCache(kvCache) }),
   ...((cache || cacheDir !== undefined) && { cache: true }),
   ...(cacheDir !== undefined && { cacheDir }),
 })
@@ -101,11 +109,6 @@ export function refuseLater(flags: SharedFlags, { cuda = false } = {}): void {
       '--device "cuda" is not available in this version; leave the flag out to use the CPU',
     )
   }
-  if (flags.kvCache !== undefined && flags.kvCache !== "f32")
-    throw new TsqError(
-      "ERR_UNSUPPORTED",
-      `--kv-cache "${flags.kvCache}" is not available in this version; leave the flag out for f32`,
-    )
 }
 
 /** An AbortSignal that Ctrl-C raises; a second Ctrl-C ends the process at once. */

@@ -1,8 +1,7 @@
 // `tsq bench kernels` and `tsq bench model`.
-import { writeFile } from "node:fs/promises"
 import { type Command, InvalidArgumentError, Option } from "commander"
 import type { Device } from "../core/cuda.ts"
-import { ioError, TsqError } from "../core/errors.ts"
+import { TsqError } from "../core/errors.ts"
 import {
   byteSize,
   collect,
@@ -13,7 +12,7 @@ import {
   refuseLater,
   type SharedFlags,
 } from "./arguments.ts"
-import { note, print, printJson } from "./output.ts"
+import { print, printJson, writePage } from "./output.ts"
 import { showProgress } from "./progress.ts"
 
 interface KernelFlags extends Pick<SharedFlags, "device" | "json"> {
@@ -238,13 +237,4 @@ function addModel(bench: Command): void {
 /** Flags that were given. */
 function defined<T extends object>(flags: T): { [Key in keyof T]?: Exclude<T[Key], undefined> } {
   return Object.fromEntries(Object.entries(flags).filter(([, value]) => value !== undefined)) as never
-}
-
-async function writePage(path: string, page: string): Promise<void> {
-  try {
-    await writeFile(path, page)
-  } catch (cause) {
-    throw ioError("write", path, cause)
-  }
-  note(`wrote ${path}`)
 }

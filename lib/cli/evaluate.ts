@@ -1,24 +1,58 @@
 import { type Command, Option } from "commander"
-import { addRunFlags, cacheOptions, interruptible, positive, refuseLater, type SharedFlags } from "./arguments.ts"
-import { print, printJson } from "./output.ts"
+import type { LongWork } from "../core/progress.ts"
+import type { LoadOptions } from "../engine/load-model.ts"
+import type { Activations } from "../kernels/packed-weight.ts"
+import type { Part } from "../report/html.ts"
+import {
+  addRunFlags,
+  cacheOptions,
+  collect,
+  integers,
+  interruptible,
+  positive,
+  refuseLater,
+  type SharedFlags,
+} from "./arguments.ts"
+import { print, printJson, writePage } from "./output.ts"
 import { showProgress } from "./progress.ts"
 import { readText } from "./text-file.ts"
 
 interface Flags extends SharedFlags {
-  text: string
+  text?: string
   window?: number
   stride?: number
   protocol?: string
   against?: string
+  adapter?: string
+  layers?: boolean
+  task?: readonly string[]
+  limit?: number
+  needle?: true | "passkey" | "pairs"
+  lengths?: readonly number[]
+  html?: string
+}
+
+/** What every kind of evaluation is given. */
+interface Shared extends LongWork {
+  activations?: Activations
+  adapter?: string
+  load: LoadOptions
+}
+
+/** What one found: for --json, for the terminal, and for a page. */
+interface Found {
+  json: unknown
+  text: string
+  parts: Part[]
 }
 
 export function addEvaluate(program: Command): void {
   addRunFlags(
     program
       .command("evaluate")
-      .description("perplexity of a model on a text, and its distance from another model")
+      .description("quality of a model: perplexity on a text, distance from another model, tasks, retrieval")
       .argument("<model>", "Hugging Face folder")
-      .requiredOption("--text <file>", "UTF-8 text")
+      .option("--text <file>", "UTF-8 text")
       .option("--window <n>", "tokens of a window", positive)
       .option("--stride <n>", "score only each window's last n positions", positive)
       .addOption(
@@ -27,42 +61,100 @@ export function addEvaluate(program: Command): void {
           .default("gptq"),
       )
       .option("--against <model>", "reference model: adds KL divergence and top-token agreement")
+      .option("--adapter <folder>", "LoRA adapter as PEFT saves it, run beside the model's weights")
+      .option("--layers", "with --against: the error of the residual stream after every block")
+      .option("--task <file>", "documents of an lm-evaluation task, JSON or JSON Lines; may be repeated", collect)
+      .option("--limit <n>", "only the first n documents of a task", positive)
+      .addOption(
+        new Option("--needle [kind]", "retrieval by length and depth: of a pass key in a text, or of pairs of tokens")
+          .choices(["passkey", "pairs"])
+          .preset("passkey"),
+      )
+      .option("--lengths <n,…>", "tokens of the prompts of --needle", integers)
+      .option("--html <file>", "what was found, as a page with plots")
       .option("--json", "one JSON object on stdout"),
-  ).action(async (model: string, flags: Flags) => {
+  ).action(async (model: string, flags: Flags, command: Command) => {
     refuseLater(flags)
-    const text = await readText(flags.text, "--text")
-    const { evaluateModel } = await import("../evaluate/evaluate-model.ts")
+    const kinds = [flags.text, flags.task, flags.needle].filter(flag => flag !== undefined)
+    if (kinds.length !== 1) command.error("error: give one of --text <file>, --task <file> and --needle")
     const { setThreads } = await import("../core/machine.ts")
     if (flags.threads !== undefined) setThreads(flags.threads)
     const progress = showProgress()
     const interrupt = interruptible()
+    const shared: Shared = {
+      ...(flags.activations && { activations: flags.activations }),
+      ...(flags.adapter !== undefined && { adapter: "adapter" }),
+      load: {
+        ...cacheOptions(flags),
+        ...(flags.adapter !== undefined && { adapters: { adapter: flags.adapter } }),
+        onWarning: text => progress.note(`warning: ${text}`),
+      },
+      signal: interrupt.signal,
+      onProgress: progress.onProgress,
+    }
     try {
-      const result = await evaluateModel(model, {
-        text,
-        protocol: flags.protocol as never,
-        ...(flags.activations && { activations: flags.activations }),
-        ...(flags.window !== undefined && { window: flags.window }),
-        ...(flags.stride !== undefined && { stride: flags.stride }),
-        ...(flags.against !== undefined && { against: flags.against }),
-        load: { ...cacheOptions(flags), onWarning: text => progress.note(`warning: ${text}`) },
-        signal: interrupt.signal,
-        onProgress: progress.onProgress,
-      })
+      const found = flags.task
+        ? await runTasks(model, flags.task, flags, shared)
+        : flags.needle
+          ? await runNeedle(model, flags, shared)
+          : await runText(model, flags, shared)
       progress.stop()
-      if (flags.json) return printJson(result)
-      print(
-        `perplexity ${result.perplexity.toFixed(4)} over ${result.tokenCount} tokens (${result.protocol}, window ${result.window})`,
-      )
-      if (result.against) {
-        const { perplexity, klMean, klP99, klMax, topAgreement } = result.against
-        print(`reference  ${perplexity.toFixed(4)}`)
-        print(
-          `KL ${klMean.toExponential(3)} nats per token (99 % ${klP99.toExponential(2)}, max ${klMax.toExponential(2)}), same top token ${(topAgreement * 100).toFixed(2)} %`,
-        )
+      if (flags.html !== undefined) {
+        const { htmlPage } = await import("../report/html.ts")
+        await writePage(flags.html, htmlPage(`tsq evaluate: ${model}`, found.parts))
       }
+      if (flags.json) printJson(found.json)
+      else print(found.text)
     } finally {
       progress.stop()
       interrupt.done()
     }
   })
+}
+
+async function runText(model: string, flags: Flags, shared: Shared): Promise<Found> {
+  const text = await readText(flags.text!, "--text")
+  const { evaluateModel } = await import("../evaluate/evaluate-model.ts")
+  const { evaluationParts, evaluationText } = await import("../report/evaluation.ts")
+  const result = await evaluateModel(model, {
+    ...shared,
+    text,
+    protocol: flags.protocol as never,
+    ...(flags.window !== undefined && { window: flags.window }),
+    ...(flags.stride !== undefined && { stride: flags.stride }),
+    ...(flags.against !== undefined && { against: flags.against }),
+    ...(flags.layers && { layers: true }),
+  })
+  return { json: result, text: evaluationText(result), parts: evaluationParts(result) }
+}
+
+async function runTasks(path: string, files: readonly string[], flags: Flags, shared: Shared): Promise<Found> {
+  const { evaluateTask } = await import("../evaluate/evaluate-task.ts")
+  const { loadModel } = await import("../engine/load-model.ts")
+  const { taskHead, taskRows, taskTable } = await import("../report/task-table.ts")
+  const { load, ...options } = shared
+  const model = await loadModel(path, load)
+  try {
+    const tasks = []
+    for (const file of files)
+      tasks.push(
+        await evaluateTask(model, file, { ...options, ...(flags.limit !== undefined && { limit: flags.limit }) }),
+      )
+    const parts: Part[] = [{ kind: "table", head: taskHead, rows: taskRows(tasks) }]
+    return { json: { model: model.path, tasks }, text: taskTable(tasks), parts }
+  } finally {
+    model.dispose()
+  }
+}
+
+async function runNeedle(model: string, { needle, lengths, kvCache }: Flags, shared: Shared): Promise<Found> {
+  const { evaluateNeedle } = await import("../evaluate/needle.ts")
+  const { needleMap, needleText } = await import("../report/needle.ts")
+  const result = await evaluateNeedle(model, {
+    ...shared,
+    ...(needle && needle !== true && { kind: needle }),
+    ...(lengths && { lengths }),
+  })
+  const svg = needleMap(result, `Retrieval with keys and values in ${kvCache ?? "f32"}, per cent`)
+  return { json: result, text: needleText(result), parts: [{ kind: "svg", svg }] }
 }

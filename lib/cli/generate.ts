@@ -22,6 +22,7 @@ interface Flags extends SharedFlags {
   repetitionPenalty?: number
   seed?: number
   stop?: string[]
+  adapter?: string
 }
 
 export function addGenerate(program: Command): void {
@@ -39,6 +40,7 @@ export function addGenerate(program: Command): void {
       .option("--repetition-penalty <r>", "1: off", real)
       .option("--seed <n>", "same seed, same text", integer)
       .option("--stop <text...>", "end before this text")
+      .option("--adapter <folder>", "LoRA adapter as PEFT saves it, run beside the weights")
       .option("--json", "one JSON object on stdout"),
   ).action(async (path: string, flags: Flags) => {
     refuseLater(flags)
@@ -50,6 +52,7 @@ export function addGenerate(program: Command): void {
     try {
       const model = await loadModel(path, {
         ...cacheOptions(flags),
+        ...(flags.adapter !== undefined && { adapters: { adapter: flags.adapter } }),
         signal: interrupt.signal,
         onProgress: progress.onProgress,
         onWarning: text => progress.note(`warning: ${text}`),
@@ -57,7 +60,8 @@ export function addGenerate(program: Command): void {
       progress.stop()
       try {
         const { prompt, maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop, activations } = flags
-        const chosen = { maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop, activations }
+        const adapter = flags.adapter === undefined ? undefined : "adapter"
+        const chosen = { maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop, activations, adapter }
         const options = Object.fromEntries(Object.entries(chosen).filter(([, value]) => value !== undefined))
         const stream = model.generate(prompt, { ...options, signal: interrupt.signal })
         for (;;) {

@@ -37,8 +37,11 @@ export function addInspect(program: Command): void {
         `${found.bitsPerWeight.toFixed(3)} bits per weight${found.scheme ? " in quantized linears" : ""}, ${found.fileBitsPerWeight.toFixed(3)} over the file`,
       )
       // Of a file by itself no context is known.
-      if (found.context > 0)
-        print(`KV cache ${bytesText(found.kvCacheBytes)} (f32, context ${found.context}, batch ${found.batch})`)
+      if (found.context > 0) {
+        const sizes = Object.entries(found.kvCacheBytesByType ?? { f32: found.kvCacheBytes })
+        const text = sizes.map(([type, bytes]) => `${bytesText(bytes)} in ${type}`).join(", ")
+        print(`KV cache ${text} (context ${found.context}, batch ${found.batch})`)
+      }
       if (found.metadata) print(metadataTable(found.metadata))
       print(tensorTable(found.tensors))
       if (found.findings) print(findingText(found.findings, engines!))

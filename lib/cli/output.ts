@@ -1,5 +1,8 @@
 // Where things go: results to stdout, notes and errors to stderr, exactly one JSON object with --json.
 
+import { writeFile } from "node:fs/promises"
+import { ioError } from "../core/errors.ts"
+
 export const printJson = (value: unknown): void => {
   process.stdout.write(`${JSON.stringify(value)}\n`)
 }
@@ -22,6 +25,16 @@ export function printError(error: unknown): void {
       : { code: undefined, message: String(error), stack: undefined }
   note(`${code ?? "error"}: ${message.replaceAll(/\s*\n\s*/g, " ")}`)
   if (process.env.TSQ_DEBUG && stack) note(stack)
+}
+
+/** A page beside the output, for --html. */
+export async function writePage(path: string, page: string): Promise<void> {
+  try {
+    await writeFile(path, page)
+  } catch (cause) {
+    throw ioError("write", path, cause)
+  }
+  note(`wrote ${path}`)
 }
 
 const units = ["B", "kB", "MB", "GB", "TB"]

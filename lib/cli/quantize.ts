@@ -3,16 +3,19 @@ import { TsqError } from "../core/errors.ts"
 import type { GgufOptions } from "../quantize/quantize-model.ts"
 import {
   addComputeFlags,
+  alpha,
   byteSize,
   collect,
   groupSize,
   integer,
   interruptible,
+  parseCandidates,
   positive,
+  real,
   refuseLater,
   type SharedFlags,
 } from "./arguments.ts"
-import { bytesText, durationText, note, print, printJson, warn } from "./output.ts"
+import { bytesText, durationText, note, print, printJson } from "./output.ts"
 import { showProgress } from "./progress.ts"
 import { readText } from "./text-file.ts"
 
@@ -23,6 +26,7 @@ interface Flags extends SharedFlags {
   asymmetric?: boolean
   rounding?: string
   transform?: string[]
+  alpha?: number | "auto"
   format?: string
   gptqVersion?: string
   doubleQuantization?: boolean
@@ -34,6 +38,11 @@ interface Flags extends SharedFlags {
   sequenceLength?: number
   ignore?: string[]
   override?: string[]
+  targetBits?: number
+  targetSize?: number
+  targetKl?: number
+  candidates?: string
+  sensitivity?: string
   seed?: number
   maxMemory?: number
   strict?: boolean
@@ -51,7 +60,7 @@ export function addQuantize(program: Command): void {
       .argument("<out>", "folder to create, or a .gguf file")
       .option(
         "--preset <name>",
-        "rtn, gptq, awq, awq-gptq, fp8, nf4 or llm.int8 (default: gptq with --calibration, rtn without); for a .gguf file its type: q4_k_m, q8_0, f16 …",
+        "rtn, gptq, awq, awq-gptq, smoothquant, fp8, nf4 or llm.int8 (default: gptq with --calibration, rtn without); for a .gguf file its type: q4_k_m, q8_0, f16 …",
       )
       .option(
         "--scheme <name>",
@@ -60,7 +69,16 @@ export function addQuantize(program: Command): void {
       .option("--group-size <n|channel|tensor>", "columns that share a scale (default 128)", groupSize)
       .option("--asymmetric", "with zero points")
       .option("--rounding <name>", "nearest, mse, hqq, gptq, auto-round, lsq or qronos")
-      .option("--transform <name>", "awq; may be given several times", collect)
+      .option(
+        "--transform <name>",
+        "awq, smooth or hadamard; may be given several times, in this order: hadamard, smooth, awq",
+        collect,
+      )
+      .option(
+        "--alpha <n|auto>",
+        "of smooth: share of the activations' range that moves into the weights (default auto: searched)",
+        alpha,
+      )
       .option("--format <name>", "gptq, awq, compressed-tensors, fp8, fbgemm_fp8, modelopt, bitsandbytes or marlin")
       .option("--double-quantization", "nf4 and fp4: quantize the scales once more")
       .option("--gptq-version <version>", "v1 (default, widest reach), v2 or planar (GPTQModel's, 5 to 7 bits too)")
@@ -80,6 +98,18 @@ export function addQuantize(program: Command): void {
         "another scheme, or none, for some modules; may be given several times",
         collect,
       )
+      .option(
+        "--target-bits <n>",
+        "choose schemes by measured damage, for so many bits per weight of the linears",
+        real,
+      )
+      .option("--target-size <size>", "the same for the size of all tensors, e.g. 4GB", byteSize)
+      .option("--target-kl <nats>", "the same for the KL divergence from the original, per token", real)
+      .option("--candidates <list>", "with a target: schemes to choose among, e.g. w3a16,w4a16,w4a16:64,none")
+      .option(
+        "--sensitivity <kind>",
+        "with a target: damage measured at the output (kl, default) or scaled from each layer's (layer)",
+      )
       .addOption(new Option("--kv-cache <type>", "type of cached keys and values").choices(["int8", "fp8", "int4"]))
       .option("--seed <n>", "same seed, same bytes", integer)
       .option("--max-memory <size>", "refuse when more would be needed, e.g. 4GB", byteSize)
@@ -90,6 +120,11 @@ export function addQuantize(program: Command): void {
       .option("--json", "one JSON object on stdout"),
   ).action(async (source: string, out: string, flags: Flags) => {
     refuseLater(flags, { cuda: true })
+    if (flags.kvCache !== undefined)
+      throw new TsqError(
+        "ERR_UNSUPPORTED",
+        `--kv-cache ${flags.kvCache}: scales of keys and values are not written to checkpoints in this version; choose the cache where the model runs (generate --kv-cache)`,
+      )
     const options = await toOptions(flags)
     if (out.endsWith(".gguf")) return makeGguf(source, out, flags, options)
     const { planQuantization, quantizeModel } = await import("../quantize/quantize-model.ts")
@@ -124,7 +159,10 @@ export function addQuantize(program: Command): void {
       print(
         `${out}: ${report.tensors.length} linears at ${report.bitsPerWeight.toFixed(3)} bits per weight, ${bytesText(report.sourceBytes)} to ${bytesText(report.outputBytes)}, in ${durationText(performance.now() - started)}`,
       )
-      for (const text of report.warnings.slice(0, 10)) warn(text)
+      if (report.mix)
+        print(
+          `KL divergence ${report.mix.measuredKl.toPrecision(3)} nats per token over ${report.mix.tokens} tokens${report.mix.heldOut ? "" : " of the calibration text"} (predicted ${report.mix.predictedKl.toPrecision(3)})`,
+        )
     } catch (error) {
       progress.stop()
       if (interrupt.signal.aborted)
@@ -176,6 +214,7 @@ async function toOptions(flags: Flags): Promise<Record<string, unknown>> {
     symmetric: flags.asymmetric ? false : undefined,
     rounding: flags.rounding,
     transforms: flags.transform,
+    alpha: flags.alpha,
     format: flags.format,
     gptqVersion: flags.gptqVersion,
     doubleQuantization: flags.doubleQuantization,
@@ -187,6 +226,11 @@ async function toOptions(flags: Flags): Promise<Record<string, unknown>> {
     sequenceLength: flags.sequenceLength,
     ignore: flags.ignore,
     overrides,
+    targetBits: flags.targetBits,
+    targetSize: flags.targetSize,
+    targetKl: flags.targetKl,
+    candidates: parseCandidates(flags.candidates),
+    sensitivity: flags.sensitivity,
     seed: flags.seed,
     device: flags.device,
     maxMemory: flags.maxMemory,
@@ -204,12 +248,15 @@ function describePlan({
 }: Awaited<ReturnType<typeof import("../quantize/quantize-model.ts").planQuantization>>): void {
   const quantized = plan.modules.filter(entry => entry.scheme).length
   const steps = [...recipe.transforms, recipe.rounding].join(" + ")
+  const schemes = recipe.mix ? `schemes by measured damage (${recipe.mix.sensitivity})` : recipe.scheme
   note(
-    `${recipe.scheme}, group ${recipe.groupSize}, ${recipe.symmetric ? "symmetric" : "asymmetric"}, ${steps}, format ${recipe.format}`,
+    `${schemes}, group ${recipe.groupSize}, ${recipe.symmetric ? "symmetric" : "asymmetric"}, ${steps}, format ${recipe.format}`,
   )
-  note(
-    `${quantized} of ${plan.modules.length} matrices at ${plan.bitsPerWeight.toFixed(3)} bits per weight: ${bytesText(plan.sourceBytes)} to about ${bytesText(plan.outputBytes)}`,
-  )
+  if (recipe.mix) note(`target: ${targetText(recipe.mix.target)}`)
+  else
+    note(
+      `${quantized} of ${plan.modules.length} matrices at ${plan.bitsPerWeight.toFixed(3)} bits per weight: ${bytesText(plan.sourceBytes)} to about ${bytesText(plan.outputBytes)}`,
+    )
   if (calibration)
     note(
       `calibration: ${calibration.windows} windows of ${calibration.sequenceLength} tokens${calibration.asked === null ? "" : ` (asked for ${calibration.asked})`}`,
@@ -218,4 +265,13 @@ function describePlan({
   note(
     `memory: up to about ${bytesText(plan.peakMemory)} (${parts.join(", ")}); time: very roughly ${durationText(plan.estimatedSeconds * 1000)}`,
   )
+}
+
+function targetText(
+  target: NonNullable<
+    Awaited<ReturnType<typeof import("../quantize/quantize-model.ts").planQuantization>>["recipe"]["mix"]
+  >["target"],
+): string {
+  if ("bits" in target) return `${target.bits} bits per weight`
+  return "bytes" in target ? bytesText(target.bytes) : `KL divergence ${target.kl} nats per token`
 }

@@ -5,7 +5,7 @@ import { type Dtype, dtypeInfo, isFloat } from "../core/dtype.ts"
 import { ioError, TsqError } from "../core/errors.ts"
 import { elementCount, sharedArray, sharedBytes, sharedFloats, Tensor } from "../core/tensor.ts"
 import { type Mapped, native } from "../native.ts"
-import { describe, isObject, parseJsonObject } from "./json.ts"
+import { describe, editJson, isObject, parseJsonObject } from "./json.ts"
 import { SafetensorsFile, type TensorEntry } from "./safetensors.ts"
 
 const tensorTypes: ReadonlyMap<string, Dtype> = new Map([
@@ -20,15 +20,23 @@ const tensorTypes: ReadonlyMap<string, Dtype> = new Map([
 /** Files that hold the quantization settings of older writers, most specific first. */
 const settingsFiles = ["quantize_config.json", "quant_config.json", "hf_quant_config.json"]
 
+/** What stands in the place of a stored tensor. */
+interface Computed {
+  /** Type that holds the values. */
+  type: "f32" | "f16" | "bf16"
+  values: () => Promise<Float32Array>
+}
+
 export class Checkpoint {
   readonly directory: string
-  readonly config: Record<string, unknown>
-  /** config.json as it is written; edit this, with editJson, so that number lexemes survive. */
-  readonly configText: string
+  #config: Record<string, unknown>
+  #configText: string
   /** From config.json, or from a file of older writers as a fallback; null when the checkpoint is not quantized. */
   readonly quantizationConfig: Record<string, unknown> | null
-  readonly names: readonly string[]
   readonly #entries: Map<string, TensorEntry>
+  /** Tensors that read as another one. */
+  readonly #aliases = new Map<string, string>()
+  readonly #computed = new Map<string, Computed>()
   readonly #files: SafetensorsFile[]
   readonly #companions: readonly string[]
 
@@ -40,13 +48,12 @@ export class Checkpoint {
     companions: string[],
   ) {
     this.directory = directory
-    this.config = config.config
-    this.configText = config.text
+    this.#config = config.config
+    this.#configText = config.text
     this.quantizationConfig = config.quantization
     this.#files = files
     this.#entries = entries
     this.#companions = companions
-    this.names = [...entries.keys()]
   }
 
   /** ERR_IO for what is missing or unreadable, ERR_FORMAT and ERR_CORRUPT for what breaks a rule. */
@@ -73,6 +80,19 @@ export class Checkpoint {
     }
   }
 
+  get config(): Record<string, unknown> {
+    return this.#config
+  }
+
+  /** config.json as it is written; edit this, with editJson, so that number lexemes survive. */
+  get configText(): string {
+    return this.#configText
+  }
+
+  get names(): readonly string[] {
+    return [...this.#entries.keys()]
+  }
+
   has(name: string): boolean {
     return this.#entries.has(name)
   }
@@ -90,23 +110,79 @@ export class Checkpoint {
 
   /** The tensor, mapped. ERR_DTYPE for element types other than F32, F16, BF16, I8, U8 and I32. */
   tensor(name: string): Tensor {
-    return tensorOf(this.entry(name), this.directory)
+    return tensorOf(this.#stored(name), this.directory)
+  }
+
+  /** The tensor: mapped, or in the type of what is computed in its place. ERR_DTYPE as tensor(). */
+  async load(name: string): Promise<Tensor> {
+    const computed = this.#computed.get(name)
+    if (!computed) return this.tensor(name)
+    return Tensor.from(await computed.values(), this.entry(name).shape).cast(computed.type)
   }
 
   /** A copy as f32 on shared memory. ERR_DTYPE when the tensor is not of floats. */
   async floats(name: string): Promise<Float32Array> {
+    return this.#computed.get(name)?.values() ?? this.storedFloats(name)
+  }
+
+  /** What the file holds, whatever is computed in its place. */
+  async storedFloats(name: string): Promise<Float32Array> {
     return floatsOf(this.entry(name), this.directory)
+  }
+
+  /** The float type that a tensor is stored in. ERR_DTYPE where it is not of floats. */
+  floatType(name: string): "f32" | "f16" | "bf16" {
+    const { dtype } = this.entry(name)
+    const type = tensorTypes.get(dtype)
+    if (type === "f32" || type === "f16" || type === "bf16") return type
+    throw new TsqError("ERR_DTYPE", `${this.directory}: tensor ${name} is ${dtype}, expected F32, F16 or BF16`)
+  }
+
+  /**
+   * From now on `values` (f32 on shared memory, the caller's to keep, all of them values of `type`) stand in the place of what the file holds,
+   * in floats() and load(). Shape and stored type stay; the stored bytes are not given out any more.
+   */
+  compute(name: string, type: Computed["type"], values: Computed["values"]): void {
+    this.#computed.set(this.entry(name).name, { type, values })
+  }
+
+  isComputed(name: string): boolean {
+    return this.#computed.has(name)
+  }
+
+  /** From now on there is a tensor `name` that reads as `of` does, or as what replaces it. */
+  alias(name: string, of: string): void {
+    this.#entries.set(name, { ...this.entry(of), name })
+    this.#aliases.set(name, of)
+  }
+
+  isAlias(name: string): boolean {
+    return this.#aliases.has(name)
+  }
+
+  /** From now on config.json reads with these keys changed. */
+  editConfig(edits: Readonly<Record<string, unknown>>): void {
+    this.#configText = editJson(this.#configText, edits)
+    this.#config = { ...this.#config, ...edits }
+  }
+
+  #stored(name: string): TensorEntry {
+    if (this.#computed.has(name))
+      throw new TsqError("ERR_UNSUPPORTED", `${this.directory}: tensor ${name} is computed and has no stored bytes`)
+    return this.entry(name)
   }
 
   /** From now on reads the tensors of `file` in the place of those of the same names, all of which exist; disposes of it at the end. */
   replace(file: SafetensorsFile): void {
     this.#files.push(file)
     for (const [name, entry] of file.entries) if (this.entry(name)) this.#entries.set(name, entry)
+    for (const [name, of] of this.#aliases)
+      if (file.entries.has(of)) this.#entries.set(name, { ...this.entry(of), name })
   }
 
   /** A copy of the stored bytes on shared memory. */
   async readBytes(name: string): Promise<Uint8Array> {
-    const entry = this.entry(name)
+    const entry = this.#stored(name)
     const out = sharedBytes(entry.bytes)
     if (entry.bytes > 0) await native.readMappingAsync(entry.file.mapping.value, entry.offset, out)
     return out
@@ -119,7 +195,7 @@ export class Checkpoint {
 
   /** The stored bytes where they lie, at any alignment, until this is disposed. */
   mapped(name: string): Mapped {
-    const { file, offset, bytes } = this.entry(name)
+    const { file, offset, bytes } = this.#stored(name)
     return { mapping: file.mapping.value, offset, bytes }
   }
 

@@ -1,6 +1,7 @@
 // Writing files so that a full disk, a quota or a read-only place ends in a message that says what to do.
+import { randomBytes } from "node:crypto"
 import type { FileHandle } from "node:fs/promises"
-import { open } from "node:fs/promises"
+import { open, rename } from "node:fs/promises"
 import { TsqError } from "../core/errors.ts"
 
 const hints: Record<string, string> = {
@@ -43,4 +44,17 @@ export async function writeNewFile(path: string, bytes: Uint8Array | string): Pr
   } catch (cause) {
     throw writeError("write", path, cause)
   }
+}
+
+/** Writes a file beside its name and renames it: it is there whole or not at all. */
+export async function writeAtomically(path: string, parts: readonly Uint8Array[]): Promise<void> {
+  const partial = `${path}.${process.pid}-${randomBytes(4).toString("hex")}.partial`
+  const file = await open(partial, "wx")
+  try {
+    for (const part of parts) await writeFully(file, part)
+    await file.sync()
+  } finally {
+    await file.close()
+  }
+  await rename(partial, path)
 }

@@ -342,3 +342,12 @@ function inferDtype(kind: string): Dtype {
       )
   }
 }
+
+/** Rounds values in place to those that a type has, nearest even. */
+export async function roundInPlace(values: Float32Array, dtype: "f32" | "f16" | "bf16"): Promise<void> {
+  if (dtype === "f32") return
+  const stored = sharedArray(dtype, values.length)
+  const [f32, code] = [dtypeInfo("f32").code, dtypeInfo(dtype).code]
+  await native.convertAsync(values, f32, stored, code, values.length)
+  await native.convertAsync(stored, code, values, f32, values.length)
+}

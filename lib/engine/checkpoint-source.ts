@@ -6,6 +6,7 @@ import type { StoredTensor } from "../core/stored-tensor.ts"
 import type { FormatReader } from "../formats/format.ts"
 import { detectFormat } from "../formats/registry.ts"
 import { type PackedWeight, prepackDense, prepackStored } from "../kernels/packed-weight.ts"
+import { transposedTensor } from "../models/transposed.ts"
 import type { WeightSource } from "../models/weights.ts"
 import type { WeightSummary } from "./model.ts"
 import { type PackedLinear, SharedWeights } from "./shared-weights.ts"
@@ -16,7 +17,7 @@ export class CheckpointSource implements WeightSource {
   readonly #quantized: ReadonlySet<string>
   readonly #warn: (message: string) => void
   #warnedActivations = false
-  readonly #weights = new SharedWeights((module, n, k) => this.#pack(module, n, k))
+  readonly #weights = new SharedWeights((module, n, k, transposed) => this.#pack(module, n, k, transposed))
 
   /** ERR_UNSUPPORTED where the checkpoint is quantized in a way that no format reads. `warn` is told what is odd about it. */
   constructor(checkpoint: Checkpoint, warn: (message: string) => void) {
@@ -27,11 +28,17 @@ export class CheckpointSource implements WeightSource {
     this.#warn = warn
     const [scale] = this.#reader?.kvScales ?? []
     if (scale)
-      warn(`${checkpoint.directory}: ${scale} and others are scales of a quantized KV cache, which are not used`)
+      warn(
+        `${checkpoint.directory}: ${scale} and others are scales of a quantized KV cache, used where kvCache is "checkpoint"`,
+      )
   }
 
-  linear(module: string, n: number, k: number): Promise<PackedWeight> {
-    return this.#weights.take(module, n, k)
+  linear(module: string, n: number, k: number, transposed = false): Promise<PackedWeight> {
+    return this.#weights.take(module, n, k, transposed)
+  }
+
+  has(tensor: string): boolean {
+    return this.#checkpoint.has(tensor)
   }
 
   release(module: string, weight: PackedWeight): void {
@@ -58,7 +65,7 @@ export class CheckpointSource implements WeightSource {
     )
   }
 
-  async #pack(module: string, n: number, k: number): Promise<PackedLinear> {
+  async #pack(module: string, n: number, k: number, transposed: boolean): Promise<PackedLinear> {
     if (this.#reader && this.#quantized.has(module)) {
       const tensor = await this.#reader.stored(module)
       this.#warnOfActivations(module, tensor)
@@ -67,14 +74,16 @@ export class CheckpointSource implements WeightSource {
     }
     const name = `${module}.weight`
     const { shape, dtype } = this.#checkpoint.entry(name)
-    const tensor = this.#checkpoint.tensor(name)
+    const tensor = await this.#checkpoint.load(name)
     if (!isFloat(tensor.dtype))
       throw new TsqError(
         "ERR_DTYPE",
         `${this.#checkpoint.directory}: tensor ${name} is ${dtype}, expected F32, F16 or BF16`,
       )
-    if (shape.length !== 2 || shape[0] !== n || shape[1] !== k) throw wrongShape(name, shape, [n, k])
-    return { weight: await prepackDense(tensor), bitsPerWeight: tensor.dtype === "f32" ? 32 : 16, quantized: false }
+    const [rows, columns] = transposed ? [k, n] : [n, k]
+    if (shape.length !== 2 || shape[0] !== rows || shape[1] !== columns) throw wrongShape(name, shape, [rows, columns])
+    const matrix = transposed ? await transposedTensor(tensor) : tensor
+    return { weight: await prepackDense(matrix), bitsPerWeight: tensor.dtype === "f32" ? 32 : 16, quantized: false }
   }
 }
 

@@ -6,7 +6,7 @@ import { sharedInts } from "../core/tensor.ts"
 import { type Activations, readActivations } from "../kernels/packed-weight.ts"
 import type { GenerationDefaults } from "../models/generation-config.ts"
 import { PageAllocator, pagesFor, SequenceCache } from "../models/sequence.ts"
-import type { StepSampling } from "../native.ts"
+import type { NativeHandle, StepSampling } from "../native.ts"
 import type { Model } from "./model.ts"
 import { StopStrings } from "./stop-strings.ts"
 
@@ -33,6 +33,8 @@ export interface GenerateOptions {
   addSpecial?: boolean
   /** Default: the model's. */
   activations?: Activations
+  /** Name of a loaded LoRA adapter (Model.loadAdapter) to run with. Default null: none. */
+  adapter?: string | null
   signal?: AbortSignal
 }
 
@@ -66,6 +68,7 @@ export interface GenerationSettings {
   ignoreEos: boolean
   addSpecial: boolean
   activations: Activations
+  adapter: NativeHandle | undefined
   signal: AbortSignal | undefined
 }
 
@@ -85,6 +88,7 @@ const optionNames = [
   "ignoreEos",
   "addSpecial",
   "activations",
+  "adapter",
   "signal",
 ]
 
@@ -92,6 +96,7 @@ export function parseGenerateOptions(
   values: GenerateOptions | undefined,
   defaults: GenerationDefaults,
   activations: Activations,
+  adapterOf: (options: Options) => NativeHandle | undefined,
 ): GenerationSettings {
   const options = new Options("generate", values, optionNames)
   return {
@@ -108,6 +113,7 @@ export function parseGenerateOptions(
     ignoreEos: options.boolean("ignoreEos", false),
     addSpecial: options.boolean("addSpecial", true),
     activations: readActivations(options, activations),
+    adapter: adapterOf(options),
     signal: options.signal(),
   }
 }
@@ -148,11 +154,11 @@ export async function* generateTokens(
   prompt: Int32Array,
   settings: GenerationSettings,
 ): AsyncGenerator<GenerationChunk, GenerationResult, undefined> {
-  const { activations, sampling, signal } = settings
+  const { activations, adapter, sampling, signal } = settings
   const limit = Math.min(settings.maxTokens, model.maxContext - prompt.length)
   const cache = model.createCache(pagesFor(prompt.length + limit))
   try {
-    const sequence = new SequenceCache(new PageAllocator(cache.pages))
+    let sequence = new SequenceCache(new PageAllocator(cache.pages, cache.exact))
     const decoder = model.tokenizer.streamDecoder(Array.from(prompt.subarray(-16)))
     const stops = new StopStrings(settings.stops)
     const history = sharedInts(prompt.length + limit)
@@ -160,7 +166,9 @@ export async function* generateTokens(
     const sampled = sharedInts(1)
     const lastRow = sharedInts(1)
     const penalised = sampling.repetitionPenalty !== 1
-    const runs = { prompt: model.runs(false), last: model.runs(true) }
+    const runsOf = (tokens: number) => ({ prompt: model.runs(false, tokens), last: model.runs(true, tokens) })
+    let runs = runsOf(prompt.length)
+    const { longLength } = model
 
     /** Runs history[begin ... end); samples the token after it where asked. */
     const run = async (begin: number, end: number, sample: boolean): Promise<void> => {
@@ -171,7 +179,7 @@ export async function* generateTokens(
         runs: sample ? runs.last : runs.prompt,
         rows,
         tokens: history.subarray(begin, end),
-        sequences: [sequence.next(rows)],
+        sequences: [{ ...sequence.next(rows), adapter }],
         cache,
         activations,
         ...(sample && {
@@ -189,10 +197,13 @@ export async function* generateTokens(
 
     const start = performance.now()
     let length = prompt.length
-    for (let begin = 0; begin < length; begin += prefillRows) {
-      const end = Math.min(begin + prefillRows, length)
-      await run(begin, end, end === length)
+    const prefill = async (): Promise<void> => {
+      for (let begin = 0; begin < length; begin += prefillRows) {
+        const end = Math.min(begin + prefillRows, length)
+        await run(begin, end, end === length)
+      }
     }
+    await prefill()
     const prefillSeconds = (performance.now() - start) / 1000
 
     const tokens: number[] = []
@@ -224,7 +235,12 @@ export async function* generateTokens(
         }
       }
       const before = performance.now()
-      await run(length - 1, length, true)
+      if (length - 1 === longLength) {
+        // What the cache holds was computed for short texts.
+        sequence = new SequenceCache(new PageAllocator(cache.pages, cache.exact))
+        runs = runsOf(length)
+        await prefill()
+      } else await run(length - 1, length, true)
       decodeSeconds += (performance.now() - before) / 1000
     }
   } finally {

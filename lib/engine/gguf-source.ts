@@ -31,6 +31,12 @@ export class GgufSource implements WeightSource {
     return this.#weights.take(module, n, k)
   }
 
+  /** Names are the usual ones. */
+  has(tensor: string): boolean {
+    const name = ggufName(tensor)
+    return name !== null && this.#gguf.entries.has(name)
+  }
+
   release(module: string, weight: PackedWeight): void {
     this.#weights.release(module, weight)
   }

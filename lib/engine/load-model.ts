@@ -2,17 +2,19 @@
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
 import { Checkpoint } from "../containers/checkpoint.ts"
-import { parseJsonObject } from "../containers/json.ts"
+import { isObject, parseJsonObject } from "../containers/json.ts"
 import { ioError, TsqError, throwIfAborted } from "../core/errors.ts"
 import { setThreads } from "../core/machine.ts"
 import { describe, Options } from "../core/options.ts"
 import type { LongWork } from "../core/progress.ts"
 import { type Activations, readActivations } from "../kernels/packed-weight.ts"
 import type { GenerationDefaults } from "../models/generation-config.ts"
+import { kvFormat as formatOf, type KvCacheOption, type KvCacheSettings, readKvCache } from "../models/kv-cache.ts"
 import { type BoundSection, ModelRunner, type WeightSource } from "../models/runner.ts"
 import type { Tokenizer } from "../models/tokenizer.ts"
 import { native } from "../native.ts"
 import { CheckpointSource } from "./checkpoint-source.ts"
+import { storedKvFormat } from "./kv-scales.ts"
 import { Model, type WeightSummary } from "./model.ts"
 import { PackCache } from "./pack-cache.ts"
 import { progressOf } from "./progress.ts"
@@ -28,8 +30,8 @@ export interface LoadOptions extends LongWork {
    * activations to 8 bits, which is faster.
    */
   activations?: Activations
-  /** Default and only one so far: "f32". */
-  kvCache?: "f32"
+  /** How keys and values are cached (docs/kv-cache.md). Default "f32". */
+  kvCache?: KvCacheOption
   /** Tokens that a sequence may have, at most the model's own context. Default: the model's. */
   maxContext?: number
   /**
@@ -39,6 +41,8 @@ export interface LoadOptions extends LongWork {
   cache?: boolean | "read"
   /** Folder of cache files. Default: TSQ_CACHE_DIR, otherwise beside the checkpoint, or the user's own where that cannot be written. */
   cacheDir?: string
+  /** LoRA adapters to load beside it (Model.loadAdapter): folders as PEFT saves them, by the names that calls choose them by. */
+  adapters?: Readonly<Record<string, string>>
   /** Told what is odd about a checkpoint but does not keep it from running. Default: process.emitWarning. */
   onWarning?: (message: string) => void
 }
@@ -51,6 +55,7 @@ const optionNames = [
   "maxContext",
   "cache",
   "cacheDir",
+  "adapters",
   "onWarning",
   "signal",
   "onProgress",
@@ -62,6 +67,28 @@ const optionNames = [
  * cannot run, ERR_SHAPE for tensors that do not fit config.json. Weights are packed; the files may be removed afterwards.
  */
 export async function loadModel(path: string, values?: LoadOptions): Promise<Model> {
+  const adapters = readAdapters(new Options("loadModel", values, optionNames))
+  const model = await loadBase(path, values)
+  try {
+    for (const [name, directory] of adapters) {
+      throwIfAborted(values?.signal)
+      await model.loadAdapter(name, directory, values?.onWarning && { onWarning: values.onWarning })
+    }
+    return model
+  } catch (error) {
+    model.dispose()
+    throw error
+  }
+}
+
+function readAdapters(options: Options): [string, string][] {
+  const value = options.raw("adapters") ?? {}
+  if (!isObject(value) || !Object.values(value).every(path => typeof path === "string" && path !== ""))
+    options.fail("adapters", "an object of folders by name")
+  return Object.entries(value as Record<string, string>)
+}
+
+async function loadBase(path: string, values?: LoadOptions): Promise<Model> {
   if (typeof path !== "string" || path === "")
     throw new TsqError(
       "ERR_OPTION",
@@ -70,7 +97,7 @@ export async function loadModel(path: string, values?: LoadOptions): Promise<Mod
   const options = new Options("loadModel", values, optionNames)
   refuseOthers(options, "device", "cpu")
   const activations = readActivations(options)
-  refuseOthers(options, "kvCache", "f32")
+  const kvCache = readKvCache(options)
   const threads = options.integer("threads", { min: 1 }, undefined)
   const maxContext = options.integer("maxContext", { min: 1 }, undefined)
   const signal = options.signal()
@@ -81,7 +108,7 @@ export async function loadModel(path: string, values?: LoadOptions): Promise<Mod
   throwIfAborted(signal)
   if (threads !== undefined) setThreads(threads)
 
-  const request: Request = { path, maxContext, activations, signal, onProgress }
+  const request: Request = { path, maxContext, activations, kvCache, signal, onProgress }
   if (path.endsWith(".gguf")) return await loadGguf(request, options)
   const cache = packCache(path, options, warn)
   const stored = (await cache?.find()) ?? null
@@ -137,9 +164,12 @@ interface Request extends LongWork {
   path: string
   maxContext: number | undefined
   activations: Activations
+  kvCache: KvCacheSettings | "checkpoint"
 }
 
 interface ModelSource extends WeightSource {
+  /** Whether there is a tensor of that name, or a module's in any format. */
+  has(tensor: string): boolean
   /** Of what it has handed out; `outside` names the embedding and the head, which are not among the blocks' linears. */
   summary(outside: readonly string[]): WeightSummary
 }
@@ -187,20 +217,21 @@ async function loadGguf(request: Request, options: Options): Promise<Model> {
 }
 
 async function assemble(
-  { path, maxContext, activations, signal, onProgress }: Request,
+  { path, maxContext, activations, kvCache, signal, onProgress }: Request,
   configuration: Record<string, unknown>,
   source: ModelSource,
   companions: Companions,
 ): Promise<Model> {
   // Imported here, and not with this module: a cache file is being read by now, so that it takes no time of its own.
   const { describeModel } = await import("../models/registry.ts")
-  const program = describeModel(configuration)
+  const program = describeModel(configuration, tensor => source.has(tensor))
   const { config } = program
   if (maxContext !== undefined && maxContext > config.maxContext)
     throw new TsqError(
       "ERR_OPTION",
       `loadModel: maxContext is ${maxContext}, expected at most the model's context of ${config.maxContext}`,
     )
+  const kvFormat = kvCache !== "checkpoint" ? formatOf(kvCache, config) : await storedKvFormat(path, program)
   const last = program.sections.length - 1
   const places: [section: number, prefix: string][] = [
     [0, ""],
@@ -240,6 +271,7 @@ async function assemble(
     generationDefaults,
     maxContext: maxContext ?? config.maxContext,
     activations,
+    kvFormat,
     prologue: bound[0]!,
     blocks: bound.slice(1, -1),
     epilogue: bound.at(-1)!,

@@ -5,10 +5,13 @@ import type { LongWork } from "../core/progress.ts"
 import { sharedInts, Tensor } from "../core/tensor.ts"
 import type { Activations } from "../kernels/packed-weight.ts"
 import type { GenerationDefaults } from "../models/generation-config.ts"
-import type { ModelConfig, ModelProgram } from "../models/program.ts"
+import { type KvFormat, kvCacheBytes } from "../models/kv-cache.ts"
+import { longLength, type ModelConfig, type ModelProgram } from "../models/program.ts"
 import type { BoundSection, KvCacheHandle, ModelRunner, Step, StepRun } from "../models/runner.ts"
 import { PageAllocator, pagesFor, SequenceCache } from "../models/sequence.ts"
 import type { Tokenizer } from "../models/tokenizer.ts"
+import type { NativeHandle } from "../native.ts"
+import { AdapterSet, LoadedAdapter } from "./adapters.ts"
 import {
   type GenerateOptions,
   type GenerationChunk,
@@ -18,8 +21,19 @@ import {
   prefillRows,
   promptTokens,
 } from "./generate.ts"
+import {
+  type Likelihood,
+  type LikelihoodOptions,
+  type LikelihoodRequest,
+  logLikelihoods,
+  rollingLogLikelihoods,
+  type TextOrIds,
+} from "./loglikelihood.ts"
 import { type PerplexityOptions, type PerplexityResult, perplexity } from "./perplexity.ts"
 import { SerialQueue } from "./serial-queue.ts"
+
+const isContinuation = (value: unknown): boolean =>
+  typeof value === "string" || (typeof value === "object" && value !== null && "length" in value)
 
 /** How a checkpoint stores its linears. */
 export interface WeightSummary {
@@ -40,6 +54,7 @@ export interface ModelParts {
   generationDefaults: GenerationDefaults
   maxContext: number
   activations: Activations
+  kvFormat: KvFormat
   prologue: BoundSection
   blocks: readonly BoundSection[]
   epilogue: BoundSection
@@ -56,9 +71,12 @@ export class Model {
   readonly maxContext: number
   /** What the weights are multiplied with where a call does not say so itself. */
   readonly activations: Activations
+  /** How keys and values are cached. */
+  readonly kvFormat: KvFormat
   readonly weights: WeightSummary
   readonly #parts: ModelParts
   readonly #queue = new SerialQueue()
+  readonly #adapters = new AdapterSet()
   #eosTokenIds: readonly number[] | null = null
   #disposed = false
 
@@ -70,6 +88,7 @@ export class Model {
     this.generationDefaults = parts.generationDefaults
     this.maxContext = parts.maxContext
     this.activations = parts.activations
+    this.kvFormat = parts.kvFormat
     this.weights = parts.weights
   }
 
@@ -93,16 +112,67 @@ export class Model {
     return this.#disposed
   }
 
+  /** Names of the LoRA adapters that calls may choose. */
+  get adapters(): string[] {
+    return this.#adapters.names
+  }
+
+  /**
+   * Loads a LoRA adapter as PEFT saves it (a folder), under a name that calls give as their option "adapter". Its products run beside the
+   * weights as they are stored, for which it should have been trained; several may be loaded, and calls with different ones take turns.
+   * ERR_OPTION for a name that is taken; ERR_IO, ERR_FORMAT, ERR_SHAPE and ERR_UNSUPPORTED for a folder that is no such adapter of this model.
+   */
+  async loadAdapter(
+    name: string,
+    directory: string,
+    options?: { onWarning?: (message: string) => void },
+  ): Promise<void> {
+    const given = new Options("loadAdapter", options, ["onWarning"])
+    if (given.has("onWarning") && typeof given.raw("onWarning") !== "function") given.fail("onWarning", "a function")
+    this.#adapters.checkNew("loadAdapter", name)
+    if (typeof directory !== "string" || directory === "")
+      throw new TsqError("ERR_OPTION", `loadAdapter: the folder is ${describe(directory)}, expected a path`)
+    this.#checkOpen()
+    const warn = options?.onWarning ?? (message => process.emitWarning(message, "TsqWarning"))
+    const adapter = await LoadedAdapter.load(directory, this.#parts.blocks, warn)
+    try {
+      this.#checkOpen()
+      this.#adapters.checkNew("loadAdapter", name)
+    } catch (error) {
+      adapter.dispose()
+      throw error
+    }
+    this.#adapters.add(name, adapter)
+  }
+
+  /** Frees an adapter; calls under way with it end with ERR_OPTION at their next step. ERR_OPTION for a name that is none. */
+  unloadAdapter(name: string): void {
+    this.#adapters.remove(name)
+  }
+
+  /** The adapter that a call's options choose. ERR_OPTION for a name that is none. */
+  adapterOf(options: Options): NativeHandle | undefined {
+    return this.adapterHandle(options.caller, options.raw("adapter") ?? null)
+  }
+
+  /** For steps; `caller` is named in errors. */
+  adapterHandle(caller: string, name: unknown): NativeHandle | undefined {
+    return name === null ? undefined : this.#adapters.get(caller, name).handle
+  }
+
   /** Logits after every token: f32 [ids.length, vocabularySize]. Takes that much memory: for long texts use perplexity. */
-  async forward(ids: ArrayLike<number>, options?: { signal?: AbortSignal }): Promise<Tensor> {
-    const signal = new Options("forward", options, ["signal"]).signal()
+  async forward(ids: ArrayLike<number>, values?: { adapter?: string | null; signal?: AbortSignal }): Promise<Tensor> {
+    const options = new Options("forward", values, ["adapter", "signal"])
+    const signal = options.signal()
+    const adapter = this.adapterOf(options)
     const tokens = this.checkTokens(ids, "ids")
     this.#checkLength(tokens.length)
     const vocabulary = this.config.vocabularySize
     const out = Tensor.empty([tokens.length, vocabulary])
     const cache = this.createCache(pagesFor(tokens.length))
     try {
-      const sequence = new SequenceCache(new PageAllocator(cache.pages))
+      const sequence = new SequenceCache(new PageAllocator(cache.pages, cache.exact))
+      const runs = this.runs(true, tokens.length)
       for (let begin = 0; begin < tokens.length; begin += prefillRows) {
         throwIfAborted(signal)
         const rows = Math.min(prefillRows, tokens.length - begin)
@@ -110,10 +180,10 @@ export class Model {
         for (let i = 0; i < rows; i++) chosen[i] = i
         const logits = (out.data as Float32Array).subarray(begin * vocabulary, (begin + rows) * vocabulary)
         await this.step({
-          runs: this.runs(true),
+          runs,
           rows,
           tokens: tokens.subarray(begin, begin + rows),
-          sequences: [sequence.next(rows)],
+          sequences: [{ ...sequence.next(rows), adapter }],
           cache,
           epilogue: { mode: "logits", rows: chosen, logits },
           signal,
@@ -135,7 +205,9 @@ export class Model {
     options?: GenerateOptions,
   ): AsyncGenerator<GenerationChunk, GenerationResult, undefined> {
     this.#checkOpen()
-    const settings = parseGenerateOptions(options, this.generationDefaults, this.activations)
+    const settings = parseGenerateOptions(options, this.generationDefaults, this.activations, given =>
+      this.adapterOf(given),
+    )
     return generateTokens(this, promptTokens(this, prompt, settings.addSpecial), settings)
   }
 
@@ -157,6 +229,36 @@ export class Model {
     return perplexity(this, text, options)
   }
 
+  /**
+   * log p(continuation | context), as lm-evaluation-harness defines it (docs/evaluation.md), of one pair or of many: texts, or token ids that
+   * are taken as they are. Long contexts lose their beginning; neighbours that share a context run it once.
+   */
+  async loglikelihood(requests: readonly LikelihoodRequest[], options?: LikelihoodOptions): Promise<Likelihood[]>
+  async loglikelihood(context: TextOrIds, continuation: TextOrIds, options?: LikelihoodOptions): Promise<Likelihood>
+  async loglikelihood(
+    first: TextOrIds | readonly LikelihoodRequest[],
+    second?: TextOrIds | LikelihoodOptions,
+    third?: LikelihoodOptions,
+  ): Promise<Likelihood | Likelihood[]> {
+    this.#checkOpen()
+    if (Array.isArray(first) && typeof first[0] !== "number" && !isContinuation(second))
+      return logLikelihoods(this, first as readonly LikelihoodRequest[], second as LikelihoodOptions)
+    const pair = { context: first as TextOrIds, continuation: second as TextOrIds }
+    return (await logLikelihoods(this, [pair], third))[0]!
+  }
+
+  /** log p(text) of one text or of many, from BOS, in windows of the whole context where it is longer; see loglikelihood. */
+  async loglikelihoodRolling(texts: readonly string[], options?: LikelihoodOptions): Promise<Likelihood[]>
+  async loglikelihoodRolling(text: TextOrIds, options?: LikelihoodOptions): Promise<Likelihood>
+  async loglikelihoodRolling(
+    text: TextOrIds | readonly string[],
+    options?: LikelihoodOptions,
+  ): Promise<Likelihood | Likelihood[]> {
+    this.#checkOpen()
+    if (Array.isArray(text) && typeof text[0] !== "number") return rollingLogLikelihoods(this, text, options)
+    return (await rollingLogLikelihoods(this, [text as TextOrIds], options))[0]!
+  }
+
   /** One native step, after those asked for before. ERR_OPTION once the model is disposed. */
   step(request: Step): Promise<void> {
     return this.#queue.run(async () => {
@@ -166,29 +268,45 @@ export class Model {
     })
   }
 
-  /** The whole model as runs of a step; without the epilogue where nothing is asked of the last hidden state. */
-  runs(epilogue: boolean): StepRun[] {
+  /**
+   * The whole model as runs of a step; without the epilogue where nothing is asked of the last hidden state. tokens: of the sequences
+   * altogether, on which rope may depend (longLength).
+   */
+  runs(epilogue: boolean, tokens: number): StepRun[] {
     this.#checkOpen()
     const { prologue, blocks, epilogue: last } = this.#parts
-    const runs: StepRun[] = [{ section: prologue }, ...blocks.map((section, layer) => ({ section, layer }))]
+    const runs: StepRun[] = [
+      { section: prologue },
+      ...blocks.map((section, layer) => ({ section: section.forLength(tokens), layer })),
+    ]
     return epilogue ? [...runs, { section: last }] : runs
   }
 
-  /** Where the logits operation reads: run and op to observe (the op before it), slot, width, and the head's handle. */
-  get logitsInput(): { run: number; op: number; slot: number; width: number; head: number } {
+  /** Sequences of more tokens than this run with other constants from their first token on; null: there are none. */
+  get longLength(): number | null {
+    return longLength(this.program)
+  }
+
+  /** Where the logits operation reads: run and op to observe (the op before it), slot, width, the head's handle, and the logits' soft cap. */
+  get logitsInput(): { run: number; op: number; slot: number; width: number; head: number; softcap: number } {
     this.#checkOpen()
     const { sections, slots, blocks } = this.program
     const ops = sections.at(-1)!.ops
     const logits = ops.at(-1)!
     const slot = logits.in[0]!
     const head = this.#parts.epilogue.weights[logits.weights[0]!]!
-    return { run: blocks.length + 1, op: ops.length - 2, slot, width: slots[slot]!, head }
+    return { run: blocks.length + 1, op: ops.length - 2, slot, width: slots[slot]!, head, softcap: logits.p[0]! }
   }
 
-  /** A KV cache for this model's layers. */
-  createCache(pages: number): KvCacheHandle {
+  /** A KV cache for this model's layers and so many sequences at once. */
+  createCache(pages: number, sequences = 1): KvCacheHandle {
     this.#checkOpen()
-    return this.#parts.runner.createCache(this.config.layers, pages)
+    return this.#parts.runner.createCache(this.config.layers, pages, this.kvFormat, sequences)
+  }
+
+  /** Bytes of the cache of so many sequences of `tokens` each. */
+  kvCacheBytes(tokens: number, sequences = 1): number {
+    return kvCacheBytes(this.config, this.kvFormat, tokens, sequences)
   }
 
   /** Token ids on shared memory. ERR_OPTION for what is not in the vocabulary. */
@@ -214,6 +332,7 @@ export class Model {
     if (this.#disposed) return
     this.#disposed = true
     const { prologue, blocks, epilogue, runner } = this.#parts
+    this.#adapters.dispose()
     for (const section of [prologue, ...blocks, epilogue]) section.dispose()
     runner.dispose()
   }

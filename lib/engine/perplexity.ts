@@ -5,6 +5,7 @@ import type { LongWork } from "../core/progress.ts"
 import { type Activations, readActivations } from "../kernels/packed-weight.ts"
 import type { Model } from "./model.ts"
 import { progressOf } from "./progress.ts"
+import { scoredTextSize } from "./text-size.ts"
 import { WindowScorer } from "./window-scorer.ts"
 import { type Protocol, planWindows, protocols, type WindowPlan, wantsSpecial } from "./windows.ts"
 
@@ -17,6 +18,8 @@ export interface PerplexityOptions {
   stride?: number
   /** Default: the model's. */
   activations?: Activations
+  /** Name of a loaded LoRA adapter to run with. Default null: none. */
+  adapter?: string | null
 }
 
 export interface PerplexityResult {
@@ -27,12 +30,15 @@ export interface PerplexityResult {
   nll: number
   nllStdError: number
   perplexity: number
+  /** NLL of the scored tokens in bits, over the UTF-8 bytes and the code points of their text: comparable between tokenizers. null where they have no text. */
+  bitsPerByte: number | null
+  bitsPerCharacter: number | null
   window: number
   stride: number
   activations: Activations
 }
 
-export const perplexityOptionNames = ["protocol", "window", "stride", "activations", "signal", "onProgress"]
+export const perplexityOptionNames = ["protocol", "window", "stride", "activations", "adapter", "signal", "onProgress"]
 
 export async function perplexity(
   model: Model,
@@ -44,22 +50,12 @@ export async function perplexity(
   const onProgress = options.onProgress()
   const activations = readActivations(options, model.activations)
   const plan = await planText(model, text, options)
-  const scorer = new WindowScorer(model, plan.window, activations)
+  const scorer = new WindowScorer(model, plan.window, activations, model.adapterOf(options))
   try {
     const scores: Float64Array[] = []
     for await (const windows of batches(plan, scorer.batch, signal, onProgress))
       scores.push(await scorer.nll(windows, plan.first, signal))
-    const { mean, stdError, count } = moments(scores, 1, 0)
-    return {
-      protocol: plan.protocol,
-      tokenCount: count,
-      nll: mean,
-      nllStdError: stdError,
-      perplexity: Math.exp(mean),
-      window: plan.window,
-      stride: plan.stride,
-      activations,
-    }
+    return { ...(await summarizeLikelihood(model, plan, moments(scores, 1, 0), signal)), activations }
   } finally {
     scorer.dispose()
   }
@@ -82,6 +78,22 @@ export async function planText(model: Model, text: string | ArrayLike<number>, o
   return planWindows(ids, { protocol, window, stride, bos: model.tokenizer.bosTokenId })
 }
 
+export async function summarizeLikelihood(
+  model: Model,
+  { protocol, window, stride, ...plan }: WindowPlan,
+  { mean, stdError, count }: Moments,
+  signal: AbortSignal | undefined,
+): Promise<Omit<PerplexityResult, "activations">> {
+  const size = await scoredTextSize(model.tokenizer, plan, signal)
+  const bits = (mean * count) / Math.LN2
+  return {
+    ...{ protocol, tokenCount: count, nll: mean, nllStdError: stdError, perplexity: Math.exp(mean) },
+    bitsPerByte: size.bytes > 0 ? bits / size.bytes : null,
+    bitsPerCharacter: size.characters > 0 ? bits / size.characters : null,
+    ...{ window, stride },
+  }
+}
+
 /** The windows of a plan, so many at a time. */
 export async function* batches(
   plan: WindowPlan,
@@ -98,12 +110,14 @@ export async function* batches(
   }
 }
 
+export interface Moments {
+  mean: number
+  stdError: number
+  count: number
+}
+
 /** Mean of one column of row-major chunks, and the standard error of that mean. */
-export function moments(
-  chunks: readonly Float64Array[],
-  columns: number,
-  column: number,
-): { mean: number; stdError: number; count: number } {
+export function moments(chunks: readonly Float64Array[], columns: number, column: number): Moments {
   let count = 0
   let sum = 0
   for (const chunk of chunks)

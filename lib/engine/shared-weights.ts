@@ -24,18 +24,18 @@ interface Shared {
 
 /** A module asked for twice (a tied head) is packed once and freed with its last user. */
 export class SharedWeights {
-  readonly #pack: (module: string, n: number, k: number) => Promise<PackedLinear>
+  readonly #pack: (module: string, n: number, k: number, transposed: boolean) => Promise<PackedLinear>
   readonly #shared = new Map<string, Shared>()
   readonly #linears = new Map<string, Linear>()
 
-  constructor(pack: (module: string, n: number, k: number) => Promise<PackedLinear>) {
+  constructor(pack: (module: string, n: number, k: number, transposed: boolean) => Promise<PackedLinear>) {
     this.#pack = pack
   }
 
-  async take(module: string, n: number, k: number): Promise<PackedWeight> {
+  async take(module: string, n: number, k: number, transposed = false): Promise<PackedWeight> {
     let shared = this.#shared.get(module)
     if (!shared) {
-      shared = { weight: this.#packed(module, n, k), users: 0 }
+      shared = { weight: this.#packed(module, n, k, transposed), users: 0 }
       this.#shared.set(module, shared)
     }
     shared.users++
@@ -73,8 +73,8 @@ export class SharedWeights {
     }
   }
 
-  async #packed(module: string, n: number, k: number): Promise<PackedWeight> {
-    const { weight, bitsPerWeight, quantized } = await this.#pack(module, n, k)
+  async #packed(module: string, n: number, k: number, transposed: boolean): Promise<PackedWeight> {
+    const { weight, bitsPerWeight, quantized } = await this.#pack(module, n, k, transposed)
     const { bytes, kernel } = weight
     this.#linears.set(module, {
       weights: n * k,

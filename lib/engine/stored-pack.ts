@@ -78,6 +78,10 @@ export class StoredPack implements WeightSource {
     return weights[index - this.#groups[group]!.first]!
   }
 
+  has(tensor: string): boolean {
+    return this.meta.vectors.some(([name]) => name === tensor) || this.#index.has(tensor.replace(/\.weight$/, ""))
+  }
+
   /** A weight used twice (a tied head) is freed with its last user. */
   release(module: string, weight: PackedWeight): void {
     const users = (this.#users.get(module) ?? 0) - 1

@@ -14,8 +14,8 @@ export class WeightRecorder implements WeightSource {
     this.#source = source
   }
 
-  async linear(module: string, n: number, k: number): Promise<PackedWeight> {
-    const weight = await this.#source.linear(module, n, k)
+  async linear(module: string, n: number, k: number, transposed?: boolean): Promise<PackedWeight> {
+    const weight = await this.#source.linear(module, n, k, transposed)
     this.#linears.set(module, weight)
     return weight
   }
@@ -24,6 +24,10 @@ export class WeightRecorder implements WeightSource {
     const values = await this.#source.vector(tensor, size)
     this.#vectors.set(tensor, values)
     return values
+  }
+
+  has(tensor: string): boolean {
+    return this.#source.has(tensor)
   }
 
   release(module: string, weight: PackedWeight): void {

@@ -2,7 +2,8 @@
 import { sharedFloats, sharedInts } from "../core/tensor.ts"
 import type { Activations } from "../kernels/packed-weight.ts"
 import type { KvCacheHandle, Step } from "../models/runner.ts"
-import { pagesFor } from "../models/sequence.ts"
+import { PageAllocator, pagesFor, SequenceCache } from "../models/sequence.ts"
+import type { NativeHandle } from "../native.ts"
 import type { Model } from "./model.ts"
 
 /** Rows of a step: enough to keep every thread busy, few enough to bound the memory of the slots. */
@@ -18,18 +19,24 @@ export class WindowScorer {
   readonly #model: Model
   readonly #window: number
   readonly #activations: Activations
+  readonly #adapter: NativeHandle | undefined
   readonly #cache: KvCacheHandle
+  /** One for each window of a call. */
+  readonly #sequences: readonly SequenceCache[]
   /** Rows of a window that one step takes. */
   readonly #chunk: number
   #hidden: Float32Array | null = null
 
-  constructor(model: Model, window: number, activations: Activations = model.activations) {
+  constructor(model: Model, window: number, activations: Activations = model.activations, adapter?: NativeHandle) {
     this.#model = model
     this.#window = window
     this.#activations = activations
+    this.#adapter = adapter
     this.#chunk = Math.min(window, stepRows)
     this.batch = Math.max(1, Math.floor(stepRows / window))
-    this.#cache = model.createCache(this.batch * pagesFor(window))
+    this.#cache = model.createCache(this.batch * pagesFor(window), this.batch)
+    const allocator = new PageAllocator(this.#cache.pages, this.#cache.exact)
+    this.#sequences = Array.from({ length: this.batch }, () => new SequenceCache(allocator))
   }
 
   /** [positions] NLL of the tokens at positions first ... window - 1 of every window, in nats. */
@@ -57,7 +64,7 @@ export class WindowScorer {
       const { rows, targets } = part
       const referenceHidden = await reference.#hiddenRows(part, signal)
       const values = new Float64Array(new SharedArrayBuffer(8 * divergenceColumns * rows.length))
-      const { width, head } = reference.#model.logitsInput
+      const { width, head, softcap } = reference.#model.logitsInput
       const epilogue = {
         mode: "divergence" as const,
         rows,
@@ -66,6 +73,7 @@ export class WindowScorer {
         referenceHidden,
         referenceWidth: width,
         referenceHead: head,
+        referenceSoftcap: softcap,
         referenceActivations: reference.#activations,
       }
       await this.#model.step({ ...this.#step(part, rows.length > 0), ...(rows.length > 0 && { epilogue }), signal })
@@ -104,16 +112,16 @@ export class WindowScorer {
   }
 
   #step(part: Part, epilogue: boolean): Step {
-    const pages = pagesFor(this.#window)
+    if (part.begin === 0) for (const sequence of this.#sequences) sequence.release()
+    const sequences = this.#sequences.slice(0, part.tokens.length / part.length)
     return {
-      runs: this.#model.runs(epilogue),
+      runs: this.#model.runs(epilogue, this.#window),
       rows: part.tokens.length,
       tokens: part.tokens,
-      sequences: Array.from({ length: part.tokens.length / part.length }, (_, i) => ({
-        rows: part.length,
-        context: part.begin,
-        pages: Array.from({ length: pages }, (_, page) => i * pages + page),
-      })),
+      sequences: sequences.map(sequence => {
+        sequence.advance(part.begin - sequence.length)
+        return { ...sequence.next(part.length), adapter: this.#adapter }
+      }),
       cache: this.#cache,
       activations: this.#activations,
     }

@@ -22,6 +22,8 @@ export interface WindowPlan {
   first: number
   /** The tokens of a window, [window] on shared memory. */
   tokens(index: number): Int32Array
+  /** Its scored tokens as they stand in the text, and the tokens of the text before them that the window has (one at least, where there is one). */
+  scored(index: number): { before: Int32Array; tokens: Int32Array }
 }
 
 export interface WindowRequest {
@@ -73,6 +75,11 @@ export function planWindows(ids: Int32Array, request: WindowRequest): WindowPlan
       tokens.set(ids.subarray(index * step, index * step + needed), window - needed)
       if (protocol !== "gptq" && bos !== null) tokens[0] = bos
       return tokens
+    },
+    scored(index) {
+      const begin = index * step + first - (window - needed)
+      const from = Math.max(0, Math.min(index * step, begin - 1))
+      return { before: ids.subarray(from, begin), tokens: ids.subarray(begin, index * step + needed) }
     },
   }
 }

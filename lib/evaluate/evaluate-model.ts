@@ -11,11 +11,13 @@ import {
   type PerplexityResult,
   perplexityOptionNames,
   planText,
+  summarizeLikelihood,
 } from "../engine/perplexity.ts"
 import { divergenceColumns, WindowScorer } from "../engine/window-scorer.ts"
 import type { WindowPlan } from "../engine/windows.ts"
 import { type Activations, readActivations } from "../kernels/packed-weight.ts"
 import { type Divergence, summarizeDivergence } from "./divergence.ts"
+import { checkSameLayers, type LayerError, layerErrors } from "./layer-error.ts"
 
 export interface EvaluateOptions extends PerplexityOptions, LongWork {
   /** What to score: a text, or its token ids (as the protocol wants them: with BOS in front for gptq, without for whole). */
@@ -23,7 +25,9 @@ export interface EvaluateOptions extends PerplexityOptions, LongWork {
   ids?: ArrayLike<number>
   /** A model of the same vocabulary to compare with: its directory, or the loaded model. */
   against?: string | Model
-  /** For models given by their directory. A reference given so runs with exact activations whatever is asked for here. */
+  /** With `against`: the error of the residual stream after every block as well. Takes as long again. */
+  layers?: boolean
+  /** For models given by their directory. A reference given so runs with exact activations, an f32 cache and without adapters whatever is asked for here. */
   load?: LoadOptions
 }
 
@@ -31,12 +35,24 @@ export interface Evaluation extends PerplexityResult {
   /** Directory of the model. */
   model: string
   bitsPerWeight: number
-  against?: { model: string; perplexity: number } & Divergence
+  against?: { model: string; perplexity: number } & Divergence & { layers?: LayerError[] }
 }
 
 /** Scores a text. Models given by directory are loaded and disposed here. ERR_OPTION for a text shorter than one window. */
 export async function evaluateModel(model: string | Model, values: EvaluateOptions): Promise<Evaluation> {
-  const options = new Options("evaluateModel", values, [...perplexityOptionNames, "text", "ids", "against", "load"])
+  const options = new Options("evaluateModel", values, [
+    ...perplexityOptionNames,
+    "text",
+    "ids",
+    "against",
+    "layers",
+    "load",
+  ])
+  if (options.boolean("layers", false) && !options.has("against"))
+    options.fail(
+      "layers",
+      'false where no other model is given as option "against": errors by layer are differences from it',
+    )
   const text = input(options)
   const opened: Model[] = []
   const open = async (given: unknown, what: string, exact = false): Promise<Model> => {
@@ -49,7 +65,7 @@ export async function evaluateModel(model: string | Model, values: EvaluateOptio
     const signal = options.signal()
     const loaded = await loadModel(given, {
       ...values.load,
-      ...(exact && { activations: "exact" as const }),
+      ...(exact && { activations: "exact" as const, kvCache: "f32" as const, adapters: {} }),
       ...(signal && { signal }),
     })
     opened.push(loaded)
@@ -89,6 +105,8 @@ async function compare(
       "ERR_SHAPE",
       `evaluateModel: ${candidate.path} has a vocabulary of ${vocabularies[0]}, ${reference.path} one of ${vocabularies[1]}; only models of one vocabulary can be compared`,
     )
+  const byLayer = options.boolean("layers", false)
+  if (byLayer) checkSameLayers(candidate, reference)
   const plan = await planText(candidate, text, options)
   if (plan.window > reference.maxContext)
     throw new TsqError(
@@ -97,20 +115,28 @@ async function compare(
     )
   const activations = readActivations(options, candidate.activations)
   const scores = await scoreAgainst(candidate, reference, activations, plan, options)
+  const [signal, onProgress] = [options.signal(), options.onProgress()]
+  const layers =
+    byLayer &&
+    (await layerErrors(candidate, reference, plan, {
+      activations,
+      adapter: candidate.adapterOf(options),
+      ...(signal && { signal }),
+      ...(onProgress && { onProgress }),
+    }))
   const nll = moments(scores, divergenceColumns, 1)
   const referenceNll = moments(scores, divergenceColumns, 2)
   return {
     model: candidate.path,
-    protocol: plan.protocol,
-    tokenCount: nll.count,
-    nll: nll.mean,
-    nllStdError: nll.stdError,
-    perplexity: Math.exp(nll.mean),
-    window: plan.window,
-    stride: plan.stride,
+    ...(await summarizeLikelihood(candidate, plan, nll, signal)),
     activations,
     bitsPerWeight: candidate.bitsPerWeight,
-    against: { model: reference.path, perplexity: Math.exp(referenceNll.mean), ...summarizeDivergence(scores) },
+    against: {
+      model: reference.path,
+      perplexity: Math.exp(referenceNll.mean),
+      ...summarizeDivergence(scores),
+      ...(layers && { layers }),
+    },
   }
 }
 
@@ -122,7 +148,7 @@ async function scoreAgainst(
   options: Options,
 ): Promise<Float64Array[]> {
   const signal = options.signal()
-  const scorer = new WindowScorer(candidate, plan.window, activations)
+  const scorer = new WindowScorer(candidate, plan.window, activations, candidate.adapterOf(options))
   try {
     const referenceScorer = new WindowScorer(reference, plan.window)
     try {

@@ -1,4 +1,6 @@
-// Puts the program of a decoder-only transformer together: what Llama, Mistral, Qwen2 and Qwen3 share.
+// Puts the program of a decoder-only transformer together: what Llama, Mistral, Qwen, Gemma and Phi-3 share.
+import type { ActivationCode } from "./config.ts"
+import { addFusedGateUp, addFusedQkv, fusedScaleGroups } from "./fused.ts"
 import type { ModelConfig, ModelProgram, Op, OpKind, ScaleGroup, Section, WeightSlot } from "./program.ts"
 import type { Rope } from "./rope.ts"
 
@@ -12,12 +14,28 @@ export interface DecoderTraits {
   /** By layer: positions that a query sees including its own; 0: all. */
   windows: readonly number[]
   rope: Rope
-  /** Of the gated activation: 0 SiLU, 1 tanh-approximated GELU. */
-  activation: 0 | 1
+  activation: ActivationCode
+  /** One qkv_proj and one gate_up_proj in place of single projections (Phi-3). */
+  fused?: boolean
+  /** What sets Gemma apart. */
+  gemma?: GemmaTraits
+  /** What names of the decoder's tensors begin with, and the head's module. Default: "model." and "lm_head". */
+  names?: { root: string; head: string }
+}
+
+export interface GemmaTraits {
+  /** Of what attention and MLP are given and give; q and k as well with qkNorm. All add 1 to their weight. */
+  embedScale: number
+  attentionScale: number
+  /** 0: none. */
+  attentionSoftcap: number
+  finalSoftcap: number
+  /** Of layers with a window; the others turn as `rope` says. */
+  slidingRope: Rope
 }
 
 /** Slot numbers of the program; see docs/program.md. Every slot but 0 is written once per block. */
-class Slots {
+export class Slots {
   readonly widths: number[] = []
 
   add(width: number): number {
@@ -26,7 +44,7 @@ class Slots {
 }
 
 /** Collects the operations and weights of one section. Every weight is bound once, however often it is used. */
-class SectionBuilder {
+export class SectionBuilder {
   readonly ops: Op[] = []
   readonly weights: WeightSlot[] = []
 
@@ -38,44 +56,72 @@ class SectionBuilder {
     return this.weights.push(slot) - 1
   }
 
-  constant(values: Float32Array): number {
-    return this.#weight({ kind: "constant", values })
+  /** Inverse frequencies. */
+  frequencies({ inverseFrequencies: values, beyond }: Rope): number {
+    return this.#weight({ kind: "constant", values, ...(beyond && { beyond }) })
   }
 
-  embed(module: string, n: number, k: number, out: number): void {
-    this.#op("embed", [], out, [this.#weight({ kind: "linear", module, n, k, bias: null })], [1])
+  embed(module: string, n: number, k: number, out: number, scale = 1): void {
+    this.#op("embed", [], out, [this.#weight({ kind: "linear", module, n, k, bias: null })], [scale])
   }
 
-  norm(tensor: string, size: number, eps: number, input: number, out: number, segments = 1): void {
-    this.#op("rmsNorm", [input], out, [this.#weight({ kind: "vector", tensor, size })], [eps, segments, 0])
+  /** Rows of a learned table [n, k] by position. */
+  positions(module: string, n: number, k: number, out: number): void {
+    this.#op("positions", [], out, [this.#weight({ kind: "linear", module, n, k, bias: null })], [n])
   }
 
-  linear(module: string, n: number, k: number, hasBias: boolean, input: number, out: number): void {
+  norm(tensor: string, size: number, eps: number, input: number, out: number, segments = 1, offset = 0): void {
+    this.#op("rmsNorm", [input], out, [this.#weight({ kind: "vector", tensor, size })], [eps, segments, offset])
+  }
+
+  layerNorm(module: string, size: number, eps: number, input: number, out: number): void {
+    const weights = ["weight", "bias"].map(name => this.#weight({ kind: "vector", tensor: `${module}.${name}`, size }))
+    this.#op("layerNorm", [input], out, weights, [eps])
+  }
+
+  linear(module: string, n: number, k: number, hasBias: boolean, input: number, out: number, transposed = false): void {
     const bias = hasBias ? `${module}.bias` : null
-    const weights = [this.#weight({ kind: "linear", module, n, k, bias })]
+    const weights = [this.#weight({ kind: "linear", module, n, k, bias, ...(transposed && { transposed }) })]
     if (bias) weights.push(this.#weight({ kind: "vector", tensor: bias, size: n }))
     this.#op("linear", [input], out, weights, [])
+  }
+
+  /** `pieces` runs of `length` columns, `stride` apart, beside each other. */
+  columns(begin: number, pieces: number, length: number, stride: number, input: number, out: number): void {
+    this.#op("columns", [input], out, [], [begin, pieces, length, stride])
   }
 
   rope(frequencies: number, rope: Rope, heads: number, headDim: number, input: number, out: number): void {
     this.#op("rope", [input], out, [frequencies], [heads, headDim, rope.rotaryDim, rope.attentionFactor])
   }
 
-  attention(config: ModelConfig, window: number, q: number, k: number, v: number, out: number): void {
-    const { heads, kvHeads, headDim } = config
-    this.#op("attention", [q, k, v], out, [], [heads, kvHeads, headDim, headDim ** -0.5, window, 0])
+  attention(
+    { heads, kvHeads, headDim }: ModelConfig,
+    window: number,
+    q: number,
+    k: number,
+    v: number,
+    out: number,
+    scale = headDim ** -0.5,
+    softcap = 0,
+  ): void {
+    this.#op("attention", [q, k, v], out, [], [heads, kvHeads, headDim, scale, window, softcap])
   }
 
-  gated(activation: 0 | 1, gate: number, up: number, out: number): void {
+  gated(activation: ActivationCode, gate: number, up: number, out: number): void {
     this.#op("gated", [gate, up], out, [], [activation])
+  }
+
+  activate(activation: ActivationCode, input: number, out: number): void {
+    this.#op("activate", [input], out, [], [activation])
   }
 
   add(a: number, b: number, out: number): void {
     this.#op("add", [a, b], out, [], [])
   }
 
-  logits(module: string, n: number, k: number, input: number): void {
-    this.#op("logits", [input], -1, [this.#weight({ kind: "linear", module, n, k, bias: null })], [0])
+  logits(module: string, n: number, k: number, input: number, softcap = 0): void {
+    this.#op("logits", [input], -1, [this.#weight({ kind: "linear", module, n, k, bias: null })], [softcap])
   }
 
   build(): Section {
@@ -91,11 +137,12 @@ export function buildDecoder(config: ModelConfig, traits: DecoderTraits): ModelP
   const { hiddenSize, vocabularySize, layers, tiedEmbeddings } = config
   const slots = new Slots()
   const residual = slots.add(hiddenSize)
-  const embedding = "model.embed_tokens"
-  const head = tiedEmbeddings ? embedding : "lm_head"
+  const { gemma, names = { root: "model.", head: "lm_head" } } = traits
+  const embedding = `${names.root}embed_tokens`
+  const head = tiedEmbeddings ? embedding : names.head
 
   const prologue = new SectionBuilder()
-  prologue.embed(embedding, vocabularySize, hiddenSize, residual)
+  prologue.embed(embedding, vocabularySize, hiddenSize, residual, gemma?.embedScale)
   const sections = [prologue.build()]
 
   const kinds = [...new Set(traits.windows)]
@@ -103,17 +150,18 @@ export function buildDecoder(config: ModelConfig, traits: DecoderTraits): ModelP
   for (const window of kinds) sections.push(buildBlock(config, traits, window, residual, blockSlots))
 
   const epilogue = new SectionBuilder()
-  epilogue.norm("model.norm.weight", hiddenSize, config.normEps, residual, blockSlots.attentionInput)
-  epilogue.logits(head, vocabularySize, hiddenSize, blockSlots.attentionInput)
+  const last = blockSlots.attentionInput
+  epilogue.norm(`${names.root}norm.weight`, hiddenSize, config.normEps, residual, last, 1, gemma && 1)
+  epilogue.logits(head, vocabularySize, hiddenSize, last, gemma?.finalSoftcap)
   sections.push(epilogue.build())
 
-  const groups = scaleGroups(config)
+  const groups = traits.fused ? fusedScaleGroups(config) : scaleGroups(config, traits)
   return {
     config,
     slots: slots.widths,
     sections,
     blocks: Array.from({ length: layers }, (_, layer) => 1 + kinds.indexOf(traits.windows[layer]!)),
-    blockPrefix: layer => `model.layers.${layer}.`,
+    blockPrefix: layer => `${names.root}layers.${layer}.`,
     embedding,
     head,
     scaleGroups: () => groups,
@@ -135,47 +183,63 @@ function allocateBlockSlots(slots: Slots, config: ModelConfig, traits: DecoderTr
     q,
     k,
     v,
+    qkv: traits.fused ? slots.add(query + 2 * key) : q,
     normedQ: traits.qkNorm ? slots.add(query) : q,
     normedK: traits.qkNorm ? slots.add(key) : k,
     turnedQ: slots.add(query),
     turnedK: slots.add(key),
     attention: slots.add(query),
     o: slots.add(hiddenSize),
+    normedO: traits.gemma ? slots.add(hiddenSize) : -1,
     middle: slots.add(hiddenSize),
     mlpInput: slots.add(hiddenSize),
+    gateUp: traits.fused ? slots.add(2 * intermediateSize) : -1,
     gate: slots.add(intermediateSize),
     up: slots.add(intermediateSize),
     activated: slots.add(intermediateSize),
     down: slots.add(hiddenSize),
+    normedDown: traits.gemma ? slots.add(hiddenSize) : -1,
   }
 }
 
 function buildBlock(config: ModelConfig, traits: DecoderTraits, window: number, x: number, slot: BlockSlots): Section {
   const { hiddenSize, intermediateSize, heads, kvHeads, headDim, normEps } = config
-  const { attentionBias, mlpBias, rope } = traits
+  const { attentionBias, mlpBias, fused, gemma } = traits
   const query = heads * headDim
   const key = kvHeads * headDim
   const block = new SectionBuilder()
-  block.norm("input_layernorm.weight", hiddenSize, normEps, x, slot.attentionInput)
-  block.linear("self_attn.q_proj", query, hiddenSize, attentionBias.qkv, slot.attentionInput, slot.q)
-  block.linear("self_attn.k_proj", key, hiddenSize, attentionBias.qkv, slot.attentionInput, slot.k)
-  block.linear("self_attn.v_proj", key, hiddenSize, attentionBias.qkv, slot.attentionInput, slot.v)
-  if (traits.qkNorm) {
-    block.norm("self_attn.q_norm.weight", headDim, normEps, slot.q, slot.normedQ, heads)
-    block.norm("self_attn.k_norm.weight", headDim, normEps, slot.k, slot.normedK, kvHeads)
+  const norm = (module: string, size: number, input: number, out: number, segments?: number) =>
+    block.norm(`${module}.weight`, size, normEps, input, out, segments, gemma && 1)
+  norm("input_layernorm", hiddenSize, x, slot.attentionInput)
+  if (fused) addFusedQkv(block, config, slot)
+  else {
+    block.linear("self_attn.q_proj", query, hiddenSize, attentionBias.qkv, slot.attentionInput, slot.q)
+    block.linear("self_attn.k_proj", key, hiddenSize, attentionBias.qkv, slot.attentionInput, slot.k)
+    block.linear("self_attn.v_proj", key, hiddenSize, attentionBias.qkv, slot.attentionInput, slot.v)
   }
-  const frequencies = block.constant(rope.inverseFrequencies)
+  if (traits.qkNorm) {
+    norm("self_attn.q_norm", headDim, slot.q, slot.normedQ, heads)
+    norm("self_attn.k_norm", headDim, slot.k, slot.normedK, kvHeads)
+  }
+  const rope = gemma && window > 0 ? gemma.slidingRope : traits.rope
+  const frequencies = block.frequencies(rope)
   block.rope(frequencies, rope, heads, headDim, slot.normedQ, slot.turnedQ)
   block.rope(frequencies, rope, kvHeads, headDim, slot.normedK, slot.turnedK)
-  block.attention(config, window, slot.turnedQ, slot.turnedK, slot.v, slot.attention)
+  const { turnedQ, turnedK, v, attention } = slot
+  block.attention(config, window, turnedQ, turnedK, v, attention, gemma?.attentionScale, gemma?.attentionSoftcap)
   block.linear("self_attn.o_proj", hiddenSize, query, attentionBias.o, slot.attention, slot.o)
-  block.add(x, slot.o, slot.middle)
-  block.norm("post_attention_layernorm.weight", hiddenSize, normEps, slot.middle, slot.mlpInput)
-  block.linear("mlp.gate_proj", intermediateSize, hiddenSize, mlpBias, slot.mlpInput, slot.gate)
-  block.linear("mlp.up_proj", intermediateSize, hiddenSize, mlpBias, slot.mlpInput, slot.up)
+  if (gemma) norm("post_attention_layernorm", hiddenSize, slot.o, slot.normedO)
+  block.add(x, gemma ? slot.normedO : slot.o, slot.middle)
+  norm(gemma ? "pre_feedforward_layernorm" : "post_attention_layernorm", hiddenSize, slot.middle, slot.mlpInput)
+  if (fused) addFusedGateUp(block, config, slot)
+  else {
+    block.linear("mlp.gate_proj", intermediateSize, hiddenSize, mlpBias, slot.mlpInput, slot.gate)
+    block.linear("mlp.up_proj", intermediateSize, hiddenSize, mlpBias, slot.mlpInput, slot.up)
+  }
   block.gated(traits.activation, slot.gate, slot.up, slot.activated)
   block.linear("mlp.down_proj", hiddenSize, intermediateSize, mlpBias, slot.activated, slot.down)
-  block.add(slot.middle, slot.down, x)
+  if (gemma) norm("post_feedforward_layernorm", hiddenSize, slot.down, slot.normedDown)
+  block.add(slot.middle, gemma ? slot.normedDown : slot.down, x)
   return block.build()
 }
 
@@ -184,10 +248,15 @@ function buildBlock(config: ModelConfig, traits: DecoderTraits, window: number, 
  * `${module}.bias` as well as on the rows of its weight. v_proj feeds o_proj through a weighted mean over positions, which
  * keeps channels apart: KV head h serves the query heads h * repeat ... (h + 1) * repeat - 1.
  */
-function scaleGroups(config: ModelConfig): ScaleGroup[] {
+function scaleGroups(config: ModelConfig, { gemma }: DecoderTraits): ScaleGroup[] {
+  const norm = (module: string) => ({
+    kind: "vector" as const,
+    tensor: `${module}.weight`,
+    ...(gemma && { offset: 1 }),
+  })
   const attention = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]
   return [
-    { source: { kind: "vector", tensor: "input_layernorm.weight" }, targets: attention, repeat: 1, blockWidth: 1 },
+    { source: norm("input_layernorm"), targets: attention, repeat: 1, blockWidth: 1 },
     {
       source: { kind: "linear", module: "self_attn.v_proj" },
       targets: ["self_attn.o_proj"],
@@ -195,7 +264,7 @@ function scaleGroups(config: ModelConfig): ScaleGroup[] {
       blockWidth: config.headDim,
     },
     {
-      source: { kind: "vector", tensor: "post_attention_layernorm.weight" },
+      source: norm(gemma ? "pre_feedforward_layernorm" : "post_attention_layernorm"),
       targets: ["mlp.gate_proj", "mlp.up_proj"],
       repeat: 1,
       blockWidth: 1,

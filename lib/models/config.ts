@@ -1,7 +1,7 @@
 // config.json of a Hugging Face directory: validated, with the defaults of its architecture filled in.
 import { z } from "zod"
 import { TsqError } from "../core/errors.ts"
-import { describe } from "../core/options.ts"
+import { describe, listChoices } from "../core/options.ts"
 import type { ModelConfig } from "./program.ts"
 
 const size = z
@@ -32,6 +32,7 @@ const decoderSchema = z.object({
   head_dim: headCount.nullish(),
   hidden_act: z.string().nullish(),
   max_position_embeddings: size.nullish(),
+  original_max_position_embeddings: size.nullish(),
   rms_norm_eps: z.number().min(0).max(1).nullish(),
   rope_theta: z.number().gt(0).nullish(),
   rope_scaling: z.record(z.string(), z.unknown()).nullish(),
@@ -57,6 +58,8 @@ export interface ConfigDefaults {
   headDim?: number
   normEps: number
   maxPositions: number
+  /** tie_word_embeddings; false where it is left out here. */
+  tied?: boolean
 }
 
 /** Checks a JSON object against a schema. ERR_FORMAT names the file, the key, what was found and what is expected. */
@@ -129,7 +132,7 @@ export function parseDecoderConfig(
     vocabularySize: keys.vocab_size,
     maxContext: keys.max_position_embeddings ?? defaults.maxPositions,
     normEps: keys.rms_norm_eps ?? defaults.normEps,
-    tiedEmbeddings: keys.tie_word_embeddings ?? false,
+    tiedEmbeddings: keys.tie_word_embeddings ?? defaults.tied ?? false,
     bosTokenIds: idList(keys.bos_token_id),
     eosTokenIds: idList(keys.eos_token_id),
     torchDtype: keys.dtype ?? keys.torch_dtype ?? "float32",
@@ -143,16 +146,32 @@ export function idList(value: number | number[] | null | undefined): number[] {
   return value === null || value === undefined ? [] : typeof value === "number" ? [value] : [...value]
 }
 
-/** Code of config.json's hidden_act in the addon's gated operation. */
-export function activationCode(keys: DecoderConfig): 0 | 1 {
-  const name = keys.hidden_act ?? "silu"
-  if (name === "silu" || name === "swish") return 0
-  if (name === "gelu_pytorch_tanh" || name === "gelu_new") return 1
+/** Of the addon's gated and activate operations: 0 SiLU, 1 GELU approximated by tanh, 2 GELU. */
+export type ActivationCode = 0 | 1 | 2
+
+/** Names of transformers' ACT2FN that can be computed. */
+const activations: ReadonlyMap<string, ActivationCode> = new Map([
+  ["silu", 0],
+  ["swish", 0],
+  ["gelu_pytorch_tanh", 1],
+  ["gelu_new", 1],
+  ["gelu_fast", 1],
+  ["gelu", 2],
+  ["gelu_python", 2],
+])
+
+/** Code of the activation that `key` of config.json names. */
+export function activationOf(name: string, key: string): ActivationCode {
+  const code = activations.get(name)
+  if (code !== undefined) return code
   throw new TsqError(
     "ERR_UNSUPPORTED",
-    `config.json: hidden_act is ${describe(name)}; supported are "silu", "swish", "gelu_pytorch_tanh" and "gelu_new"`,
+    `config.json: ${key} is ${describe(name)}; supported are ${listChoices([...activations.keys()])}`,
   )
 }
+
+export const activationCode = (keys: DecoderConfig): ActivationCode =>
+  activationOf(keys.hidden_act ?? "silu", "hidden_act")
 
 /** The attention window of every layer, 0 where it sees everything, from a rule that an explicit layer_types overrides. */
 export function layerWindows(keys: DecoderConfig, window: number | null, slides: (layer: number) => boolean): number[] {

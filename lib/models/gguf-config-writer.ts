@@ -4,6 +4,7 @@ import { f32, string, u32 } from "../containers/gguf-fields.ts"
 import type { GgufValue } from "../containers/gguf-types.ts"
 import { TsqError } from "../core/errors.ts"
 import { parseDecoderConfig } from "./config.ts"
+import { ggufArchitectures } from "./gguf-config.ts"
 import type { ModelProgram, Op } from "./program.ts"
 import { describeModel } from "./registry.ts"
 import { describeRope, type Rope, yarnMagnitude } from "./rope.ts"
@@ -30,6 +31,7 @@ export function ggufOfConfig(config: Record<string, unknown>, { name, fileType }
   const { config: model } = program
   // Mistral's tensors are a llama's.
   const architecture = model.architecture === "mistral" ? "llama" : model.architecture
+  if (!ggufArchitectures.includes(architecture)) refuse(`the architecture ${JSON.stringify(model.architecture)}`)
   checkProgram(program, architecture)
   const { keys } = parseDecoderConfig(config, { headDim: model.headDim, normEps: 0, maxPositions: model.maxContext })
   const context = keys.max_position_embeddings ?? model.maxContext

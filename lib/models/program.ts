@@ -24,7 +24,20 @@ export interface ModelConfig {
 }
 
 /** Operation kinds and their code in the addon (native/program/program.h). */
-export const opKinds = { embed: 0, rmsNorm: 1, linear: 2, rope: 3, attention: 4, gated: 5, add: 6, logits: 7 } as const
+export const opKinds = {
+  embed: 0,
+  rmsNorm: 1,
+  linear: 2,
+  rope: 3,
+  attention: 4,
+  gated: 5,
+  add: 6,
+  logits: 7,
+  layerNorm: 8,
+  columns: 9,
+  positions: 10,
+  activate: 11,
+} as const
 export type OpKind = keyof typeof opKinds
 
 export interface Op {
@@ -44,9 +57,23 @@ export type WeightSlot =
   /** A small f32 vector read from a tensor: a norm's weight or a bias. */
   | { kind: "vector"; tensor: string; size: number }
   /** A linear's weight [n, k], dense or quantized: tensor `${module}.weight` or the format's tensors of `module`. */
-  | { kind: "linear"; module: string; n: number; k: number; bias: string | null }
+  | {
+      kind: "linear"
+      module: string
+      n: number
+      k: number
+      bias: string | null
+      /** The dense tensor is stored [k, n] (GPT-2's Conv1D); formats of quantized weights hold [n, k] all the same. */
+      transposed?: true
+    }
   /** Computed, e.g. inverse frequencies. */
-  | { kind: "constant"; values: Float32Array }
+  | { kind: "constant"; values: Float32Array; beyond?: LongConstant }
+
+/** What takes a constant's place in sequences of more than `length` tokens altogether (longrope). */
+export interface LongConstant {
+  length: number
+  values: Float32Array
+}
 
 export interface Section {
   ops: readonly Op[]
@@ -56,13 +83,33 @@ export interface Section {
 /** Linears whose inputs may be rescaled per channel: the scale's inverse is folded into `source`, the scale into `targets`. */
 export interface ScaleGroup {
   /** Where 1/s goes: a norm's weight (vector) or the output rows of a linear. */
-  source: { kind: "vector"; tensor: string } | { kind: "linear"; module: string }
+  source:
+    | {
+        kind: "vector"
+        tensor: string
+        /** What the norm adds to its weight w (1 in Gemma): w becomes (offset + w) / s - offset. */
+        offset?: number
+        /** The norm's bias, which is divided as well. */
+        bias?: string
+      }
+    | {
+        kind: "linear"
+        module: string
+        /** Where channel c lies in a fused projection: row begin + floor(c / length) * stride + c % length. Default: row c. */
+        rows?: SourceRows
+      }
   /** Linears that share the input. */
   targets: readonly string[]
   /** For v_proj -> o_proj under GQA: each source row serves this many blocks of target columns: heads / kvHeads; 1 otherwise. */
   repeat: number
   /** Width of a repeated block (headDim) where repeat > 1. */
   blockWidth: number
+}
+
+export interface SourceRows {
+  begin: number
+  length: number
+  stride: number
 }
 
 /** The program of a model. Sections: 0 prologue, then block templates, then the epilogue (last). */
@@ -81,4 +128,11 @@ export interface ModelProgram {
   head: string
   /** Scale groups of a block, by template section. */
   scaleGroups(layer: number): readonly ScaleGroup[]
+}
+
+/** Tokens of a sequence beyond which constants change, or null. */
+export function longLength({ sections }: ModelProgram): number | null {
+  for (const { weights } of sections)
+    for (const slot of weights) if (slot.kind === "constant" && slot.beyond) return slot.beyond.length
+  return null
 }

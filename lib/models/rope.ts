@@ -6,7 +6,7 @@ import { z } from "zod"
 import { TsqError } from "../core/errors.ts"
 import { describe } from "../core/options.ts"
 import { type DecoderConfig, parseWith } from "./config.ts"
-import type { ModelConfig } from "./program.ts"
+import type { LongConstant, ModelConfig } from "./program.ts"
 
 export interface Rope {
   /** [rotaryDim / 2] radians per position. */
@@ -17,6 +17,8 @@ export interface Rope {
   attentionFactor: number
   /** [rotaryDim / 2] what base_i is divided by, in the types that say no more than that ("llama3", "factors"); else null. */
   factors: Float32Array | null
+  /** Inverse frequencies of sequences of more than `length` tokens, where they depend on it (longrope). */
+  beyond?: LongConstant
   /** The context that the scaling reaches where the configuration states the unscaled one (yarn), or null. */
   scaledContext: number | null
 }
@@ -40,9 +42,17 @@ const yarnSchema = z.object({
   truncate: z.boolean().nullish(),
 })
 
+const longropeSchema = z.object({
+  short_factor: z.array(positive),
+  long_factor: z.array(positive),
+  factor: positive.nullish(),
+  attention_factor: positive.nullish(),
+  original_max_position_embeddings: positive.nullish(),
+})
+
 type Parameters = Record<string, unknown>
 
-/** ERR_UNSUPPORTED for rope types that need the sequence's length (dynamic, longrope) or are unknown. */
+/** ERR_UNSUPPORTED for rope types that are unknown, or change with every token of a sequence (dynamic). */
 export function describeRope(keys: DecoderConfig, headDim: number, maxPositions: number): Rope {
   const where = keys.rope_parameters ? "config.json: rope_parameters" : "config.json: rope_scaling"
   const scaling: Parameters = keys.rope_parameters ?? keys.rope_scaling ?? {}
@@ -88,10 +98,15 @@ export function describeRope(keys: DecoderConfig, headDim: number, maxPositions:
     }
     case "yarn":
       return yarn(base, theta, rotaryDim, maxPositions, parseWith(yarnSchema, scaling, where), where)
+    case "longrope": {
+      const parameters = parseWith(longropeSchema, scaling, where)
+      const original = keys.original_max_position_embeddings ?? parameters.original_max_position_embeddings
+      return { ...plain(base), ...longrope(base, parameters, original ?? maxPositions, maxPositions, where) }
+    }
     default:
       throw new TsqError(
         "ERR_UNSUPPORTED",
-        `${where}: the rope type is ${describe(type)}; supported are "default", "linear", "llama3", "yarn" and "factors"`,
+        `${where}: the rope type is ${describe(type)}; supported are "default", "linear", "llama3", "yarn", "longrope" and "factors"`,
       )
   }
 }
@@ -158,6 +173,36 @@ function yarn(
     attentionFactor: scaling.attention_factor ?? ratio,
     factors: null,
     scaledContext: scaling.original_max_position_embeddings ? Math.floor(original * factor) : null,
+  }
+}
+
+/**
+ * Ding et al., "LongRoPE", arXiv 2402.13753: every frequency is divided by a factor of its own, by other ones in sequences that
+ * are longer than the original context. As in transformers the length is that of the whole sequence, for all of its positions.
+ */
+function longrope(
+  base: Float64Array,
+  scaling: z.infer<typeof longropeSchema>,
+  original: number,
+  maxPositions: number,
+  where: string,
+): Pick<Rope, "inverseFrequencies" | "attentionFactor" | "beyond"> {
+  const divided = (key: "short_factor" | "long_factor") => {
+    if (scaling[key].length !== base.length)
+      throw new TsqError(
+        "ERR_FORMAT",
+        `${where}: ${key} has ${scaling[key].length} entries, expected ${base.length}: one for each pair of the ${2 * base.length} elements that turn`,
+      )
+    return Float32Array.from(base, (value, i) => value / scaling[key][i]!)
+  }
+  const short = divided("short_factor")
+  const long = divided("long_factor")
+  const factor = scaling.factor ?? maxPositions / original
+  const attentionFactor = factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(original))
+  return {
+    inverseFrequencies: short,
+    attentionFactor: scaling.attention_factor ?? attentionFactor,
+    beyond: { length: original, values: long },
   }
 }
 

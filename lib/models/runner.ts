@@ -3,8 +3,9 @@ import { TsqError } from "../core/errors.ts"
 import { type Activations, activationsCode } from "../kernels/packed-weight.ts"
 import { abortable, NativeHandle, native, type StepEpilogue, type StepSampling } from "../native.ts"
 import { type Reduction, reductions } from "./accumulator.ts"
+import { type KvFormat, nativeFormat } from "./kv-cache.ts"
 import { type ModelProgram, opKinds } from "./program.ts"
-import { KvCacheHandle, type StepSequence } from "./sequence.ts"
+import { exactPagesEach, KvCacheHandle, type StepSequence } from "./sequence.ts"
 import { BoundSection, type WeightSource } from "./weights.ts"
 
 export { KvCacheHandle, type StepSequence } from "./sequence.ts"
@@ -37,6 +38,8 @@ export interface Observer {
 export type Epilogue =
   | { mode: "logits"; rows: Int32Array; logits: Float32Array }
   | { mode: "nll"; rows: Int32Array; targets: Int32Array; values: Float64Array }
+  /** values [rows, 2]: nll, 1 where the target is the most likely token. */
+  | { mode: "score"; rows: Int32Array; targets: Int32Array; values: Float64Array }
   | { mode: "sample"; rows: Int32Array; tokens: Int32Array; sampling: StepSampling }
   | {
       mode: "divergence"
@@ -48,6 +51,7 @@ export type Epilogue =
       referenceHidden: Float32Array
       referenceWidth: number
       referenceHead: number
+      referenceSoftcap: number
       referenceActivations: Activations
     }
 
@@ -75,7 +79,7 @@ interface BoundRuns {
   weights: Float64Array
 }
 
-const epilogueModes = { logits: 1, nll: 2, sample: 3, divergence: 4 } as const
+const epilogueModes = { logits: 1, nll: 2, sample: 3, divergence: 4, score: 5 } as const
 const opColumns = 16
 
 /** A program made native. Steps of one runner must not overlap in what they expect of its slots; they run one after another. */
@@ -108,23 +112,28 @@ export class ModelRunner {
     )
   }
 
-  /** Reads and binds the weights of one section; `prefix` precedes its names ("model.layers.3."). */
-  bindSection(section: number, prefix: string, source: WeightSource): Promise<BoundSection> {
+  /** Reads and binds the weights of one section; `prefix` precedes its names ("model.layers.3."). tokens: of a sequence altogether, as BoundSection.bind. */
+  bindSection(section: number, prefix: string, source: WeightSource, tokens?: number): Promise<BoundSection> {
     const template = this.program.sections[section]
     if (!template)
       throw new TsqError("ERR_OPTION", `section is ${section}, expected 0 to ${this.program.sections.length - 1}`)
-    return BoundSection.bind(section, prefix, template, source)
+    return BoundSection.bind(section, prefix, template, source, tokens)
   }
 
-  createCache(layers: number, pages: number): KvCacheHandle {
+  /** format: f32 by default; `sequences` that will be in the cache at once, where it keeps positions exactly. */
+  createCache(layers: number, pages: number, format?: KvFormat, sequences = 1): KvCacheHandle {
     const { kvHeads, headDim } = this.program.config
-    return new KvCacheHandle(native.createCache(layers, kvHeads, headDim, pages), layers, pages)
+    if (!format) return new KvCacheHandle(native.createCache(layers, kvHeads, headDim, pages), layers, pages)
+    const exact = { ...format, pages: exactPagesEach(format) * sequences }
+    const { numbers, scales } = nativeFormat(format, exact.pages)
+    const handle = native.createCache(layers, kvHeads, headDim, pages, numbers, scales)
+    return new KvCacheHandle(handle, layers, pages, exact)
   }
 
   /** Runs the runs in order. The addon checks shapes, token ids and pages before anything runs. */
   step(request: Step): Promise<void> {
     const { runs, weights } = this.#bind(request.runs)
-    const { sequences, pageTable } = flattenSequences(request.sequences)
+    const { sequences, pageTable, exactTable, adapters } = flattenSequences(request.sequences)
     const observers = (request.observers ?? []).map(({ reduction, accumulator, ...rest }) => ({
       ...rest,
       reduction: reductions[reduction],
@@ -140,6 +149,8 @@ export class ModelRunner {
           tokens: request.tokens ?? null,
           sequences,
           pageTable,
+          exactTable,
+          adapters,
           cache: request.cache?.value ?? null,
           hidden: request.hidden ?? null,
           hiddenSlot: 0,
@@ -181,18 +192,21 @@ export class ModelRunner {
   }
 }
 
-function flattenSequences(list: readonly StepSequence[]): { sequences: Int32Array; pageTable: Int32Array } {
-  const sequences = new Int32Array(list.length * 5)
+function flattenSequences(list: readonly StepSequence[]) {
+  const adapters = [...new Set(list.map(({ adapter }) => adapter).filter(adapter => adapter !== undefined))]
+  const sequences = new Int32Array(list.length * 6)
   const pageTable = new Int32Array(list.reduce((sum, sequence) => sum + sequence.pages.length, 0))
+  const exactTable = list.some(({ exact }) => exact) ? new Int32Array(pageTable.length).fill(-1) : null
   let row = 0
   let page = 0
-  list.forEach(({ rows, context, pages }, i) => {
-    sequences.set([row, rows, context, page, pages.length], i * 5)
+  list.forEach(({ rows, context, pages, exact, adapter }, i) => {
+    sequences.set([row, rows, context, page, pages.length, adapter ? adapters.indexOf(adapter) : -1], i * 6)
     pageTable.set(pages, page)
+    if (exact) exactTable!.set(exact, page)
     row += rows
     page += pages.length
   })
-  return { sequences, pageTable }
+  return { sequences, pageTable, exactTable, adapters: Float64Array.from(adapters, adapter => adapter.value) }
 }
 
 function nativeEpilogue(epilogue: Epilogue): StepEpilogue {

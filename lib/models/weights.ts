@@ -2,12 +2,15 @@
 import { TsqError } from "../core/errors.ts"
 import type { PackedWeight } from "../kernels/packed-weight.ts"
 import { NativeHandle, native } from "../native.ts"
-import type { Section } from "./program.ts"
+import type { Section, WeightSlot } from "./program.ts"
 
 /** Where a section's weights come from. Names are full tensor and module names of the checkpoint. */
 export interface WeightSource {
-  /** The packed weight [n, k] of a linear. Freed through `release`, or with its own dispose() where the source has none. */
-  linear(module: string, n: number, k: number): Promise<PackedWeight>
+  /**
+   * The packed weight [n, k] of a linear. Freed through `release`, or with its own dispose() where the source has none.
+   * transposed: a dense tensor of a Hugging Face checkpoint is [k, n].
+   */
+  linear(module: string, n: number, k: number, transposed?: boolean): Promise<PackedWeight>
   /** A norm's weight or a bias as f32. */
   vector(tensor: string, size: number): Promise<Float32Array>
   /** Called once for every linear() when the section that asked for it is disposed. */
@@ -24,6 +27,8 @@ export class BoundSection {
   readonly #template: Section
   readonly #bound: readonly Bound[]
   readonly #free: (() => void)[]
+  /** A program has one length beyond which its constants change. */
+  #long: BoundSection | null = null
   #disposed = false
 
   private constructor(
@@ -40,20 +45,29 @@ export class BoundSection {
     this.#free = free
   }
 
-  static async bind(section: number, prefix: string, template: Section, source: WeightSource): Promise<BoundSection> {
+  /** tokens: how many a sequence will have altogether, where constants depend on it. */
+  static async bind(
+    section: number,
+    prefix: string,
+    template: Section,
+    source: WeightSource,
+    tokens = 0,
+  ): Promise<BoundSection> {
     const bound: Bound[] = []
     const free: (() => void)[] = []
     try {
       for (const slot of template.weights) {
         if (slot.kind === "linear") {
           const module = `${prefix}${slot.module}`
-          const weight = await source.linear(module, slot.n, slot.k)
+          const weight = await source.linear(module, slot.n, slot.k, slot.transposed)
           free.push(() => (source.release ? source.release(module, weight) : weight.dispose()))
           checkShape(module, weight, slot.n, slot.k)
           bound.push(weight)
         } else {
           const values =
-            slot.kind === "constant" ? slot.values : await source.vector(`${prefix}${slot.tensor}`, slot.size)
+            slot.kind === "constant"
+              ? constantOf(slot, tokens)
+              : await source.vector(`${prefix}${slot.tensor}`, slot.size)
           const vector = new NativeHandle(
             native.vector(values),
             slot.kind === "vector" ? `${prefix}${slot.tensor}` : "a constant",
@@ -83,6 +97,18 @@ export class BoundSection {
     return this.#bound.map(weight => (weight instanceof NativeHandle ? weight.value : weight.handle))
   }
 
+  /** Weights that linear operations read, by full module name. */
+  get linears(): Map<string, PackedWeight> {
+    const found = new Map<string, PackedWeight>()
+    for (const op of this.#template.ops) {
+      if (op.kind !== "linear") continue
+      const index = op.weights[0]!
+      const slot = this.#template.weights[index]
+      if (slot?.kind === "linear") found.set(`${this.prefix}${slot.module}`, this.#bound[index] as PackedWeight)
+    }
+    return found
+  }
+
   /** A copy that runs `packed` in place of a linear (name relative to the prefix). It borrows all weights: this section and
    * `packed` must outlive it. */
   set(module: string, packed: PackedWeight): BoundSection {
@@ -104,6 +130,24 @@ export class BoundSection {
     return this.#replaced(index, vector, [() => vector.dispose()])
   }
 
+  /** This section, or a copy that it owns and lends its weights to, for sequences of `tokens` altogether. */
+  forLength(tokens: number): BoundSection {
+    const changed = this.#template.weights.flatMap((slot, index) =>
+      slot.kind === "constant" && constantOf(slot, tokens) !== slot.values ? [{ slot, index }] : [],
+    )
+    if (changed.length === 0 || this.#disposed) return this
+    if (this.#long) return this.#long
+    const bound = [...this.#bound]
+    const free: (() => void)[] = []
+    for (const { slot, index } of changed) {
+      const vector = new NativeHandle(native.vector(constantOf(slot, tokens)), "a constant")
+      free.push(() => vector.dispose())
+      bound[index] = vector
+    }
+    this.#long = new BoundSection(this.section, this.prefix, this.#template, bound, free)
+    return this.#long
+  }
+
   #replaced(index: number, weight: Bound, free: (() => void)[]): BoundSection {
     return new BoundSection(this.section, this.prefix, this.#template, this.#bound.with(index, weight), free)
   }
@@ -116,6 +160,7 @@ export class BoundSection {
   dispose(): void {
     if (this.#disposed) return
     this.#disposed = true
+    this.#long?.dispose()
     for (const release of this.#free) release()
   }
 
@@ -123,6 +168,9 @@ export class BoundSection {
     this.dispose()
   }
 }
+
+const constantOf = ({ values, beyond }: Extract<WeightSlot, { kind: "constant" }>, tokens: number): Float32Array =>
+  beyond && tokens > beyond.length ? beyond.values : values
 
 function checkShape(module: string, weight: PackedWeight, n: number, k: number): void {
   const [rows, columns] = weight.shape

@@ -15,6 +15,7 @@ import { HessianSum } from "../models/hessian-sum.ts"
 import { abortable, type Handle, native } from "../native.ts"
 import { gridOf, roundedArrays } from "../rounding/arrays.ts"
 import type { InputStatistics, Rounding, RoundingInput, RoundingReport } from "../rounding/rounding.ts"
+import { inverse } from "../transforms/scale-groups.ts"
 
 const ratios = 20
 const clipSteps = 20
@@ -186,14 +187,8 @@ async function nearestError(
   return native.layerError(weight, approx, n, k, statistics.hessian.value)
 }
 
-function inverse(scale: Float32Array): Float32Array {
-  const result = sharedFloats(scale.length)
-  for (let i = 0; i < result.length; i++) result[i] = 1 / scale[i]!
-  return result
-}
-
 /** Runs `work` on W·diag(s) with the statistics of x·diag(1/s). */
-async function withScaledInput<T>(
+export async function withScaledInput<T>(
   input: RoundingInput,
   calibration: Float32Array,
   scale: Float32Array,

@@ -4,7 +4,7 @@ import type { Checkpoint } from "../containers/checkpoint.ts"
 import { throwIfAborted } from "../core/errors.ts"
 import type { LongWork } from "../core/progress.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
-import type { Scheme } from "../core/scheme.ts"
+import { isIntegerScheme, type Scheme } from "../core/scheme.ts"
 import { sharedFloats } from "../core/tensor.ts"
 import { prepack } from "../kernels/packed-weight.ts"
 import { Accumulator } from "../models/accumulator.ts"
@@ -15,7 +15,7 @@ import { gridOf } from "../rounding/arrays.ts"
 import { nearest } from "../rounding/nearest.ts"
 import { roundingByName } from "../rounding/registry.ts"
 import type { InputStatistics, Rounding, RoundingInput, RoundingReport } from "../rounding/rounding.ts"
-import { transformByName } from "../transforms/registry.ts"
+import { blockTransforms, transformByName } from "../transforms/registry.ts"
 import type { TransformReport } from "../transforms/transform.ts"
 import type { CalibrationRun } from "./calibration-run.ts"
 import { transformRows } from "./estimate.ts"
@@ -29,6 +29,8 @@ export interface BlockResult {
   /** Dense tensors that a transform changed, by full name: f32 values. */
   changed: ReadonlyMap<string, Float32Array>
   transforms: readonly TransformReport[]
+  /** Largest magnitude in the residual stream behind the block, over the calibration; null without one. */
+  residualPeak: number | null
 }
 
 export interface BlockInput extends LongWork {
@@ -88,13 +90,14 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
       throwIfAborted(input.signal)
       if (entry.scheme) await round(module, undefined)
     }
-    return { tensors, reports, changed: new Map(), transforms }
+    return { tensors, reports, changed: new Map(), transforms, residualPeak: null }
   }
 
+  const peaks = new Accumulator("absMax", program.slots[0]!)
   try {
-    let bound = run.own(await run.bind(layer))
-    for (const name of recipe.transforms) {
-      const sample = run.sample(transformRows)
+    const original = run.own(await run.bind(layer))
+    for (const name of blockTransforms(recipe.transforms)) {
+      const bound = await run.rebind(original, weights)
       transforms.push(
         await transformByName(name).apply({
           program,
@@ -103,19 +106,19 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
           cache: run.cache,
           bound,
           weights,
-          sample,
-          gridOf: module => {
-            const scheme = schemeOf(module)
-            return scheme && gridOf(scheme, input.minZero)
-          },
+          sample: run.sample(transformRows),
+          observe: watched => run.watch(bound, watched, input.signal),
+          schemeOf,
+          minZero: input.minZero,
+          options: { alpha: recipe.alpha ?? "auto" },
           signal: input.signal,
         }),
       )
     }
     for (const module of weights.changedLinears) if (!schemeOf(module)) await weights.roundToStored(module)
-    bound = await run.rebind(bound, weights)
+    let bound = await run.rebind(original, weights)
     // What transforms did leaves the function as it is, and the inputs of every stage in the terms of its weights.
-    const original = bound
+    const unquantized = bound
     for (const stage of stages(section)) {
       const modules = stage.modules.filter(module => schemeOf(module))
       if (modules.length === 0) continue
@@ -123,7 +126,7 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
       const hessian = new Accumulator("hessian", program.slots[stage.slot]!)
       const cross = run.carriesOriginal ? new Accumulator("cross", program.slots[stage.slot]!) : null
       try {
-        const drift = cross ? { original, accumulator: cross } : undefined
+        const drift = cross ? { original: unquantized, accumulator: cross } : undefined
         await run.observe(bound, stage.op, stage.slot, hessian, input.signal, drift)
         const statistics: InputStatistics = {
           hessian: hessian.handle,
@@ -139,10 +142,12 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
         cross?.dispose()
       }
     }
-    await run.advance(bound, input.signal)
+    await run.advance(bound, input.signal, [{ op: section.ops.length, slot: 0, accumulator: peaks }])
     await run.advanceOriginal(layer, input.signal)
-    return { tensors, reports, changed: await changedTensors(weights, prefix, tensors), transforms }
+    const residualPeak = peaks.read(peaks.width).reduce((most, peak) => Math.max(most, peak), 0)
+    return { tensors, reports, changed: await changedTensors(weights, prefix, tensors), transforms, residualPeak }
   } finally {
+    peaks.dispose()
     run.releaseOwned()
   }
 }
@@ -167,13 +172,14 @@ export function stages(section: ModelProgram["sections"][number]): Stage[] {
   return result
 }
 
-/** The clip search belongs to AWQ with plain rounding (a scale search subsumes it); q and k are left alone as in the paper's code. One
+/** The clip search belongs to AWQ with plain rounding (a scale search subsumes it); q and k are left alone as in the paper's code, and what holds them. One
  * scale for the whole tensor has no groups to clip. */
 const usesClip = (recipe: Recipe, module: string, scheme: Scheme): boolean =>
   recipe.transforms.includes("awq") &&
   recipe.rounding === "nearest" &&
+  isIntegerScheme(scheme) &&
   scheme.granularity !== "tensor" &&
-  !/\b[qk]_proj$/.test(module)
+  !/\b([qk]_proj|qkv_proj|query_key_value|c_attn)$/.test(module)
 
 const clipSteps = 20
 const clipShrink = 0.5

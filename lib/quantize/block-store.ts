@@ -6,13 +6,13 @@
 //   <module>.level_codes U8, .level_values F32, .level_supers F32          scales in two levels
 //   <tensor>        F32                            dense tensors that a transform changed
 // and its metadata holds schemes, reports and the SHA-256 of the tensors' bytes as JSON.
-import { createHash, randomBytes } from "node:crypto"
+import { createHash } from "node:crypto"
 import { createReadStream } from "node:fs"
-import { mkdir, open, readFile, rename, rm, stat } from "node:fs/promises"
+import { mkdir, readFile, rm, stat } from "node:fs/promises"
 import { join } from "node:path"
 import { setImmediate as turn } from "node:timers/promises"
 import type { Checkpoint } from "../containers/checkpoint.ts"
-import { writeError, writeFully } from "../containers/disk.ts"
+import { writeAtomically, writeError } from "../containers/disk.ts"
 import { SafetensorsFile } from "../containers/safetensors.ts"
 import { compareNames, serializeHeader } from "../containers/safetensors-header.ts"
 import { ioError, TsqError, throwIfAborted } from "../core/errors.ts"
@@ -66,6 +66,7 @@ interface BlockMetadata {
   schemes: Record<string, { scheme: Scheme; shape: [number, number]; levels?: LevelNumbers }>
   reports: Record<string, RoundingReport>
   transforms: TransformReport[]
+  residualPeak: number | null
 }
 
 export class BlockStore {
@@ -123,6 +124,7 @@ export class BlockStore {
       schemes: {},
       reports: Object.fromEntries(block.reports),
       transforms: [...block.transforms],
+      residualPeak: block.residualPeak,
     }
     for (const [module, tensor] of block.tensors) {
       const [n, k] = tensor.shape
@@ -213,6 +215,10 @@ export class StoredBlock {
 
   get transforms(): readonly TransformReport[] {
     return this.#metadata.transforms
+  }
+
+  get residualPeak(): number | null {
+    return this.#metadata.residualPeak
   }
 
   scheme(module: string): Scheme {
@@ -310,16 +316,4 @@ async function readFingerprint(path: string): Promise<string | null> {
     if (error instanceof SyntaxError) return ""
     throw ioError("read", path, error)
   }
-}
-
-async function writeAtomically(path: string, parts: readonly Uint8Array[]): Promise<void> {
-  const partial = `${path}.${process.pid}-${randomBytes(4).toString("hex")}.partial`
-  const file = await open(partial, "wx")
-  try {
-    for (const part of parts) await writeFully(file, part)
-    await file.sync()
-  } finally {
-    await file.close()
-  }
-  await rename(partial, path)
 }

@@ -1,8 +1,9 @@
 // The calibration set on its way through the model: hidden states of every window, advanced block by block.
 import { throwIfAborted } from "../core/errors.ts"
 import { sharedFloats, sharedInts, Tensor } from "../core/tensor.ts"
+import { divergenceColumns } from "../engine/window-scorer.ts"
 import { prepackDense } from "../kernels/packed-weight.ts"
-import type { Accumulator } from "../models/accumulator.ts"
+import { Accumulator } from "../models/accumulator.ts"
 import type { BlockWeights } from "../models/block-weights.ts"
 import { HessianSum } from "../models/hessian-sum.ts"
 import type { ModelProgram } from "../models/program.ts"
@@ -10,12 +11,13 @@ import {
   type BoundSection,
   type KvCacheHandle,
   ModelRunner,
+  type Observer,
   type StepSequence,
   type WeightSource,
 } from "../models/runner.ts"
 import { pagesFor } from "../models/sequence.ts"
 import type { Handle } from "../native.ts"
-import type { BlockSample } from "../transforms/transform.ts"
+import type { BlockSample, Watched } from "../transforms/transform.ts"
 import type { CalibrationSet } from "./calibration.ts"
 import { stepRows } from "./estimate.ts"
 
@@ -25,11 +27,10 @@ interface Batch {
   sequences: readonly StepSequence[]
 }
 
-/** A slot, an op that reads it, and where it is summed. */
-export interface Watched {
-  op: number
-  slot: number
-  accumulator: Accumulator
+/** Final hidden states as the head reads them, f32 [rows, width]. */
+export interface HeadInput {
+  states: Float32Array
+  width: number
 }
 
 export class CalibrationRun {
@@ -44,6 +45,8 @@ export class CalibrationRun {
   readonly #hidden: Float32Array
   /** The same of the unquantized model, where rounding aims at its outputs. */
   readonly #original: Float32Array | null
+  /** Of a fork: runner and cache are its origin's. */
+  readonly #isFork: boolean
   #owned: { dispose(): void }[] = []
 
   private constructor(
@@ -52,16 +55,18 @@ export class CalibrationRun {
     set: CalibrationSet,
     device: Handle | null,
     original: boolean,
+    origin: CalibrationRun | null = null,
   ) {
     this.#program = program
     this.#source = source
     this.#set = set
     this.#device = device
-    this.runner = new ModelRunner(program)
+    this.#isFork = origin !== null
     const length = set.sequenceLength
     const perStep = Math.max(1, Math.floor(stepRows / length))
     const pagesEach = pagesFor(length)
-    this.cache = this.runner.createCache(1, Math.min(perStep, set.windows.length) * pagesEach)
+    this.runner = origin?.runner ?? new ModelRunner(program)
+    this.cache = origin?.cache ?? this.runner.createCache(1, Math.min(perStep, set.windows.length) * pagesEach)
     const batches: Batch[] = []
     for (let first = 0; first < set.windows.length; first += perStep) {
       const count = Math.min(perStep, set.windows.length - first)
@@ -78,8 +83,8 @@ export class CalibrationRun {
   }
 
   /**
-   * Embeds the calibration windows. device: where second moments are summed, null for the CPU. original: whether the hidden states of the
-   * unquantized model are carried along.
+   * Embeds the calibration windows. device: where second moments are summed, null for the CPU. embedding: a source of its own for that.
+   * original: whether the hidden states of the unquantized model are carried along.
    */
   static async start(
     program: ModelProgram,
@@ -87,10 +92,11 @@ export class CalibrationRun {
     set: CalibrationSet,
     signal?: AbortSignal,
     device: Handle | null = null,
+    embedding: WeightSource = source,
     original = false,
   ): Promise<CalibrationRun> {
     const run = new CalibrationRun(program, source, set, device, original)
-    const prologue = await run.runner.bindSection(0, "", source)
+    const prologue = await run.runner.bindSection(0, "", embedding, set.sequenceLength)
     try {
       for (const batch of run.#batches) {
         const tokens = sharedInts(batch.rows)
@@ -118,6 +124,19 @@ export class CalibrationRun {
     }
   }
 
+  /** The same windows at the same place, with hidden states of their own: shares runner and cache, so that one of them runs at a time. */
+  fork(): CalibrationRun {
+    const fork = new CalibrationRun(this.#program, this.#source, this.#set, this.#device, this.carriesOriginal, this)
+    fork.#hidden.set(this.#hidden)
+    if (this.#original) fork.#original?.set(this.#original)
+    return fork
+  }
+
+  /** Tokens of all windows together. */
+  get rows(): number {
+    return this.#set.windows.length * this.#set.sequenceLength
+  }
+
   #slice(batch: Batch, states = this.#hidden): Float32Array {
     const width = this.#program.config.hiddenSize
     return states.subarray(batch.begin * width, (batch.begin + batch.rows) * width)
@@ -125,7 +144,13 @@ export class CalibrationRun {
 
   /** The block's original weights, or those of another source. */
   bind(layer: number, source: WeightSource = this.#source): Promise<BoundSection> {
-    return this.runner.bindSection(this.#program.blocks[layer]!, this.#program.blockPrefix(layer), source)
+    const { sequenceLength } = this.#set
+    return this.runner.bindSection(
+      this.#program.blocks[layer]!,
+      this.#program.blockPrefix(layer),
+      source,
+      sequenceLength,
+    )
   }
 
   /** `bound` with what a transform changed in its place; owned by this run. */
@@ -252,6 +277,24 @@ export class CalibrationRun {
     }
   }
 
+  /** Runs the block over the whole set as far as it is watched: slots are reduced, each before the op that reads it. */
+  async watch(bound: BoundSection, watched: readonly Watched[], signal?: AbortSignal): Promise<void> {
+    if (watched.length === 0) return
+    const opEnd = Math.max(...watched.map(({ op }) => op))
+    for (const batch of this.#batches) {
+      throwIfAborted(signal)
+      await this.runner.step({
+        runs: [{ section: bound, layer: 0, opBegin: 0, opEnd }],
+        rows: batch.rows,
+        sequences: batch.sequences,
+        cache: this.cache,
+        hidden: this.#slice(batch),
+        observers: observersOf(watched),
+        signal,
+      })
+    }
+  }
+
   /** Reduces what enters the head, once every block has advanced. */
   async observeHead(accumulator: Accumulator, signal?: AbortSignal): Promise<void> {
     const last = this.#program.sections.length - 1
@@ -281,20 +324,151 @@ export class CalibrationRun {
         sequences: batch.sequences,
         cache: this.cache,
         hidden,
-        observers: [
-          ...watched.map(({ op, slot, accumulator }) => ({
-            ...{ run: 0, op: op - 1, slot, reduction: accumulator.kind, accumulator: accumulator.handle },
-          })),
-          { run: 0, op: ops - 1, slot: 0, reduction: "copy", out: hidden },
-        ],
+        observers: [...observersOf(watched), { run: 0, op: ops - 1, slot: 0, reduction: "copy", out: hidden }],
         signal,
       })
     }
   }
 
+  /**
+   * Runs a block on these hidden states without taking its outputs, and compares those with what `reference`, a fork, holds: their squared
+   * difference relative to the reference's square.
+   */
+  async outputError(bound: BoundSection, reference: CalibrationRun, signal?: AbortSignal): Promise<number> {
+    const ops = this.#program.sections[bound.section]!.ops.length
+    const error = new Accumulator("squaredError", this.#program.slots[0]!)
+    try {
+      for (const batch of this.#batches) {
+        throwIfAborted(signal)
+        await this.runner.step({
+          runs: [{ section: bound, layer: 0 }],
+          rows: batch.rows,
+          sequences: batch.sequences,
+          cache: this.cache,
+          hidden: this.#slice(batch),
+          observers: [
+            {
+              run: 0,
+              op: ops - 1,
+              slot: 0,
+              reduction: "squaredError",
+              accumulator: error.handle,
+              reference: reference.#slice(batch),
+            },
+          ],
+          signal,
+        })
+      }
+      const [difference, square] = error.read(2)
+      return difference! / Math.max(square!, Number.MIN_VALUE)
+    } finally {
+      error.dispose()
+    }
+  }
+
+  /** What the logits are made of, once every block has advanced: [rows, width]. */
+  async headInput(signal?: AbortSignal): Promise<HeadInput> {
+    const { section, slot, width } = this.#head
+    const bound = await this.runner.bindSection(section, "", this.#source)
+    const op = this.#program.sections[section]!.ops.length - 1
+    const states = sharedFloats(this.rows * width)
+    try {
+      for (const batch of this.#batches) {
+        throwIfAborted(signal)
+        const out = states.subarray(batch.begin * width, (batch.begin + batch.rows) * width)
+        await this.runner.step({
+          runs: [{ section: bound, layer: 0, opBegin: 0, opEnd: op }],
+          rows: batch.rows,
+          sequences: batch.sequences,
+          cache: this.cache,
+          hidden: this.#slice(batch),
+          observers: [{ run: 0, op: op - 1, slot, reduction: "copy", out }],
+          signal,
+        })
+      }
+      return { states, width }
+    } finally {
+      bound.dispose()
+    }
+  }
+
+  /**
+   * Mean KL(reference || this) over the predicted tokens in nats, once every block of both has advanced. `epilogue`: where this run's final
+   * norm and head come from; the reference's head is the original.
+   */
+  async divergence(reference: HeadInput, signal?: AbortSignal, epilogue: WeightSource = this.#source): Promise<number> {
+    const { sequenceLength: length, windows } = this.#set
+    const { section, width, weight, softcap } = this.#head
+    const original = await this.runner.bindSection(section, "", this.#source)
+    const bound = epilogue === this.#source ? original : await this.runner.bindSection(section, "", epilogue)
+    const perWindow = length - 1
+    let sum = 0
+    try {
+      for (const batch of this.#batches) {
+        throwIfAborted(signal)
+        const count = batch.rows / length
+        const rows = sharedInts(count * perWindow)
+        const targets = sharedInts(count * perWindow)
+        const referenceHidden = sharedFloats(count * perWindow * width)
+        for (let i = 0; i < count; i++) {
+          const first = batch.begin + i * length
+          targets.set(windows[first / length]!.subarray(1), i * perWindow)
+          for (let j = 0; j < perWindow; j++) rows[i * perWindow + j] = i * length + j
+          const from = first * width
+          referenceHidden.set(reference.states.subarray(from, from + perWindow * width), i * perWindow * width)
+        }
+        const values = new Float64Array(new SharedArrayBuffer(8 * divergenceColumns * rows.length))
+        await this.runner.step({
+          runs: [{ section: bound, layer: 0 }],
+          rows: batch.rows,
+          sequences: batch.sequences,
+          cache: this.cache,
+          hidden: this.#slice(batch),
+          epilogue: {
+            mode: "divergence",
+            rows,
+            targets,
+            values,
+            referenceHidden,
+            referenceWidth: width,
+            referenceHead: original.weights[weight]!,
+            referenceSoftcap: softcap,
+            referenceActivations: "exact",
+          },
+          signal,
+        })
+        for (let i = 0; i < values.length; i += divergenceColumns) sum += values[i]!
+      }
+      return sum / (windows.length * perWindow)
+    } finally {
+      original.dispose()
+      bound.dispose()
+    }
+  }
+
+  /** Where the logits operation, the program's last, reads. */
+  get #head(): { section: number; slot: number; width: number; weight: number; softcap: number } {
+    const { sections, slots } = this.#program
+    const logits = sections.at(-1)!.ops.at(-1)!
+    const slot = logits.in[0]!
+    return {
+      section: sections.length - 1,
+      slot,
+      width: slots[slot]!,
+      weight: logits.weights[0]!,
+      softcap: logits.p[0]!,
+    }
+  }
+
   dispose(): void {
     this.releaseOwned()
+    if (this.#isFork) return
     this.cache.dispose()
     this.runner.dispose()
   }
 }
+
+const observersOf = (watched: readonly Watched[]): Observer[] =>
+  watched.map(({ op, slot, accumulator }) => ({
+    ...{ run: 0, op: op - 1, slot, reduction: accumulator.kind, accumulator: accumulator.handle },
+  }))

@@ -9,6 +9,8 @@ export interface CalibrationSet {
   /** Windows of equal length. */
   windows: readonly Int32Array[]
   sequenceLength: number
+  /** More windows of the same source, spread evenly, that are not among those; empty where it holds no more. */
+  heldOut?: readonly Int32Array[]
   /** Windows asked for; null: as many as the default takes. */
   asked: number | null
   /** Tokens of the source, before packing. */
@@ -19,6 +21,8 @@ const defaultSamples = 128
 const defaultLength = 512
 /** Below this many tokens second moments of a layer are mostly noise. */
 const fewTokens = 4096
+/** Tokens that choices are judged on: few enough to run every candidate on. */
+const heldOutTokens = 4096
 
 /** A text or token ids as windows for the model in folder `source`, whose tokenizer a text needs. */
 export async function readCalibration(
@@ -78,16 +82,28 @@ export async function makeCalibration(
       `calibration: ${ids.length} tokens give ${available} windows of ${sequenceLength}, ${recipe.samples === null ? `expected at least ${least} tokens` : `asked for ${wanted}`}; ` +
         `give more text, ask for fewer or shorter samples${count > 0 ? ", or use force to go on with what there is" : ""}`,
     )
-  const windows: Int32Array[] = []
-  for (let i = 0; i < count; i++) {
-    const begin = Math.floor((i * available) / count) * body
+  const windowAt = (place: number): Int32Array => {
     const window = new Int32Array(new SharedArrayBuffer(4 * sequenceLength))
-    window.set(ids.slice(begin, begin + body), sequenceLength - body)
+    window.set(ids.slice(place * body, (place + 1) * body), sequenceLength - body)
     if (bos !== undefined) window[0] = bos
-    windows.push(window)
+    return window
   }
-  return { windows, sequenceLength, asked: recipe.samples, tokens: ids.length }
+  const places = spread(count, available)
+  const taken = new Set(places)
+  const left = Array.from({ length: available }, (_, place) => place).filter(place => !taken.has(place))
+  const heldOut = Math.min(left.length, Math.ceil(heldOutTokens / sequenceLength))
+  return {
+    windows: places.map(windowAt),
+    heldOut: spread(heldOut, left.length).map(i => windowAt(left[i]!)),
+    sequenceLength,
+    asked: recipe.samples,
+    tokens: ids.length,
+  }
 }
+
+/** `count` whole numbers below `total`, evenly apart. */
+const spread = (count: number, total: number): number[] =>
+  Array.from({ length: count }, (_, i) => Math.floor((i * total) / count))
 
 async function encode(text: string, tokenizer: Tokenizer): Promise<number[]> {
   if (text.trim() === "") throw new TsqError("ERR_OPTION", "calibration: the text is empty")

@@ -80,7 +80,7 @@ async function ofCheckpoint(path: string, to: string, warn: (message: string) =>
     const settings = checkpoint.quantizationConfig
     const format = detectFormat(settings)
     const reader = format?.reader(checkpoint, settings!, warn) ?? null
-    const program = describeModel(checkpoint.config)
+    const program = describeModel(checkpoint.config, name => checkpoint.has(name))
     const { carried, left } = reader ? carriedOver(reader, format!.name, to, warn) : { carried: undefined, left: [] }
     const omitted = new Set(left)
     const owner = new Map<string, string>()

@@ -26,6 +26,7 @@ import { schemeText } from "./inspect-model.ts"
 import { linearsOf } from "./linears.ts"
 import { scaleTypeOf } from "./plan.ts"
 import { newScheme, type Requantization, roundAgain } from "./requantize.ts"
+import { checkOrientation } from "./transposed.ts"
 import { smokeTest, spreadTokens, verifyModules } from "./verify.ts"
 import { type DenseSource, fromCheckpoint, writeCheckpoint } from "./write-checkpoint.ts"
 
@@ -61,6 +62,7 @@ export async function convertToFolder(
   target: FolderTarget,
 ): Promise<ConversionReport> {
   const modules = source.weights.filter(weight => weight.kind === "quantized")
+  if (modules.length > 0 && target.format?.name !== "gptq") checkOrientation(source.program, "convertModel")
   const options = optionsOf(source, target)
   const fates = await decide(modules, target, options)
   const dtype = target.dtype ?? floatTypeOf(source, target)

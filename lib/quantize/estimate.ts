@@ -5,6 +5,7 @@ import type { ModelProgram } from "../models/program.ts"
 import { native } from "../native.ts"
 import { signSteps } from "../rounding/auto-round.ts"
 import { roundingByName } from "../rounding/registry.ts"
+import { blockTransforms } from "../transforms/registry.ts"
 import { linearsOf } from "./linears.ts"
 import type { PlannedModule } from "./plan.ts"
 import { needsCalibrationRun, type Recipe } from "./recipe.ts"
@@ -29,8 +30,12 @@ export function nominalBits(recipe: Recipe, scaleType: IntegerScheme["scaleType"
 
 export function sizeUp(checkpoint: Checkpoint, modules: readonly PlannedModule[]) {
   let sourceBytes = 0
-  for (const name of checkpoint.names) sourceBytes += checkpoint.entry(name).bytes
-  let outputBytes = sourceBytes
+  let outputBytes = 0
+  for (const name of checkpoint.names) {
+    const { bytes } = checkpoint.entry(name)
+    outputBytes += bytes
+    if (!checkpoint.isAlias(name)) sourceBytes += bytes
+  }
   let quantizedBits = 0
   let quantizedWeights = 0
   let linearBits = 0
@@ -91,6 +96,8 @@ export function estimateMemory(
     ...runtime,
     "embedding or head": vocabularySize * hiddenSize * (program.config.torchDtype === "float32" ? 4 : 2),
   }
+  // What stays dense is turned in f32, a tensor at a time.
+  if (recipe.transforms.includes("hadamard")) verifying["rotated tensor"] = vocabularySize * hiddenSize * 4
   // f32 working copy, codes, and what they stand for as f32; the codes of the whole block until it is stored.
   const rounding: Record<string, number> = {
     ...runtime,
@@ -109,9 +116,9 @@ export function estimateMemory(
     }
     // As they are stored and, bit by bit, quantized; f32 copies, changed weights and candidates of a transform.
     rounding["block weights"] =
-      block * (program.config.torchDtype === "float32" ? 4 : 2) +
+      block * (program.config.torchDtype === "float32" || recipe.transforms.includes("hadamard") ? 4 : 2) +
       block +
-      (recipe.transforms.length > 0 ? block * 12 : 0)
+      (blockTransforms(recipe.transforms).length > 0 ? block * 12 : 0)
     rounding.activations = bucket * program.slots.reduce((sum, width) => sum + width, 0) * 4
     rounding["keys and values"] = rows * kvHeads * (headDim + Math.ceil(headDim / 16) * 16) * 4
     // What a step leaves for the device, whose second moments come back as an accumulator's.
@@ -174,7 +181,7 @@ export function estimateSeconds(program: ModelProgram, recipe: Recipe, rows: num
     // The stages of a block run as far as they reach, and once to its end: twice the block together.
     flops += 2 * 2 * weights * rows * (errorCorrection ? 2 : 1)
     // Some 22 candidates for each of four groups of linears, each a run through most of the block.
-    if (recipe.transforms.length > 0) flops += 4 * 22 * 0.7 * 2 * weights * Math.min(rows, transformRows)
+    flops += blockTransforms(recipe.transforms).length * 4 * 22 * 0.7 * 2 * weights * Math.min(rows, transformRows)
     const inputs = new Set(linears.map(({ k }) => k))
     for (const k of inputs) flops += k * k * rows * (errorCorrection ? 3 : 1) + (gptq || errorCorrection ? k ** 3 : 0)
     for (const { n, k } of linears) flops += ((gptq ? 3 : 0) + 2 * products) * n * k * k

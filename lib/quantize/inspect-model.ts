@@ -6,6 +6,8 @@ import type { Scheme } from "../core/scheme.ts"
 import type { EngineFinding, EngineName, StoredModule } from "../formats/engines/engine.ts"
 import { checkEngines, judge } from "../formats/engines/registry.ts"
 import { detectFormat } from "../formats/registry.ts"
+import { type KvCacheSettings, type KvType, kvCacheBytes, kvFormat, kvTypes, readKvCache } from "../models/kv-cache.ts"
+import type { ModelConfig } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
 import { inspectGguf, type MetadataField } from "./inspect-gguf.ts"
 
@@ -33,6 +35,8 @@ export interface ModelInspection {
   weightBytes: number
   /** Of keys and values in this library (f32) at `context` tokens and `batch` sequences. */
   kvCacheBytes: number
+  /** The same by the values of loadModel's option kvCache, with what each keeps in 16 bits. */
+  kvCacheBytesByType?: Record<KvType, number>
   context: number
   batch: number
   tensors: { name: string; shape: number[]; dtype: string | null; scheme: string | null; bytes: number }[]
@@ -69,10 +73,10 @@ export async function inspectModel(path: string, options: InspectModelOptions = 
   if (typeof path === "string" && path.endsWith(".gguf")) return inspectGguf(path, engines)
   const checkpoint = await Checkpoint.open(path)
   try {
-    const program = describeModel(checkpoint.config)
-    const { layers, kvHeads, headDim, maxContext } = program.config
-    const context = checked.integer("context", { min: 1 }, maxContext)
+    const program = describeModel(checkpoint.config, name => checkpoint.has(name))
+    const context = checked.integer("context", { min: 1 }, program.config.maxContext)
     const batch = checked.integer("batch", { min: 1 }, 1)
+    const kvCacheBytesByType = kvBytesByType(program.config, context, batch)
     const config = checkpoint.quantizationConfig
     const format = detectFormat(config)
     const reader = format?.reader(checkpoint, config!, options.onWarning ?? (() => {}))
@@ -129,8 +133,8 @@ export async function inspectModel(path: string, options: InspectModelOptions = 
       bitsPerWeight: weights > 0 ? bits / weights : (weightBytes * 8) / parameters,
       fileBitsPerWeight: (weightBytes * 8) / parameters,
       weightBytes,
-      kvCacheBytes:
-        layers * kvHeads * (headDim + Math.ceil(headDim / 16) * 16) * 4 * Math.ceil(context / 16) * 16 * batch,
+      kvCacheBytes: kvCacheBytesByType.f32,
+      kvCacheBytesByType,
       context,
       batch,
       tensors,
@@ -140,6 +144,14 @@ export async function inspectModel(path: string, options: InspectModelOptions = 
     checkpoint.dispose()
   }
 }
+
+const kvBytesByType = (config: ModelConfig, context: number, batch: number): Record<KvType, number> =>
+  Object.fromEntries(
+    kvTypes.map(type => {
+      const settings = readKvCache(new Options("inspectModel", { kvCache: type }, ["kvCache"]))
+      return [type, kvCacheBytes(config, kvFormat(settings as KvCacheSettings, config), context, batch)]
+    }),
+  ) as Record<KvType, number>
 
 const countOf = (shape: readonly number[]) => shape.reduce((product, size) => product * size, 1)
 

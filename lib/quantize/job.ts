@@ -3,6 +3,7 @@ import { Checkpoint } from "../containers/checkpoint.ts"
 import { TsqError, throwIfAborted } from "../core/errors.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
+import { prepareRotation, type RotationReport, rotate } from "../transforms/hadamard.ts"
 import { Adapters } from "./adapters.ts"
 import { type CalibrationSet, readCalibration } from "./calibration.ts"
 import { checkFinite } from "./finite.ts"
@@ -12,9 +13,11 @@ import {
   makeRecipe,
   needsCalibration,
   needsCalibrationRun,
+  type Override,
   type QuantizeModelOptions,
   type Recipe,
 } from "./recipe.ts"
+import { checkOrientation, transposedModules } from "./transposed.ts"
 
 export class QuantizationJob {
   readonly checkpoint: Checkpoint
@@ -23,6 +26,7 @@ export class QuantizationJob {
   readonly calibration: CalibrationSet | null
   readonly plan: Plan
   readonly adapters: Adapters
+  #rotation: RotationReport | null = null
 
   private constructor(
     checkpoint: Checkpoint,
@@ -55,16 +59,16 @@ export class QuantizationJob {
           `${source}: this checkpoint is quantized already (${String(checkpoint.quantizationConfig.quant_method ?? "unknown method")}); ` +
             "quantize the original, or convertModel this one to another format" +
             (open.adapters.length > 0
-              ? "; adapters are merged into unquantized weights, none run beside quantized ones yet"
+              ? "; adapters are merged into unquantized weights: run them beside quantized ones (loadModel's adapters, --adapter)"
               : ""),
         )
-      const program = describeModel(checkpoint.config)
+      const described = describeModel(checkpoint.config, name => checkpoint.has(name))
+      if (options.adapters?.length) checkOrientation(described, "adapters")
+      const program = open.transforms.includes("hadamard") ? prepareRotation(checkpoint, described) : described
       adapters = await Adapters.open(options.adapters ?? [], checkpoint, options.onWarning ?? (() => {}))
       const recipe = closeRecipe(open, program)
       const calibration = await calibrationOf(source, program, recipe, options)
-      const rows = calibration ? calibration.windows.length * calibration.sequenceLength : 0
-      const tokens = calibration && { rows, windows: calibration.windows.length, length: calibration.sequenceLength }
-      const plan = makePlan(checkpoint, program, recipe, tokens, options)
+      const plan = makePlan(checkpoint, program, recipe, sizesOf(calibration), options)
       return new QuantizationJob(checkpoint, program, recipe, calibration, plan, adapters)
     } catch (error) {
       await adapters?.dispose()
@@ -73,11 +77,39 @@ export class QuantizationJob {
     }
   }
 
+  /** From here on the checkpoint reads as the recipe rotates it, where it does. */
+  rotate(): void {
+    if (!this.recipe.transforms.includes("hadamard")) return
+    const rounded = new Set(this.plan.modules.filter(entry => entry.scheme).map(entry => entry.module))
+    this.#rotation = rotate(this.checkpoint, this.program, this.recipe.seed, module => rounded.has(module))
+  }
+
+  /** Of rotate(); null without a rotation. */
+  get rotation(): RotationReport | null {
+    return this.#rotation
+  }
+
+  /** The same with the schemes that a search has chosen, behind those that the caller gave. Both share what dispose() closes. */
+  withOverrides(overrides: readonly Override[], options: QuantizeModelOptions): QuantizationJob {
+    const recipe = { ...this.recipe, overrides: [...this.recipe.overrides, ...overrides] }
+    const plan = makePlan(this.checkpoint, this.program, recipe, sizesOf(this.calibration), options)
+    const job = new QuantizationJob(this.checkpoint, this.program, recipe, this.calibration, plan, this.adapters)
+    job.#rotation = this.#rotation
+    return job
+  }
+
   async dispose(): Promise<void> {
     this.checkpoint.dispose()
     await this.adapters.dispose()
   }
 }
+
+const sizesOf = (calibration: CalibrationSet | null) =>
+  calibration && {
+    rows: calibration.windows.length * calibration.sequenceLength,
+    windows: calibration.windows.length,
+    length: calibration.sequenceLength,
+  }
 
 async function calibrationOf(
   source: string,
@@ -88,7 +120,12 @@ async function calibrationOf(
   const { calibration } = options
   if (calibration === undefined) {
     if (!needsCalibration(recipe)) return null
-    const what = recipe.transforms.length > 0 ? `transform ${recipe.transforms[0]}` : `rounding ${recipe.rounding}`
+    const transform = recipe.transforms.find(name => name !== "hadamard")
+    const what = recipe.mix
+      ? "choosing schemes by measured damage"
+      : transform
+        ? `transform ${transform}`
+        : `rounding ${recipe.rounding}`
     throw new TsqError(
       "ERR_OPTION",
       `quantizeModel: ${what} needs calibration (text or token ids of the kind the model will see)`,
@@ -117,15 +154,17 @@ export async function refuseBadWeights(
       await checkFinite(checkpoint.tensor(name), name, "the checkpoint is damaged, or its training diverged")
     onTensor(++done, checkpoint.names.length)
   }
+  const transposed = transposedModules(job.program)
   for (const { module, shape, scheme } of job.plan.modules) {
     if (!scheme) continue
     const { dtype, shape: found } = checkpoint.entry(`${module}.weight`)
     if (!floatTypes.includes(dtype))
       throw new TsqError("ERR_DTYPE", `${module}.weight is ${dtype}, expected F32, F16 or BF16`)
-    if (found.length !== 2 || found[0] !== shape[0] || found[1] !== shape[1])
+    const stored = transposed.has(module) ? shape.toReversed() : shape
+    if (found.length !== 2 || found[0] !== stored[0] || found[1] !== stored[1])
       throw new TsqError(
         "ERR_SHAPE",
-        `${module}.weight is [${found.join(", ")}], expected [${shape.join(", ")}] from config.json; the configuration belongs to another model`,
+        `${module}.weight is [${found.join(", ")}], expected [${stored.join(", ")}] from config.json; the configuration belongs to another model`,
       )
   }
 }

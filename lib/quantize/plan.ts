@@ -7,9 +7,10 @@ import { formatByName } from "../formats/registry.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { engineScheme, isEngineScheme } from "./engine-schemes.ts"
 import { estimateMemory, estimateSeconds, nominalBits, sizeUp } from "./estimate.ts"
-import { linearsOf } from "./linears.ts"
+import { fusedGroups, linearsOf } from "./linears.ts"
 import { type QuantizeModelOptions, type Recipe, usesGroupIndex } from "./recipe.ts"
-import { bitsandbytesScheme, bitsOf, isBitsandbytes, type SchemeName } from "./scheme.ts"
+import { bitsandbytesScheme, bitsOf, type GroupSize, isBitsandbytes, type SchemeName } from "./scheme.ts"
+import { refuseTransposed } from "./transposed.ts"
 
 export interface PlannedModule {
   /** Full module name. */
@@ -62,8 +63,13 @@ export function makePlan(
     const { vocabularySize, hiddenSize } = program.config
     modules.push(planModule(module, null, [vocabularySize, hiddenSize], recipe, program))
   }
+  refuseTransposed(modules, program, recipe.format)
   keepFusedTogether(modules, program, warnings)
   checkPatterns(modules, recipe, program, warnings)
+  if (checkpoint.isAlias(`${program.head}.weight`))
+    warnings.push(
+      `the head was tied to the embedding and becomes a matrix of its own, with another ${mb(checkpoint.entry(`${program.head}.weight`).bytes)}: the last norm's weight moves into it`,
+    )
   const refused = modules.filter(entry => entry.refused)
   if (refused.length > 0) {
     const reasons = [
@@ -113,7 +119,8 @@ const describeParts = (parts: Record<string, number>) =>
     .map(([name, bytes]) => `${name} ${mb(bytes)}`)
     .join(", ")
 
-function planModule(
+/** What a recipe makes of one module. */
+export function planModule(
   module: string,
   layer: number | null,
   shape: readonly [number, number],
@@ -132,7 +139,7 @@ function planModule(
   const override = recipe.overrides.find(({ pattern }) => matches(pattern, module))
   if (override?.scheme === "none") return leave("ignored by override")
   if (layer === null && !override) return leave(module === program.head ? "output head, kept" : "embedding, kept")
-  const scheme = schemeOn(module, shape, (override?.scheme as SchemeName | undefined) ?? recipe.scheme, recipe, program)
+  const scheme = schemeOn(module, shape, override?.scheme ?? recipe.scheme, override?.groupSize, recipe, program)
   const reason = formatByName(recipe.format).refuses(module, shape, scheme, {
     groupIndex: usesGroupIndex(recipe),
   })
@@ -144,10 +151,11 @@ function schemeOn(
   module: string,
   shape: readonly [number, number],
   name: SchemeName,
+  ownGroups: GroupSize | undefined,
   recipe: Recipe,
   program: ModelProgram,
 ): Scheme {
-  const { groupSize } = recipe
+  const groupSize = ownGroups ?? recipe.groupSize
   const k = shape[1]
   if (isBitsandbytes(name)) return bitsandbytesScheme(name, groupSize, k, recipe.doubleQuantization, "quantizeModel")
   if (isEngineScheme(name))
@@ -182,18 +190,12 @@ export function matches(pattern: string, module: string): boolean {
   return from <= module.length - last.length
 }
 
-/** Engines fuse q, k, v and gate, up: where the format refuses one of them, its siblings stay unquantized as well. */
+/** Where the format refuses one of the linears that engines fuse, its siblings stay unquantized as well. */
 function keepFusedTogether(modules: PlannedModule[], program: ModelProgram, warnings: string[]): void {
-  for (let layer = 0; layer < program.blocks.length; layer++) {
-    const section = program.sections[program.blocks[layer]!]!
-    const prefix = program.blockPrefix(layer)
-    const byInput = new Map<number, PlannedModule[]>()
-    for (const op of section.ops) {
-      const slot = op.kind === "linear" ? section.weights[op.weights[0]!] : undefined
-      const entry = slot?.kind === "linear" && modules.find(candidate => candidate.module === prefix + slot.module)
-      if (entry) byInput.set(op.in[0]!, [...(byInput.get(op.in[0]!) ?? []), entry])
-    }
-    for (const siblings of byInput.values()) {
+  const byName = new Map(modules.map(entry => [entry.module, entry]))
+  for (let layer = 0; layer < program.blocks.length; layer++)
+    for (const group of fusedGroups(program, layer)) {
+      const siblings = group.map(module => byName.get(program.blockPrefix(layer) + module)!)
       const refused = siblings.find(entry => entry.refused)
       if (refused)
         for (const entry of siblings)
@@ -208,7 +210,6 @@ function keepFusedTogether(modules: PlannedModule[], program: ModelProgram, warn
           `${siblings.map(entry => entry.module).join(", ")} differ in bits; engines that fuse them will refuse the file`,
         )
     }
-  }
 }
 
 /** An override that matches nothing is a mistake; an ignored name that matches nothing does no harm. */

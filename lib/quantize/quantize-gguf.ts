@@ -76,7 +76,7 @@ export async function quantizeToGguf(source: string, out: string, values: GgufOp
         "ERR_UNSUPPORTED",
         `${source}: this checkpoint is quantized already (${String(checkpoint.quantizationConfig.quant_method ?? "unknown method")}); make the GGUF file of the original`,
       )
-    const program = describeModel(checkpoint.config)
+    const program = describeModel(checkpoint.config, name => checkpoint.has(name))
     adapters = await Adapters.open(recipe.adapters, checkpoint, onWarning ?? (() => {}))
     const { metadata, ropeFactors } = ggufOfConfig(checkpoint.config, {
       name: basename(resolve(source)),

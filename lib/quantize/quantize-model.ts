@@ -13,12 +13,16 @@ import { BlockStore, fingerprint, type StoredBlock } from "./block-store.ts"
 import { CalibrationRun } from "./calibration-run.ts"
 import { quantizeEnds } from "./ends.ts"
 import { QuantizationJob, refuseBadWeights } from "./job.ts"
+import { type StoredBlocks, storedDivergence } from "./mixed/measured.ts"
+import { type MixReport, MixSearch } from "./mixed/search.ts"
+import { SearchFile } from "./mixed/search-file.ts"
 import { type Plan, scaleTypeOf } from "./plan.ts"
 import { type GgufOptions, type GgufReport, quantizeToGguf } from "./quantize-gguf.ts"
 import { type QuantizeModelOptions, type Recipe, usesGroupIndex } from "./recipe.ts"
 import { makeReport, type QuantizationReport } from "./report.ts"
 import { RunLock } from "./run-lock.ts"
 import { storedSource } from "./stored-source.ts"
+import { asStored, transposedModules } from "./transposed.ts"
 import { smokeTest, spreadTokens, verifyModules } from "./verify.ts"
 import { type CheckpointContents, foreseenTensors, fromCheckpoint, writeCheckpoint } from "./write-checkpoint.ts"
 
@@ -97,9 +101,12 @@ async function quantizeToFolder(
         report({ stage: "merge", done, total, tensor }),
       )
       await refuseBadWeights(job, options.signal, (done, total) => report({ stage: "check", done, total }))
-      const print = await fingerprint(job.checkpoint, job.recipe, job.calibration, packageVersion, options.signal)
       const { device: id } = job.recipe
       const device = id === "cpu" ? null : await openDevice("quantizeModel", id)
+      if (job.recipe.mix) return await quantizeMixture(job, output, device, options, report)
+      const print = await fingerprint(job.checkpoint, job.recipe, job.calibration, packageVersion, options.signal)
+      // After the fingerprint: what is computed follows from the recipe.
+      job.rotate()
       const store = await BlockStore.open(output.target, print, options.resume ?? false)
       await quantizeBlocks(job, store, device, options, report)
       const result = await writeOutput(job, store, output, options, report)
@@ -114,6 +121,49 @@ async function quantizeToFolder(
     }
   } finally {
     await job.dispose()
+  }
+}
+
+/** Searches schemes for the modules and quantizes with them, more than once where the target is a divergence that the first does not meet. */
+async function quantizeMixture(
+  job: QuantizationJob,
+  output: OutputDirectory,
+  device: Handle | null,
+  options: QuantizeModelOptions,
+  report: Report,
+): Promise<QuantizationReport> {
+  const { signal, resume = false } = options
+  const print = ({ checkpoint, calibration }: QuantizationJob, recipe: Recipe) =>
+    fingerprint(checkpoint, recipe, calibration, packageVersion, signal)
+  const { mix, ...plain } = job.recipe
+  const { target, ...asked } = mix!
+  // Damages do not depend on the target.
+  const measured = await print(job, { ...plain, mix: asked } as Recipe)
+  // After the fingerprint: what is computed follows from the recipe.
+  job.rotate()
+  const file = await SearchFile.open(output.target, measured, target, resume)
+  const search = await MixSearch.start({
+    ...{ job, device, file, signal, minZero: minZeroOf(job.recipe) },
+    onGroup: (done, total) => report({ stage: "measure", done, total }),
+  })
+  for (;;) {
+    const mixed = job.withOverrides(search.choose(), options)
+    const own = await print(mixed, mixed.recipe)
+    const store = await BlockStore.open(output.target, own, resume && file.blocks === own)
+    await file.save({ blocks: own })
+    await quantizeBlocks(mixed, store, device, options, report)
+    const stored = await readBlocks(mixed, store)
+    try {
+      if (!(await search.accept(await storedDivergence(mixed, stored, signal)))) continue
+    } finally {
+      for (const block of stored.all) block.dispose()
+    }
+    for (const warning of mixed.plan.warnings) if (!job.plan.warnings.includes(warning)) options.onWarning?.(warning)
+    const result = await writeOutput(mixed, store, output, options, report, search.report())
+    await output.commit()
+    await store.remove()
+    await file.remove()
+    return result
   }
 }
 
@@ -136,10 +186,9 @@ async function quantizeBlocks(
   const left = ends ? program.blocks.length : stored.lastIndexOf(false)
   const run =
     calibration && left >= 0
-      ? await CalibrationRun.start(program, dense, calibration, signal, device, recipe.errorCorrection)
+      ? await CalibrationRun.start(program, dense, calibration, signal, device, dense, recipe.errorCorrection)
       : null
-  // v1 files store zero points minus one and so cannot hold 0 (formats.md of the GPTQ layout; lib/formats/gptq.ts).
-  const minZero = recipe.format === "gptq" && recipe.gptqVersion === "v1" && !recipe.symmetric ? 1 : 0
+  const minZero = minZeroOf(recipe)
   const total = plan.modules.filter(entry => entry.scheme).length
   let done = 0
   try {
@@ -179,9 +228,31 @@ async function quantizeBlocks(
       signal,
       onTensor: (tensor, { error }) => report({ stage: "quantize", done: ++done, total, tensor, loss: error }),
     })
-    await store.write(endsName, { ...result, changed: new Map(), transforms: [] })
+    await store.write(endsName, { ...result, changed: new Map(), transforms: [], residualPeak: null })
   } finally {
     run?.dispose()
+  }
+}
+
+/** v1 files store zero points minus one and so cannot hold 0 (formats.md of the GPTQ layout; lib/formats/gptq.ts). */
+const minZeroOf = ({ format, gptqVersion, symmetric }: Recipe): number =>
+  format === "gptq" && gptqVersion === "v1" && !symmetric ? 1 : 0
+
+/** Every finished block, and what there is of embedding and head. */
+async function readBlocks(job: QuantizationJob, store: BlockStore): Promise<StoredBlocks> {
+  const all: StoredBlock[] = []
+  const open = async (name: string) => {
+    const block = await store.read(name)
+    all.push(block)
+    return block
+  }
+  try {
+    const blocks: StoredBlock[] = []
+    for (const layer of job.program.blocks.keys()) blocks.push(await open(blockName(layer)))
+    return { blocks, ends: (await store.has(endsName)) ? await open(endsName) : null, all }
+  } catch (error) {
+    for (const block of all) block.dispose()
+    throw error
   }
 }
 
@@ -214,20 +285,25 @@ async function writeOutput(
   output: OutputDirectory,
   options: QuantizeModelOptions,
   report: Report,
+  mix?: MixReport,
 ): Promise<QuantizationReport> {
   const { checkpoint, program, recipe, plan, calibration } = job
   const { signal } = options
-  const blocks: StoredBlock[] = []
+  const { all: blocks } = await readBlocks(job, store)
   try {
-    for (const name of [...program.blocks.map((_, layer) => blockName(layer)), endsName])
-      if (await store.has(name)) blocks.push(await store.read(name))
     const blockOf = new Map(blocks.flatMap(block => block.modules.map(module => [module, block] as const)))
     const changedIn = new Map(blocks.flatMap(block => block.changed.map(name => [name, block] as const)))
+    const transposed = transposedModules(program)
+    const changed = async (name: string): Promise<Float32Array | null> => {
+      const values = await changedIn.get(name)?.dense(name)
+      return values ? asStored(name, values, transposed) : null
+    }
     const tensor = (module: string) => blockOf.get(module)!.tensor(module)
-    const result = makeReport(job, blocks)
+    const result: QuantizationReport = { ...makeReport(job, blocks), ...(mix && { mix }) }
+    for (const warning of result.warnings.slice(plan.warnings.length)) options.onWarning?.(warning)
     const damps = result.tensors.map(entry => entry.damp).filter(damp => damp !== undefined)
     const contents: CheckpointContents = {
-      source: fromCheckpoint(checkpoint, async name => (await changedIn.get(name)?.dense(name)) ?? null),
+      source: fromCheckpoint(checkpoint, changed),
       format: formatByName(recipe.format),
       summary: {
         modules: new Map(

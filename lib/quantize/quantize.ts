@@ -15,16 +15,21 @@ import { nearest } from "../rounding/nearest.ts"
 import { readRoundingOptions, roundingOptionNames } from "../rounding/options.ts"
 import { roundingByName, roundingNames } from "../rounding/registry.ts"
 import type { InputStatistics, Rounding, RoundingInput, RoundingOptions, RoundingReport } from "../rounding/rounding.ts"
+import { defaultAlpha } from "../transforms/smooth.ts"
 import { roundWithAwq } from "./awq-tensor.ts"
 import { checkFinite } from "./finite.ts"
 import { type GroupSize, parseScheme, resolveScheme, type SchemeName } from "./scheme.ts"
+import { roundWithSmooth } from "./smooth-tensor.ts"
 
 export interface QuantizeOptions extends LongWork, RoundingOptions {
   scheme: SchemeName
   /** How codes are chosen. Default "nearest". "gptq", "auto-round", "lsq" and "qronos" need calibration; "mse" weighs by it where it is given. */
   rounding?: Rounding["name"]
-  /** "awq": per-channel scales and clipped ranges searched on the output error; needs calibration. Leaves an inputScale. */
-  transform?: "awq"
+  /** "awq": per-channel scales and clipped ranges searched on the output error. "smooth": SmoothQuant's scales by the ranges of inputs
+   * and columns. Both need calibration and leave an inputScale. */
+  transform?: "awq" | "smooth"
+  /** smooth: the share of the inputs' range that moves into the weight, 0 to 1. Default 0.8. */
+  alpha?: number
   /** Columns of a group along k (default 128, or all of k where k is smaller), or one scale a row, or one in all. */
   groupSize?: GroupSize
   /** Default true: the zero point is 2^(bits-1). */
@@ -43,6 +48,7 @@ const optionNames = [
   "scheme",
   "rounding",
   "transform",
+  "alpha",
   "groupSize",
   "symmetric",
   "calibration",
@@ -58,8 +64,8 @@ const optionNames = [
 const chunkRows = 1024
 
 /**
- * Quantizes a weight [n, k] = [outFeatures, inFeatures] of f32, f16 or bf16, off the event loop. With rounding "gptq" or a
- * transform the result is never worse than nearest codes by the layer error on the calibration rows.
+ * Quantizes a weight [n, k] = [outFeatures, inFeatures] of f32, f16 or bf16, off the event loop. With rounding "gptq" or transform
+ * "awq" the result is never worse than nearest codes by the layer error on the calibration rows.
  * Throws ERR_OPTION (options, group size against k, calibration missing), ERR_SHAPE and ERR_DTYPE (weight, calibration),
  * ERR_NUMERIC (NaN or Inf, with its position), ERR_UNSUPPORTED (schemes not built yet), ERR_DEVICE (a device that is not there or has
  * too little memory), ERR_ABORTED.
@@ -91,11 +97,8 @@ export async function quantize(weight: Tensor, options: QuantizeOptions): Promis
       signal,
     }
     report({ stage: "quantize", done: 0, total: 1 })
-    const result =
-      request.transform && collected?.floats
-        ? await roundWithAwq(input, rounding, collected.floats, report)
-        : await rounding.round(input)
-    const careful = rounding.calibration === "required" || request.transform
+    const result = await rounded(input, request, collected?.floats ?? null, report)
+    const careful = request.transform !== "smooth" && (rounding.calibration === "required" || request.transform)
     const best = collected && careful ? await notWorseThanNearest(input, result) : result
     report(finished(best.report))
     return best.tensor
@@ -107,7 +110,8 @@ export async function quantize(weight: Tensor, options: QuantizeOptions): Promis
 interface Request extends LongWork {
   scheme: Scheme
   rounding: Rounding
-  transform: "awq" | undefined
+  transform: QuantizeOptions["transform"]
+  alpha: number
   calibration: Tensor | undefined
   device: "cpu" | CudaDeviceId
   roundingOptions: RoundingOptions
@@ -138,6 +142,7 @@ function readRequest(weight: Tensor, values: QuantizeOptions): Request {
     scheme,
     rounding,
     transform,
+    alpha: readAlpha(options, transform),
     calibration,
     device: readDevice("quantize", options.raw("device") ?? "cpu"),
     roundingOptions: readRoundingOptions(options),
@@ -148,14 +153,31 @@ function readRequest(weight: Tensor, values: QuantizeOptions): Request {
   }
 }
 
-function readTransform(options: Options): "awq" | undefined {
-  const name = options.raw("transform")
-  if (name === "smooth" || name === "hadamard")
+/** A scale of the inputs' columns fits every layer; a rotation of them would have to be folded into what comes before. */
+function readTransform(options: Options): Request["transform"] {
+  if (options.raw("transform") === "hadamard")
     throw new TsqError(
       "ERR_UNSUPPORTED",
-      `quantize: transform "${name}" is not available in this version; available: awq`,
+      'quantize: transform "hadamard" rotates the residual stream of a whole model: use quantizeModel; for one weight there are "awq" and "smooth"',
     )
-  return options.oneOf("transform", ["awq"], undefined)
+  return options.oneOf("transform", ["awq", "smooth"], undefined)
+}
+
+function readAlpha(options: Options, transform: Request["transform"]): number {
+  if (options.has("alpha") && transform !== "smooth") options.fail("alpha", 'no value without transform "smooth"')
+  return options.number("alpha", { min: 0, max: 1 }, defaultAlpha)
+}
+
+async function rounded(
+  input: RoundingInput,
+  { rounding, transform, alpha }: Request,
+  calibration: Float32Array | null,
+  report: (step: ProgressStep) => void,
+): Promise<{ tensor: QuantizedTensor; report: RoundingReport }> {
+  if (!transform || !calibration) return rounding.round(input)
+  return transform === "awq"
+    ? roundWithAwq(input, rounding, calibration, report)
+    : roundWithSmooth(input, rounding, calibration, alpha)
 }
 
 function checkCalibration(calibration: Tensor, k: number): void {

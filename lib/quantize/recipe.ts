@@ -12,12 +12,15 @@ import type { ModelProgram } from "../models/program.ts"
 import { readRoundingOptions, roundingOptionNames } from "../rounding/options.ts"
 import { roundingByName, roundingNames } from "../rounding/registry.ts"
 import type { Rounding, RoundingOptions } from "../rounding/rounding.ts"
+import { blockTransforms, type TransformName, transformNames } from "../transforms/registry.ts"
 import { isEngineScheme } from "./engine-schemes.ts"
+import { type Candidate, type MixRequest, mixOptions, readMix, type SensitivityKind } from "./mixed/request.ts"
 import {
   bitsOf,
   defaultGroups,
   type GroupSize,
   isBitsandbytes,
+  isGroupSize,
   isNearestOnly,
   type SchemeName,
   schemeNames,
@@ -25,9 +28,15 @@ import {
 
 export type { SchemeName } from "./scheme.ts"
 
+/** A scheme for the modules that a pattern matches; groupSize: the recipe's where it is absent. */
+export interface Override {
+  pattern: string
+  scheme: SchemeName | "none"
+  groupSize?: GroupSize
+}
+
 export type RoundingName = Rounding["name"]
-export type TransformName = "awq"
-export type PresetName = "rtn" | "gptq" | "awq" | "awq-gptq" | "fp8" | "nf4" | "llm.int8"
+export type PresetName = "rtn" | "gptq" | "awq" | "awq-gptq" | "smoothquant" | "fp8" | "nf4" | "llm.int8"
 
 export interface QuantizeModelOptions extends LongWork, RoundingOptions {
   /** A named point in the space below; options given beside it win. Default "gptq" with calibration, "rtn" without. */
@@ -38,7 +47,10 @@ export interface QuantizeModelOptions extends LongWork, RoundingOptions {
   groupSize?: GroupSize
   symmetric?: boolean
   rounding?: RoundingName
+  /** What is reshaped before rounding, in this order; "hadamard" comes first. */
   transforms?: readonly TransformName[]
+  /** smooth: the share of the activations' range that moves into the weights, 0 to 1, or "auto" (default): searched for every scale group. */
+  alpha?: number | "auto"
   format?: FormatName
   /** GPTQ files: "v1" (default; widest reach), "v2", or "planar" (GPTQModel's gptq_p, which holds 5 to 7 bits too). */
   gptqVersion?: GptqVersion
@@ -54,8 +66,21 @@ export interface QuantizeModelOptions extends LongWork, RoundingOptions {
   sequenceLength?: number
   /** Modules left as they are: exact names, or patterns with * ("model.layers.0.*"). */
   ignore?: readonly string[]
-  /** Other schemes for some modules, by name or pattern; first match wins. "none" leaves a module alone. */
-  overrides?: readonly { pattern: string; scheme: SchemeName | "none" }[]
+  /** Other schemes (and groups) for some modules, by name or pattern; first match wins. "none" leaves a module alone. */
+  overrides?: readonly Override[]
+  /**
+   * Instead of one scheme, one for every group of fused linears, chosen by measured damage so that the linears of the blocks take at most
+   * so many bits per weight, scales and zero points included. Needs calibration.
+   */
+  targetBits?: number
+  /** The same for the bytes of all tensors of the result: a number, or a size such as "4GB" or "512MiB". */
+  targetSize?: number | string
+  /** The same for the mean KL divergence from the unquantized model, in nats per token: the smallest result that keeps to it. */
+  targetKl?: number
+  /** With a target: what every group of linears may become. Default: 2, 3, 4, 5, 6 and 8 bits, where the format holds them, and "none". */
+  candidates?: readonly Candidate[]
+  /** With a target: damage measured at the model's output ("kl", default), or at each layer's and scaled by one measurement at the output ("layer"). */
+  sensitivity?: SensitivityKind
   seed?: number
   /** Round towards the outputs of the unquantized model, whose hidden states are carried along (twice their memory), as "qronos" does
    * by default and any rounding with calibration can. */
@@ -80,6 +105,8 @@ export interface Recipe {
   symmetric: boolean
   rounding: RoundingName
   transforms: readonly TransformName[]
+  /** null without the transform "smooth". */
+  alpha: number | "auto" | null
   format: FormatName
   gptqVersion: GptqVersion
   doubleQuantization: boolean
@@ -88,7 +115,9 @@ export interface Recipe {
   samples: number | null
   sequenceLength: number | null
   ignore: readonly string[]
-  overrides: readonly { pattern: string; scheme: SchemeName | "none" }[]
+  overrides: readonly Override[]
+  /** Absent: one scheme for all. */
+  mix?: MixRequest
   seed: number
   device: "cpu" | CudaDeviceId
   roundingOptions: RoundingOptions
@@ -101,16 +130,19 @@ const presets: Record<PresetName, Partial<Recipe>> = {
   gptq: { rounding: "gptq", transforms: [], symmetric: true, format: "gptq" },
   awq: { rounding: "nearest", transforms: ["awq"], symmetric: false, format: "awq" },
   "awq-gptq": { rounding: "gptq", transforms: ["awq"], symmetric: true, format: "gptq" },
+  smoothquant: {
+    ...{ scheme: "w8a8", rounding: "nearest", transforms: ["smooth"], symmetric: true },
+    format: "compressed-tensors",
+  },
   fp8: { scheme: "fp8", rounding: "nearest", transforms: [], symmetric: true },
   nf4: { scheme: "nf4", rounding: "nearest", transforms: [], symmetric: true, format: "bitsandbytes" },
   "llm.int8": { scheme: "llm.int8", rounding: "nearest", transforms: [], symmetric: true, format: "bitsandbytes" },
 }
 
 /** Names that belong to the surface and are not built yet: refused as unsupported rather than unknown. */
-const laterPresets = ["smoothquant", "best"]
+const laterPresets = ["best"]
 const laterSchemes: readonly string[] = []
 const laterRoundings: readonly string[] = []
-const laterTransforms = ["smooth", "hadamard"]
 
 const known = [
   "preset",
@@ -119,6 +151,7 @@ const known = [
   "symmetric",
   "rounding",
   "transforms",
+  "alpha",
   "format",
   "gptqVersion",
   "doubleQuantization",
@@ -128,6 +161,7 @@ const known = [
   "sequenceLength",
   "ignore",
   "overrides",
+  ...mixOptions,
   "seed",
   "device",
   "maxMemory",
@@ -178,22 +212,28 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
   const scheme = choose(options, "scheme", schemeNames, laterSchemes) ?? defaults.scheme ?? "w4a16"
   const rounding = choose(options, "rounding", roundingNames, laterRoundings) ?? defaults.rounding ?? "nearest"
   const transforms = options.strings("transforms", defaults.transforms ?? []) as readonly TransformName[]
-  for (const transform of transforms) oneOf(options, "transforms", transform, ["awq"], laterTransforms)
+  for (const transform of transforms) oneOf(options, "transforms", transform, transformNames, [])
   if (new Set(transforms).size !== transforms.length) options.fail("transforms", "every transform once")
+  if (transforms.indexOf("hadamard") > 0)
+    options.fail(
+      "transforms",
+      '"hadamard" as the first: it takes the weights of norms into which the others fold scales',
+    )
   const symmetric = options.boolean("symmetric", defaults.symmetric ?? true)
   const groupSize =
     typeof values.groupSize === "string"
       ? options.oneOf("groupSize", ["channel", "tensor"], null)
       : options.integer("groupSize", { min: 1 }, null)
   const overrides = checkOverrides(options)
-  const own = [scheme, ...overrides.map(override => override.scheme)].find(
+  const mix = readMix(options)
+  const own = [scheme, ...[...overrides, ...(mix?.candidates ?? [])].map(entry => entry.scheme)].find(
     name => name !== "none" && (isNearestOnly(name) || name === "w8a8"),
   )
   const nearestOnly = own && own !== "none" && isNearestOnly(own)
-  if ((own && !symmetric) || (nearestOnly && (rounding !== "nearest" || transforms.length > 0)))
+  if ((own && !symmetric) || (nearestOnly && rounding !== "nearest"))
     throw new TsqError(
       "ERR_OPTION",
-      `quantizeModel: scheme "${own}" is symmetric${nearestOnly ? " and rounded to the nearest value, without transforms" : ""}; found rounding "${rounding}"${transforms.length > 0 ? `, transforms ${transforms.join(", ")}` : ""}${symmetric ? "" : ", symmetric false"}`,
+      `quantizeModel: scheme "${own}" is symmetric${nearestOnly ? " and rounded to the nearest value" : ""}; found rounding "${rounding}"${symmetric ? "" : ", symmetric false"}`,
     )
   const format =
     readFormat(options) ??
@@ -201,7 +241,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
       ? "bitsandbytes"
       : isEngineScheme(scheme)
         ? "compressed-tensors"
-        : defaultFormat(defaults.format, { bits: bitsOf(scheme), symmetric, groupSize, overrides }))
+        : defaultFormat(defaults.format, { bits: bitsOf(scheme), symmetric, groupSize, overrides, mix }))
   for (const name of ["strict", "force", "resume", "scaleSearch"] as const) options.boolean(name, false)
   options.number("maxMemory", { min: 0, aboveMin: true }, 0)
   options.signal()
@@ -215,6 +255,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     symmetric,
     rounding,
     transforms: [...transforms],
+    alpha: readAlpha(options, transforms),
     format,
     gptqVersion: options.oneOf("gptqVersion", gptqVersions, "v1"),
     doubleQuantization: options.boolean("doubleQuantization", false),
@@ -223,6 +264,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     sequenceLength: options.integer("sequenceLength", { min: 2 }, null),
     ignore: [...options.strings("ignore", [])],
     overrides,
+    ...(mix && { mix }),
     seed: options.integer("seed", { min: 0 }, 0),
     device: readDevice("quantizeModel", options.raw("device") ?? "cpu"),
     roundingOptions: {
@@ -231,6 +273,18 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     },
     errorCorrection: options.boolean("errorCorrection", rounding === "qronos"),
   }
+}
+
+function readAlpha(options: Options, transforms: readonly TransformName[]): Recipe["alpha"] {
+  const alpha = options.raw("alpha")
+  if (!transforms.includes("smooth")) {
+    if (alpha !== undefined) options.fail("alpha", 'no value without the transform "smooth"')
+    return null
+  }
+  if (alpha === undefined) return "auto"
+  if (alpha !== "auto" && !(typeof alpha === "number" && alpha >= 0 && alpha <= 1))
+    options.fail("alpha", 'a number from 0 to 1 or "auto"')
+  return alpha as number | "auto"
 }
 
 function defaultPreset(values: QuantizeModelOptions): PresetName {
@@ -245,13 +299,17 @@ function checkOverrides(options: Options): Recipe["overrides"] {
     if (typeof entry?.pattern !== "string" || entry.pattern === "")
       options.fail("overrides", "entries { pattern, scheme } with the name or pattern of modules")
     oneOf(options, `overrides[${JSON.stringify(entry.pattern)}]`, entry.scheme, [...schemeNames, "none"], laterSchemes)
+    if (entry.groupSize !== undefined && !isGroupSize(entry.groupSize))
+      options.fail("overrides", 'entries whose groupSize is an integer of at least 1, "channel" or "tensor"')
   }
   return [...(list as Recipe["overrides"])]
 }
 
 /** Whether a recipe looks at activations. */
 export const needsCalibration = (recipe: Recipe): boolean =>
-  roundingByName(recipe.rounding).calibration === "required" || recipe.transforms.length > 0
+  roundingByName(recipe.rounding).calibration === "required" ||
+  blockTransforms(recipe.transforms).length > 0 ||
+  recipe.mix !== undefined
 
 /** Whether the calibration set is sent through the model: weighted scale search uses it too where it is there. */
 export const needsCalibrationRun = (recipe: Recipe): boolean =>
@@ -264,10 +322,10 @@ export const usesGroupIndex = ({ rounding, roundingOptions }: Recipe): boolean =
 /** The format of the widest reach that holds the scheme. */
 function defaultFormat(
   preset: FormatName | undefined,
-  recipe: Pick<OpenRecipe, "bits" | "symmetric" | "groupSize" | "overrides">,
+  recipe: Pick<OpenRecipe, "bits" | "symmetric" | "groupSize" | "overrides"> & { mix: MixRequest | null },
 ): FormatName {
   const { bits, symmetric, groupSize } = recipe
-  const mixed = recipe.overrides.some(override => override.scheme !== "none")
+  const mixed = recipe.mix !== null || recipe.overrides.some(override => override.scheme !== "none")
   if (preset === "awq" && bits === 4 && !symmetric && !mixed && groupSize !== "tensor") return "awq"
   if ([2, 3, 4, 8].includes(bits) && symmetric && !mixed && groupSize !== "tensor") return "gptq"
   return "compressed-tensors"

@@ -2,9 +2,11 @@
 import type { Scheme } from "../core/scheme.ts"
 import { packageVersion } from "../core/version.ts"
 import type { RoundingReport } from "../rounding/rounding.ts"
+import type { RotationReport } from "../transforms/hadamard.ts"
 import type { TransformReport } from "../transforms/transform.ts"
 import type { StoredBlock } from "./block-store.ts"
 import type { QuantizationJob } from "./job.ts"
+import type { MixReport } from "./mixed/search.ts"
 import type { Recipe } from "./recipe.ts"
 
 export interface TensorReport extends RoundingReport {
@@ -25,18 +27,26 @@ export interface QuantizationReport {
   outputBytes: number
   tensors: TensorReport[]
   unquantized: { name: string; reason: string }[]
+  /** What "hadamard" turned; null without it. */
+  rotation: RotationReport | null
   /** By block, in order. */
   transforms: TransformReport[][]
+  /** By block: largest magnitude in the residual stream behind it, over the calibration. Empty without one. */
+  residualPeaks: number[]
   warnings: string[]
+  /** Where schemes were chosen by measured damage. */
+  mix?: MixReport
 }
 
 export function makeReport(job: QuantizationJob, blocks: Iterable<StoredBlock>): QuantizationReport {
   const { plan, recipe, calibration, program } = job
   const reports = new Map<string, RoundingReport>()
   const transforms: TransformReport[][] = []
+  const residualPeaks: number[] = []
   for (const block of blocks) {
     for (const [name, report] of block.reports) reports.set(name, report)
     if (block.transforms.length > 0) transforms.push([...block.transforms])
+    if (block.residualPeak !== null) residualPeaks.push(block.residualPeak)
   }
   const tensors = plan.modules
     .filter(entry => entry.scheme !== null)
@@ -58,12 +68,26 @@ export function makeReport(job: QuantizationJob, blocks: Iterable<StoredBlock>):
     unquantized: plan.modules
       .filter(entry => entry.scheme === null)
       .map(({ module, reason }) => ({ name: module, reason: reason ?? "" })),
+    rotation: job.rotation,
     transforms,
+    residualPeaks,
     warnings: [
       ...plan.warnings,
+      ...overflowWarning(residualPeaks),
       ...tensors
         .filter(tensor => tensor.degraded)
         .map(tensor => `${tensor.name}: degraded: ${tensor.note ?? "see damp"}`),
     ],
   }
+}
+
+const largestHalf = 65504
+
+/** Models trained in bfloat16 overflow in float16, which some engines choose for GPTQ and AWQ files: what comes out is "!!!!". */
+function overflowWarning(peaks: readonly number[]): string[] {
+  const peak = peaks.reduce((most, value) => Math.max(most, value), 0)
+  if (peak < largestHalf / 2) return []
+  return [
+    `hidden states reach ${peak.toPrecision(3)} behind block ${peaks.indexOf(peak) + 1}; float16 ends at ${largestHalf}: run the result in bfloat16 or float32 (--dtype bfloat16)`,
+  ]
 }

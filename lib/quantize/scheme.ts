@@ -39,7 +39,7 @@ export const bitsOf = (name: SchemeName): IntegerScheme["bits"] =>
         ? 8
         : (Number(name[1]) as IntegerScheme["bits"])
 
-/** Schemes that are rounded to the nearest value, symmetric, without transforms. */
+/** Schemes that are rounded to the nearest value, and symmetric. */
 export const isNearestOnly = (name: SchemeName): boolean =>
   isBitsandbytes(name) || (isEngineScheme(name) && name !== "w8a8")
 
@@ -68,6 +68,9 @@ export function bitsandbytesScheme(
 
 export type GroupSize = number | "channel" | "tensor"
 
+export const isGroupSize = (value: unknown): value is GroupSize =>
+  value === "channel" || value === "tensor" || isCount(value)
+
 /** A scheme before the weight is known. */
 export interface SchemeTemplate {
   name: SchemeName
@@ -88,7 +91,7 @@ export function parseScheme(options: Options): SchemeTemplate {
     options.fail("scheme", `${listChoices(schemeNames)}${meant ? ` (did you mean ${JSON.stringify(meant)}?)` : ""}`)
   }
   const groupSize = options.raw("groupSize")
-  if (groupSize !== undefined && groupSize !== "channel" && groupSize !== "tensor" && !isCount(groupSize))
+  if (groupSize !== undefined && !isGroupSize(groupSize))
     options.fail("groupSize", 'an integer of at least 1, "channel" or "tensor"')
   const symmetric = options.boolean("symmetric", true)
   if ((isNearestOnly(name) || name === "w8a8") && !symmetric) options.fail("symmetric", `true for scheme "${name}"`)

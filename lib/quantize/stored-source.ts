@@ -14,11 +14,11 @@ export function storedSource(block: StoredBlock, base: WeightSource): WeightSour
     return value
   }
   return {
-    async linear(module, n, k) {
+    async linear(module, n, k, transposed) {
       if (modules.has(module)) return keep(await prepack(await block.tensor(module)))
       if (changed.has(`${module}.weight`))
         return keep(await prepackDense(Tensor.from(await block.dense(`${module}.weight`), [n, k])))
-      return base.linear(module, n, k)
+      return base.linear(module, n, k, transposed)
     },
     vector: (tensor, size) => (changed.has(tensor) ? block.dense(tensor) : base.vector(tensor, size)),
     release(module, weight) {

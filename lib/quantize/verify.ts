@@ -69,7 +69,12 @@ export async function verifyModules(
 export async function smokeTest(directory: string, tokens: readonly number[], signal?: AbortSignal): Promise<void> {
   const checkpoint = await Checkpoint.open(directory)
   try {
-    await runTokens(describeModel(checkpoint.config), new CheckpointSource(checkpoint, () => {}), tokens, signal)
+    await runTokens(
+      describeModel(checkpoint.config, name => checkpoint.has(name)),
+      new CheckpointSource(checkpoint, () => {}),
+      tokens,
+      signal,
+    )
   } finally {
     checkpoint.dispose()
   }

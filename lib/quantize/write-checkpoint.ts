@@ -143,6 +143,7 @@ const fileTypes: Record<string, Dtype> = { F32: "f32", F16: "f16", BF16: "bf16" 
 
 async function denseTensor(source: Checkpoint, name: string, values: Float32Array | null): Promise<NamedTensor> {
   const { dtype, shape, bytes } = source.entry(name)
+  if (values === null && source.isComputed(name)) return denseTensor(source, name, await source.floats(name))
   if (values === null) {
     const copyable = ["F32", "F16", "BF16", "I8", "U8", "I32"].includes(dtype)
     return { name, dtype, shape, data: copyable && bytes > 0 ? source.tensor(name) : await source.readBytes(name) }

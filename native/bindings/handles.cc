@@ -27,7 +27,8 @@ const char* kindName(const NativeObject& object) {
                                            "a weight on a CUDA device",
                                            "a CUDA graph",
                                            "a Hessian on a CUDA device",
-                                           "cuBLAS on a CUDA device"};
+                                           "cuBLAS on a CUDA device",
+                                           "an adapter"};
   static_assert(std::size(kNames) == std::variant_size_v<NativeObject>);
   return kNames[object.index()];
 }
@@ -74,6 +75,8 @@ uint64_t objectBytes(const NativeObject& object) {
       return std::get<12>(object)->bytes();
     case 13:
       return std::get<13>(object)->bytes();
+    case 14:
+      return std::get<14>(object)->bytes();
     default:
       return 0;
   }

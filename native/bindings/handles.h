@@ -46,7 +46,7 @@ using NativeObject =
                  std::shared_ptr<SharedAccumulator>, std::shared_ptr<SharedProgram>, std::shared_ptr<KvCache>,
                  std::shared_ptr<const AlignedBuffer>, std::shared_ptr<const PackFile>, std::shared_ptr<CudaDevice>,
                  std::shared_ptr<CudaMemory>, std::shared_ptr<const CudaWeight>, std::shared_ptr<CudaGraph>,
-                 std::shared_ptr<CudaHessian>, std::shared_ptr<CudaBlas>>;
+                 std::shared_ptr<CudaHessian>, std::shared_ptr<CudaBlas>, std::shared_ptr<const Adapter>>;
 
 // Live objects of one environment. Used on its JavaScript thread only; running work holds its own shared_ptr.
 // Numbers are unique in the process and never used again, so a handle of another environment is refused like a released

@@ -7,6 +7,7 @@
 #include "bindings/exports.h"
 #include "bindings/work.h"
 #include "program/parallel.h"
+#include "rounding/hadamard.h"
 #include "runtime/memory.h"
 
 namespace tsq {
@@ -131,6 +132,21 @@ double squaredDistance(const float* a, const float* b, int64_t count) {
   return total;
 }
 
+Napi::Value hadamardOrderOf(Arguments& a) {
+  return Napi::Number::New(a.env(), static_cast<double>(rounding::hadamardOrder(a.integer(a[0], "size", 1))));
+}
+
+Napi::Value hadamardMatrix(Arguments& a) {
+  const int64_t n = a.integer(a[1], "n"), k = a.integer(a[2], "k"), count = product({n, k}, "matrix");
+  const auto axis = a.integer(a[3], "axis", 0, 1) == 0 ? rounding::Axis::kRows : rounding::Axis::kColumns;
+  const int64_t length = axis == rounding::Axis::kRows ? n : k;
+  const int64_t block = a.integer(a[4], "block", 1);
+  const float* source = a.view<float>(a[0], "source", count).data;
+  const float* scale = a.optionalView<float>(a[5], "scale", length).data;
+  float* out = a.view<float>(a[6], "out", count).data;
+  return promise(a, [=]() -> Status { return rounding::hadamard(source, n, k, axis, block, scale, out, AbortFlag()); });
+}
+
 // The largest |a - b|; NaN counts as infinite.
 double largestDistance(const float* a, const float* b, int64_t count) {
   constexpr int64_t kBlock = int64_t{1} << 16;
@@ -190,6 +206,8 @@ Napi::Value groupMagnitude(Arguments& a) {
 
 constexpr Export kExports[] = {
     {"scaleMatrix", scaleMatrix, true},
+    {"hadamardOrder", hadamardOrderOf, false},
+    {"hadamard", hadamardMatrix, true},
     {"addLowRank", addLowRank, true},
     {"columnMagnitude", columnMagnitude, true},
     {"groupMagnitude", groupMagnitude, true},

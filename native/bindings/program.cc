@@ -62,12 +62,96 @@ Napi::Value createProgram(Arguments& a) {
   return a.environment().hold(std::move(shared));
 }
 
-Napi::Value createCache(Arguments& a) {
-  const int64_t layers = a.integer(a[0], "layers", 1, kMaxInt32), kvHeads = a.integer(a[1], "kvHeads", 1, kMaxInt32);
-  const int64_t headDim = a.integer(a[2], "headDim", 1, kMaxInt32), pages = a.integer(a[3], "pages", 1, kMaxInt32);
+// Arguments of a cache: layers, kvHeads, headDim, pages, format, scales.
+struct CacheArguments {
+  int64_t layers, kvHeads, headDim, pages;
+  KvFormat format;
+};
+
+// Eight numbers of a coding, then four of the whole; null: f32.
+KvFormat kvFormat(Arguments& a, int64_t layers) {
+  KvFormat format;
+  if (!a.isNull(a[4])) {
+    constexpr size_t kFields = 13;
+    const std::vector<int32_t> values = a.copy<int32_t>(a[4], "format");
+    if (values.size() != kFields) {
+      refuse(Code::kShape, "format has " + std::to_string(values.size()) + " elements, expected 13");
+    }
+    const auto whole = [&](size_t field, int64_t max) {
+      return wholeNumber(values[field], "format", static_cast<int64_t>(field), 0, max);
+    };
+    const auto coding = [&](size_t first) {
+      return layout::KvCoding{
+          static_cast<layout::KvType>(whole(first, static_cast<int64_t>(layout::kLastKvType))),
+          static_cast<layout::KvScales>(whole(first + 1, static_cast<int64_t>(layout::kLastKvScales))),
+          whole(first + 2, 1) == 1, whole(first + 3, kMaxInt32)};
+    };
+    format.keys = coding(0);
+    format.values = coding(4);
+    format.rotateKeys = whole(8, 1) == 1;
+    format.rotateValues = whole(9, 1) == 1;
+    format.sinkPages = whole(10, kMaxInt32);
+    format.windowPages = whole(11, kMaxInt32);
+    format.exactPages = whole(12, kMaxInt32);
+  }
+  if (!a.isNull(a[5])) {
+    const std::vector<float> scales = a.copy<float>(a[5], "scales");
+    if (static_cast<int64_t>(scales.size()) != 2 * layers) {
+      refuse(Code::kShape, "scales has " + std::to_string(scales.size()) + " elements, expected " +
+                               std::to_string(2 * layers) + ": of the keys of every layer, then of the values");
+    }
+    format.keyScales.assign(scales.begin(), scales.begin() + layers);
+    format.valueScales.assign(scales.begin() + layers, scales.end());
+  }
+  return format;
+}
+
+CacheArguments cacheArguments(Arguments& a) {
+  CacheArguments c{};
+  c.layers = a.integer(a[0], "layers", 1, kMaxInt32);
+  c.kvHeads = a.integer(a[1], "kvHeads", 1, kMaxInt32);
+  c.headDim = a.integer(a[2], "headDim", 1, kMaxInt32);
+  c.pages = a.integer(a[3], "pages", 1, kMaxInt32);
+  c.format = kvFormat(a, c.layers);
   // K and V of every page; V rows are padded to 16 floats. Below this bound no size inside overflows.
-  (void)product({layers, kvHeads, headDim + 16, pages, KvCache::kPage, 2}, "cache");
-  return a.environment().hold(take(KvCache::create(layers, kvHeads, headDim, pages)));
+  (void)product({c.layers, c.kvHeads, c.headDim + 16, c.pages, KvCache::kPage, 2}, "cache");
+  (void)product({c.layers, c.kvHeads, c.headDim + 16, c.format.exactPages + 1, KvCache::kPage, 2}, "cache");
+  return c;
+}
+
+Napi::Value createCache(Arguments& a) {
+  CacheArguments c = cacheArguments(a);
+  return a.environment().hold(take(KvCache::create(c.layers, c.kvHeads, c.headDim, c.pages, std::move(c.format))));
+}
+
+Napi::Value cacheBytes(Arguments& a) {
+  const CacheArguments c = cacheArguments(a);
+  const uint64_t bytes = take(KvCache::bytesOf(c.layers, c.kvHeads, c.headDim, c.pages, c.format));
+  return Napi::Number::New(a.env(), static_cast<double>(bytes));
+}
+
+uint64_t handleOf(double value, const char* name, int64_t index) {
+  return static_cast<uint64_t>(wholeNumber(value, name, index, 1, kMaxSize));
+}
+
+Napi::Value createAdapter(Arguments& a) {
+  const auto handles = a.copy<double>(a[0], "weights");
+  const auto scales = a.copy<double>(a[1], "scales");
+  if (handles.size() != 3 * scales.size())
+    refuse(Code::kShape, std::string("createAdapter: weights has ") + std::to_string(handles.size()) +
+                             " elements, expected base, A and B for each of " + std::to_string(scales.size()) +
+                             " scales");
+  const auto weight = [&](size_t i) -> const std::shared_ptr<const PackedWeight>& {
+    return a.environment().handles.get<const PackedWeight>(handleOf(handles[i], "weights", static_cast<int64_t>(i)));
+  };
+  std::vector<LowRank> products;
+  for (size_t i = 0; i < scales.size(); ++i) {
+    if (!std::isfinite(static_cast<float>(scales[i])))
+      refuse(Code::kNumeric, std::string("createAdapter: scales[") + std::to_string(i) + "] is " +
+                                 std::to_string(scales[i]) + ", expected a number that f32 holds");
+    products.push_back({weight(3 * i), weight(3 * i + 1), weight(3 * i + 2), static_cast<float>(scales[i])});
+  }
+  return a.environment().hold(take(Adapter::create(std::move(products))));
 }
 
 // Reads a StepRequest into memory of its own: everything that is an index is copied, everything large is a view.
@@ -141,10 +225,17 @@ class RequestReader {
   }
 
   void readSequences() {
-    const std::vector<int32_t> values = table("sequences", 5);
-    for (size_t i = 0; i < values.size(); i += 5)
-      step_->request.sequences.push_back({values[i], values[i + 1], values[i + 2], values[i + 3], values[i + 4]});
+    const std::vector<int32_t> values = table("sequences", 6);
+    for (size_t i = 0; i < values.size(); i += 6)
+      step_->request.sequences.push_back(
+          {values[i], values[i + 1], values[i + 2], values[i + 3], values[i + 4], values[i + 5]});
+    const std::vector<double> adapters = a_.copy<double>(field("adapters"), "adapters");
+    for (size_t i = 0; i < adapters.size(); ++i)
+      step_->request.adapters.push_back(
+          a_.environment().handles.get<const Adapter>(handleOf(adapters[i], "adapters", static_cast<int64_t>(i))));
     step_->request.pageTable = a_.copy<int32_t>(field("pageTable"), "pageTable");
+    if (!a_.isNull(field("exactTable")))
+      step_->request.exactTable = a_.copy<int32_t>(field("exactTable"), "exactTable");
   }
 
   void readWeights() {
@@ -152,12 +243,12 @@ class RequestReader {
     for (size_t i = 0; i < handles.size(); ++i) {
       WeightRef weight;
       if (handles[i] != -1) {
-        const int64_t handle = wholeNumber(handles[i], "weights", static_cast<int64_t>(i), 1, kMaxSize);
-        const NativeObject& object = a_.environment().handles.object(static_cast<uint64_t>(handle));
+        const uint64_t handle = handleOf(handles[i], "weights", static_cast<int64_t>(i));
+        const NativeObject& object = a_.environment().handles.object(handle);
         if (const auto* packed = std::get_if<std::shared_ptr<const PackedWeight>>(&object)) {
           weight = *packed;
         } else {
-          weight = a_.environment().handles.get<const Vector>(static_cast<uint64_t>(handle));
+          weight = a_.environment().handles.get<const Vector>(handle);
         }
       }
       step_->request.weights.push_back(std::move(weight));
@@ -202,7 +293,7 @@ class RequestReader {
   void readEpilogue(Napi::Value object) {
     const auto read = [&](const char* key) { return a_.property(object, key, "epilogue"); };
     Epilogue& epilogue = step_->request.epilogue;
-    epilogue.mode = static_cast<EpilogueMode>(a_.integer(read("mode"), "epilogue.mode", 1, 4));
+    epilogue.mode = static_cast<EpilogueMode>(a_.integer(read("mode"), "epilogue.mode", 1, 5));
     epilogue.rows = indices(read("rows"), "epilogue.rows", 0, &step_->epilogueRows);
     epilogue.count = static_cast<int64_t>(step_->epilogueRows.size());
     const auto values = [&](int64_t each) {
@@ -234,6 +325,9 @@ class RequestReader {
         break;
       case EpilogueMode::kNll:
         epilogue.values = values(1);
+        break;
+      case EpilogueMode::kScore:
+        epilogue.values = values(2);
         break;
     }
     epilogue.targets = indices(read("targets"), "epilogue.targets", epilogue.count, &step_->targets);
@@ -292,6 +386,8 @@ Napi::Value step(Arguments& a) {
 constexpr Export kExports[] = {
     {"createProgram", createProgram, false},
     {"createCache", createCache, false},
+    {"createAdapter", createAdapter, false},
+    {"cacheBytes", cacheBytes, false},
     {"step", step, true},
 };
 

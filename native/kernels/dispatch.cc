@@ -143,8 +143,10 @@ int64_t linearScratch(const layout::Shape&) {
 }
 
 int64_t attentionScratch(int64_t headDim) {
-  // Per query: the scores of a chunk, an accumulator and a zero-padded copy of the query.
-  return AttentionTile::kMaxTile * (AttentionTile::kChunk + 2 * layout::roundUp(headDim, 16));
+  // Per query: the scores of a chunk, an accumulator and a zero-padded copy of the query. Then four unpacked pages, and
+  // scales and offsets of one.
+  const int64_t width = layout::roundUp(headDim, 16);
+  return AttentionTile::kMaxTile * (AttentionTile::kChunk + 2 * width) + 4 * 16 * width + 2 * (width + 16);
 }
 
 }  // namespace tsq

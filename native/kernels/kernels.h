@@ -7,22 +7,25 @@
 
 namespace tsq {
 
+namespace layout {
+struct KvPage;
+}
+
 // One tile of attention: R query vectors that share one KV head, against a range of cached positions. Block b of 16
-// positions lies in page pages[b] (see program/kv_cache.h), pages pageStride floats apart: K transposed [headDim][16]
-// at keys + page * pageStride, V row-major [16][vStride] at values + page * pageStride.
+// positions lies in page pages[b], pageStride bytes from one page to the next, as layout/kv_page.h says.
 struct AttentionTile {
   const float* const* queries;  // R pointers to [headDim]
   float* const* outputs;        // R pointers to [headDim]
   const int64_t* first;         // R: first visible position (sliding window), inclusive
   const int64_t* last;          // R: last visible position (causal), inclusive; below first: nothing, the output is 0
   int count;                    // R, 1 … kMaxTile
-  int64_t headDim;
   float scale;
-  const float* keys;
-  const float* values;
+  const layout::KvPage* page;  // layout of a page
+  const uint8_t* cache;        // page 0 of the head
   const int32_t* pages;
-  int64_t pageStride, vStride;
-  float softcap;  // 0: none
+  int64_t pageStride;
+  float keyScale, valueScale;  // of the layer, where scales are kTensor
+  float softcap;               // 0: none
   // Both null, or R numbers for who combines ranges of positions: this range counts sums * 2^peaks.
   float* peaks;
   float* sums;
@@ -91,11 +94,16 @@ struct KernelTable {
 
   // y = x * rsqrt(mean(x^2) + eps) * (offset + weight), one row of `width`.
   void (*rmsnorm)(const float* x, const float* weight, float* y, int64_t width, float eps, float offset);
+  // y = (x - mean(x)) * rsqrt(variance(x) + eps) * weight + bias (or null), one row of `width`.
+  void (*layernorm)(const float* x, const float* weight, const float* bias, float* y, int64_t width, float eps);
   // Rotates the halves of the first rotaryDim elements (cos, sin: [rotaryDim / 2]); copies the rest.
   void (*rope)(const float* x, float* y, int64_t headDim, int64_t rotaryDim, const float* cosine, const float* sine);
   void (*attention)(const AttentionTile& tile, float* scratch);
-  void (*silu)(const float* gate, const float* up, float* y, int64_t count);      // y = gate * sigmoid(gate) * up
-  void (*geluTanh)(const float* gate, const float* up, float* y, int64_t count);  // y = gelu_tanh(gate) * up
+  // y = f(gate) * up, or f(gate) where up is null: f(x) = x sigmoid(x), the GELU's approximation by tanh, and the GELU
+  // itself, x Phi(x) = x (1 + erf(x / sqrt 2)) / 2. y may be gate.
+  void (*silu)(const float* gate, const float* up, float* y, int64_t count);
+  void (*geluTanh)(const float* gate, const float* up, float* y, int64_t count);
+  void (*geluErf)(const float* gate, const float* up, float* y, int64_t count);
   void (*add)(const float* a, const float* b, float* y, int64_t count);
   void (*axpy)(float a, const float* x, float* y, int64_t count);  // y += a x  (fused)
   float (*dot)(const float* a, const float* b, int64_t count);

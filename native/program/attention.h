@@ -27,16 +27,27 @@ struct AttentionMerge {
   int64_t part, ranges;
 };
 
+// Exact pages of a sequence whose step begins more pages than its window keeps: all that its queries read but the
+// first ones of the sequence.
+struct StagedPages {
+  int64_t block = -1;  // the first one's place in the sequence; -1: they are read where the cache keeps them
+  int64_t first = 0;   // its place in the staging area
+};
+
 struct AttentionWorkspace {
   std::vector<AttentionTask> tasks;
   std::vector<AttentionMerge> merges;
   std::vector<int64_t> appends;  // by sequence: pages that are written before the tasks run, those before it included
-  AlignedBuffer scratch;         // one area per worker
-  AlignedBuffer partial;         // by part: outputs [queries][headDim], peaks, sums
+  std::vector<StagedPages> staged;   // by sequence
+  std::vector<int32_t> stagedTable;  // 0, 1, 2 …
+  AlignedBuffer scratch;             // one area per worker
+  AlignedBuffer partial;             // by part: outputs [queries][headDim], peaks, sums
+  AlignedBuffer staging;             // [page][KV head], f16
 };
 
 // Appends this step's keys and values to the cache, then computes every row's output: softmax(scale q K^T) V over the
-// positions that the row sees, its own included.
+// positions that the row sees, its own included. Which of them it sees as they were and which quantized follows from
+// its position and theirs (KvFormat), never from how the sequence was cut into steps.
 Status runAttention(const StepContext& step, const SectionRun& run, const Op& op);
 
 }  // namespace tsq

@@ -115,11 +115,20 @@ class EpilogueRun {
     if (e_.mode == EpilogueMode::kNll) {
       const float target = own[step_.plan.targets[index]];
       e_.values[index] = logSum(own, vocabulary_, own).log - target;
+    } else if (e_.mode == EpilogueMode::kScore) {
+      score(own, step_.plan.targets[index], e_.values + index * 2);
     } else if (e_.mode == EpilogueMode::kDivergence) {
       diverge(i, own, step_.plan.targets[index], e_.values + index * 4);
     } else {
       sample(i, own);
     }
+  }
+
+  // The top token is found before its row is overwritten: the first of equal ones.
+  void score(float* own, int32_t target, double* values) const {
+    const float logit = own[target], maximum = kernels().maximum(own, vocabulary_);
+    values[1] = firstMaximum(own, vocabulary_, maximum) == target;
+    values[0] = logSum(own, vocabulary_, own).log - logit;
   }
 
   void sample(int64_t i, float* own) {

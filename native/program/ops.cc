@@ -3,7 +3,9 @@
 #include <algorithm>
 
 #include "kernels/kernels.h"
+#include "program/low_rank.h"
 #include "program/parallel.h"
+#include "program/row_ops.h"
 
 namespace tsq {
 
@@ -67,6 +69,7 @@ Status linears(const StepContext& step, const SectionRun& run, const Op* ops, in
                      step.request.activations};
     }
     TSQ_RETURN_IF_ERROR(matmulGroup(products, count));
+    for (int32_t i = 0; i < count; ++i) TSQ_RETURN_IF_ERROR(addLowRank(step, run, ops[i], row, products[i].m));
   }
   return Status();
 }
@@ -130,13 +133,25 @@ Status runOps(const StepContext& step, const SectionRun& run, const Op* ops, int
       TSQ_RETURN_IF_ERROR(runAttention(step, run, op));
       break;
     case OpKind::kGated:
-      elementwise(step, op, op.p[0] == 0 ? kernels().silu : kernels().geluTanh);
+      elementwise(step, op, activationKernel(op));
       break;
     case OpKind::kAdd:
       elementwise(step, op, kernels().add);
       break;
     case OpKind::kLogits:
       TSQ_RETURN_IF_ERROR(runEpilogue(step, run, op));
+      break;
+    case OpKind::kLayerNorm:
+      layerNorm(step, run, op);
+      break;
+    case OpKind::kColumns:
+      columns(step, op);
+      break;
+    case OpKind::kPositions:
+      positions(step, run, op);
+      break;
+    case OpKind::kActivate:
+      activate(step, op);
       break;
   }
   return step.abort().raised() ? aborted() : Status();

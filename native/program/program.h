@@ -10,6 +10,7 @@
 
 #include "kernels/packed_weight.h"
 #include "program/kv_cache.h"
+#include "program/low_rank.h"
 #include "rounding/cross.h"
 #include "rounding/rounding.h"
 #include "runtime/status.h"
@@ -25,10 +26,15 @@ enum class OpKind : int32_t {
                    // attentionFactor]
   kAttention = 4,  // in0 q, in1 k, in2 v -> out; appends k, v to the cache               p: [heads, kvHeads, headDim,
                    // scale, window, softcap]
-  kGated =
-      5,     // in0 gate, in1 up -> out                                             p: [activation: 0 silu, 1 gelu_tanh]
-  kAdd = 6,  // in0, in1 -> out                                                     p: []
-  kLogits = 7,  // in0, w0 packed head: last op of an epilogue; runs per the request   p: [softcap]
+  kGated = 5,      // in0 gate, in1 up -> out                                             p: [activation: 0 silu, 1
+                   // gelu_tanh, 2 gelu_erf]
+  kAdd = 6,        // in0, in1 -> out                                                     p: []
+  kLogits = 7,     // in0, w0 packed head: last op of an epilogue; runs per the request   p: [softcap]
+  kLayerNorm = 8,  // in0, w0 vector, w1 bias vector or -1 -> out                         p: [eps]
+  kColumns = 9,    // in0 -> out: pieces of every row, one after another                  p: [begin, pieces, length,
+                   // stride]
+  kPositions = 10,  // out <- rows of weight w0 by position                                p: [positions]
+  kActivate = 11,   // in0 -> out                                                         p: [activation, as of kGated]
 };
 
 struct Op {
@@ -65,6 +71,7 @@ struct SectionRun {
 struct Sequence {
   int64_t rowBegin, rows, context;
   int64_t pageBegin, pages;  // its page table: StepRequest::pageTable[pageBegin … + pages)
+  int32_t adapter = -1;      // of StepRequest::adapters, which its linears run with; -1: none
 };
 
 enum class Reduction : int32_t {
@@ -116,7 +123,7 @@ struct Sampling {
   int64_t historyCount = 0;
 };
 
-enum class EpilogueMode : int32_t { kNone = 0, kLogits = 1, kNll = 2, kSample = 3, kDivergence = 4 };
+enum class EpilogueMode : int32_t { kNone = 0, kLogits = 1, kNll = 2, kSample = 3, kDivergence = 4, kScore = 5 };
 
 // What kLogits computes for chosen rows, in chunks that bound memory.
 struct Epilogue {
@@ -124,9 +131,9 @@ struct Epilogue {
   const int32_t* rows = nullptr;  // [count] row indices of this step
   int64_t count = 0;
   float* logits = nullptr;           // kLogits: [count, vocabulary]
-  const int32_t* targets = nullptr;  // kNll, kDivergence: [count] token ids
+  const int32_t* targets = nullptr;  // kNll, kDivergence, kScore: [count] token ids
   double* values = nullptr;   // kNll: [count] -log p(target) in nats; kDivergence: [count, 4] = KL(ref || this), nll,
-                              // ref nll, top token agrees (0/1)
+                              // ref nll, top token agrees (0/1); kScore: [count, 2] = nll, target is top token (0/1)
   int32_t* tokens = nullptr;  // kSample: [count]
   Sampling sampling;
   // kDivergence: the reference model's epilogue input (rows [count, refWidth], after its final norm) and head.
@@ -144,6 +151,10 @@ struct StepRequest {
   const int32_t* tokens = nullptr;  // [rows], needed by kEmbed
   std::vector<Sequence> sequences;
   std::vector<int32_t> pageTable;
+  std::vector<std::shared_ptr<const Adapter>> adapters;
+  // Beside pageTable, or empty where the cache keeps nothing exact: page of the cache's f16 pool, -1 none. Needed for
+  // what the format keeps and a query of this step reads, but for pages begun in this step that none will read later.
+  std::vector<int32_t> exactTable;
   std::shared_ptr<KvCache> cache;  // needed by kAttention
   const float* hidden =
       nullptr;  // [rows, slots[hiddenSlot]] copied into hiddenSlot before the first run; null: keep what is there

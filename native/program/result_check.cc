@@ -101,9 +101,9 @@ Status checkEpilogue(const ProgramSpec& spec, const StepRequest& request, bool h
   const Epilogue& e = request.epilogue;
   plan->epilogueRows.clear();
   if (e.mode == EpilogueMode::kNone) return Status();
-  if (e.mode < EpilogueMode::kNone || e.mode > EpilogueMode::kDivergence) {
+  if (e.mode < EpilogueMode::kNone || e.mode > EpilogueMode::kScore) {
     return optionError("epilogue.mode is ", static_cast<int32_t>(e.mode), ", expected 0 to ",
-                       static_cast<int32_t>(EpilogueMode::kDivergence));
+                       static_cast<int32_t>(EpilogueMode::kScore));
   }
   if (!hasLogits) return optionError("the epilogue asks for a result, but no run contains a logits op");
   if (e.count < 0 || e.count > kMaxRows) {

@@ -17,6 +17,43 @@ Status sharedPage(const StepRequest& request, size_t s, int64_t index) {
                      " is used elsewhere in the step while new tokens are written to it; copy it first");
 }
 
+// That there is an exact page wherever one is read after this step or was written before it, and that no page is
+// written for two.
+Status checkExactPages(const StepRequest& request) {
+  const KvCache& cache = *request.cache;
+  if (!cache.hasExact()) return Status();
+  const KvFormat& format = cache.format();
+  if (request.exactTable.size() != request.pageTable.size()) {
+    return optionError("exactTable has ", request.exactTable.size(), " entries, expected as many as the page table's ",
+                       request.pageTable.size(), ": the cache keeps the first and the recent positions of a sequence");
+  }
+  std::vector<uint8_t> used(static_cast<size_t>(format.exactPages), 0);  // 1: read, 2: written
+  for (size_t s = 0; s < request.sequences.size(); ++s) {
+    const Sequence& q = request.sequences[s];
+    const int64_t begun = q.context / KvCache::kPage, last = (q.context + q.rows - 1) / KvCache::kPage;
+    for (int64_t i = 0; i <= last; ++i) {
+      const int64_t index = q.pageBegin + i;
+      const int32_t exact = request.exactTable[static_cast<size_t>(index)];
+      // Read by this step's first query, or by one of a later step.
+      const bool sink = i < format.sinkPages, read = i * KvCache::kPage < q.context && i > begun - format.windowPages;
+      const bool needed = sink || read || i > last - format.windowPages;
+      if (exact < (needed ? 0 : -1) || exact >= format.exactPages) {
+        return optionError("exactTable[", index, "] (sequences[", s, "]) is ", exact, ", expected ", needed ? 0 : -1,
+                           " to ", format.exactPages - 1, " (the cache's exact pages)");
+      }
+      if (exact < 0 || (!needed && i < begun)) continue;
+      uint8_t& use = used[static_cast<size_t>(exact)];
+      const bool written = i >= begun;
+      if (use == 2 || (written && use != 0)) {
+        return optionError("exactTable[", index, "] (sequences[", s, "]): exact page ", exact,
+                           " is used elsewhere in the step while new tokens are written to it; copy it first");
+      }
+      use = written ? 2 : 1;
+    }
+  }
+  return Status();
+}
+
 }  // namespace
 
 Status checkSequences(const StepRequest& request, StepPlan* plan) {
@@ -35,12 +72,16 @@ Status checkSequences(const StepRequest& request, StepPlan* plan) {
       return optionError("sequences[", s, "].context is ", sequence.context, ", expected 0 to ",
                          kMaxContext - sequence.rows);
     }
+    const int64_t adapters = static_cast<int64_t>(request.adapters.size());
+    if (sequence.adapter < -1 || sequence.adapter >= adapters) {
+      return optionError("sequences[", s, "].adapter is ", sequence.adapter, ", expected -1 (none) to ", adapters - 1);
+    }
     for (int64_t i = 0; i < sequence.rows; ++i) plan->positions.push_back(sequence.context + i);
     next += sequence.rows;
   }
   if (next == request.rows) return Status();
   return optionError("the sequences cover ", next, " rows, expected all ", request.rows,
-                     " (rope and attention need positions)");
+                     " (rope, attention and adapters need to know whose they are)");
 }
 
 Status checkPages(const StepRequest& request, StepPlan* plan) {
@@ -70,6 +111,7 @@ Status checkPages(const StepRequest& request, StepPlan* plan) {
       written = 1;
     }
   }
+  TSQ_RETURN_IF_ERROR(checkExactPages(request));
   // Full pages of earlier positions may be shared by sequences with a common beginning, but nobody may write to them.
   for (size_t s = 0; s < request.sequences.size(); ++s) {
     const Sequence& q = request.sequences[s];

@@ -17,6 +17,10 @@ constexpr Signature kSignatures[] = {
     {"gated", 2, true, 0, 0, 1, {"activation"}},
     {"add", 2, true, 0, 0, 0, {}},
     {"logits", 1, false, 1, 0, 1, {"softcap"}},
+    {"layernorm", 1, true, 1, 1, 1, {"eps"}},
+    {"columns", 1, true, 0, 0, 4, {"begin", "pieces", "length", "stride"}},
+    {"positions", 0, true, 1, 0, 1, {"positions"}},
+    {"activate", 1, true, 0, 0, 1, {"activation"}},
 };
 
 constexpr int64_t kMaxWidth = int64_t{1} << 30;
@@ -50,13 +54,21 @@ class OpCheck {
       case OpKind::kAttention:
         return attention();
       case OpKind::kGated:
-        TSQ_RETURN_IF_ERROR(integer(0, 0, 1));
+      case OpKind::kActivate:
+        TSQ_RETURN_IF_ERROR(integer(0, 0, 2));
         return equalWidths();
       case OpKind::kAdd:
         return equalWidths();
       case OpKind::kLogits:
         if (index_ + 1 != spec_.sections[section_].ops.size()) return fail("must be the last op of its section");
         return notNegative(0);
+      case OpKind::kLayerNorm:
+        TSQ_RETURN_IF_ERROR(equalWidths());
+        return notNegative(0);
+      case OpKind::kColumns:
+        return columns();
+      case OpKind::kPositions:
+        return integer(0, 1, kMaxWidth);
     }
     return Status();
   }
@@ -150,6 +162,20 @@ class OpCheck {
     return positive(3);
   }
 
+  Status columns() const {
+    TSQ_RETURN_IF_ERROR(integer(0, 0, kMaxWidth));
+    for (int i = 1; i < 4; ++i) TSQ_RETURN_IF_ERROR(integer(i, 1, kMaxWidth));
+    const ColumnsParameters p = columnsParameters(op_);
+    if (p.stride < p.length) return fail(parameter(3), " is ", p.stride, ", expected at least the length ", p.length);
+    const int64_t end = p.begin + (p.pieces - 1) * p.stride + p.length;
+    if (end > width(op_.in[0])) {
+      return fail("the last piece ends at column ", end, ", but in[0] (slot ", op_.in[0], ") is ", width(op_.in[0]),
+                  " wide");
+    }
+    if (op_.out == op_.in[0]) return fail("reads and writes slot ", op_.out, ": give it another output slot");
+    return hasWidth("out", op_.out, p.pieces * p.length, "pieces x length");
+  }
+
   Status attention() const {
     for (int i = 0; i < 3; ++i) TSQ_RETURN_IF_ERROR(integer(i, 1, kMaxWidth));
     TSQ_RETURN_IF_ERROR(positive(3));
@@ -181,6 +207,11 @@ const Signature* signatureOf(OpKind kind) {
 AttentionParameters attentionParameters(const Op& op) {
   return {static_cast<int64_t>(op.p[0]), static_cast<int64_t>(op.p[1]), static_cast<int64_t>(op.p[2]),
           static_cast<int64_t>(op.p[4]), static_cast<float>(op.p[3]),   static_cast<float>(op.p[5])};
+}
+
+ColumnsParameters columnsParameters(const Op& op) {
+  return {static_cast<int64_t>(op.p[0]), static_cast<int64_t>(op.p[1]), static_cast<int64_t>(op.p[2]),
+          static_cast<int64_t>(op.p[3])};
 }
 
 Status validateSpec(const ProgramSpec& spec) {

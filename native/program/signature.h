@@ -24,6 +24,12 @@ struct AttentionParameters {
 };
 AttentionParameters attentionParameters(const Op& op);
 
+// Op::p of a columns op: piece i of a row is its columns begin + i * stride … + length.
+struct ColumnsParameters {
+  int64_t begin, pieces, length, stride;
+};
+ColumnsParameters columnsParameters(const Op& op);
+
 // kFormat with the op's position and what is wrong with it.
 Status validateSpec(const ProgramSpec& spec);
 

@@ -2,6 +2,7 @@
 #pragma once
 #include "program/attention.h"
 #include "program/epilogue.h"
+#include "program/low_rank.h"
 #include "program/rope_tables.h"
 #include "program/slot_arena.h"
 #include "program/step_plan.h"
@@ -13,6 +14,7 @@ struct Workspace {
   RopeTables ropes;
   AttentionWorkspace attention;
   EpilogueWorkspace epilogue;
+  LowRankWorkspace lowRank;
 };
 
 struct StepContext {

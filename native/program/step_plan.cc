@@ -1,5 +1,7 @@
 #include "program/step_plan.h"
 
+#include <algorithm>
+
 #include "program/message.h"
 #include "program/request_check.h"
 #include "program/signature.h"
@@ -26,7 +28,8 @@ class RequestCheck {
     if (embeds_) {
       TSQ_RETURN_IF_ERROR(copyTokenIds("tokens", request_.tokens, request_.rows, spec_.vocabulary, &plan_.tokens));
     }
-    if (positioned_) TSQ_RETURN_IF_ERROR(checkSequences(request_, &plan_));
+    if (positioned_ || !request_.adapters.empty()) TSQ_RETURN_IF_ERROR(checkSequences(request_, &plan_));
+    TSQ_RETURN_IF_ERROR(learnedPositions());
     if (attends_) TSQ_RETURN_IF_ERROR(checkPages(request_, &plan_));
     if (request_.hidden != nullptr) TSQ_RETURN_IF_ERROR(checkSlot("hiddenSlot", request_.hiddenSlot, spec_));
     TSQ_RETURN_IF_ERROR(checkObservers(spec_, request_, &plan_));
@@ -70,6 +73,13 @@ class RequestCheck {
         return vector(r, i, 0, static_cast<int64_t>(op.p[2]) / 2, "an inverse frequency for every rotated pair");
       case OpKind::kAttention:
         return attention(r, i, op);
+      case OpKind::kLayerNorm:
+        TSQ_RETURN_IF_ERROR(vector(r, i, 0, width(op.out), "the normalized width"));
+        return op.weight[1] < 0 ? Status() : vector(r, i, 1, width(op.out), "a bias for every column");
+      case OpKind::kPositions:
+        positioned_ = true;
+        learned_ = std::min(learned_, static_cast<int64_t>(op.p[0]));
+        return matrix(r, i, 0, static_cast<int64_t>(op.p[0]), width(op.out));
       case OpKind::kLogits:
         if (request_.epilogue.mode == EpilogueMode::kNone) return Status();
         if (logits_) {
@@ -80,6 +90,18 @@ class RequestCheck {
       default:
         return Status();
     }
+  }
+
+  // Tokens beyond the rows of a table of positions.
+  Status learnedPositions() const {
+    for (size_t s = 0; s < request_.sequences.size(); ++s) {
+      const Sequence& sequence = request_.sequences[s];
+      if (learned_ < kUnlimited && sequence.context + sequence.rows > learned_) {
+        return optionError("sequences[", s, "] reaches position ", sequence.context + sequence.rows - 1,
+                           ", but the model has learned positions 0 to ", learned_ - 1, " only");
+      }
+    }
+    return Status();
   }
 
   std::string where(size_t r, int32_t i) const { return opPosition(spec_, request_, r, i); }
@@ -143,6 +165,8 @@ class RequestCheck {
   const ProgramSpec& spec_;
   const StepRequest& request_;
   StepPlan& plan_;
+  static constexpr int64_t kUnlimited = int64_t{1} << 62;
+  int64_t learned_ = kUnlimited;  // positions that every table of this step has
   bool embeds_ = false, positioned_ = false, attends_ = false, logits_ = false;
 };
 

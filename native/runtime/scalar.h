@@ -55,6 +55,19 @@ TSQ_INLINE float e5m2ToFloat(uint8_t bits) {
   return f16ToFloat(static_cast<uint16_t>(bits << 8));
 }
 
+// Nearest even; beyond 448, the largest, it saturates. NaN stays NaN.
+TSQ_INLINE uint8_t floatToE4m3(float value) {
+  const uint32_t bits = floatToBits(value), magnitude = bits & 0x7fffffffu;
+  const uint8_t sign = static_cast<uint8_t>(bits >> 24 & 0x80u);
+  if (magnitude > 0x7f800000u) return static_cast<uint8_t>(sign | 0x7fu);
+  if (magnitude >= 0x43e00000u) return static_cast<uint8_t>(sign | 0x7eu);
+  if (magnitude < 0x3c800000u) {                             // below 2^-6: subnormal
+    const float scaled = bitsToFloat(magnitude) + 16384.0f;  // the low mantissa bits are x in steps of 2^-9
+    return static_cast<uint8_t>(sign | (floatToBits(scaled) - 0x46800000u));
+  }
+  return static_cast<uint8_t>(sign | (((magnitude + 0x7ffffu + (magnitude >> 20 & 1u)) >> 20) - (120u << 3)));
+}
+
 TSQ_INLINE uint16_t floatToF16(float value) {
   const uint32_t bits = floatToBits(value);
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);

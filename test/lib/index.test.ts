@@ -13,6 +13,8 @@ t.test("the public surface, no more and no less", async t => {
     "dequantize",
     "devices",
     "evaluateModel",
+    "evaluateNeedle",
+    "evaluateTask",
     "inspectModel",
     "loadModel",
     "matmul",

@@ -168,10 +168,24 @@ TSQ_INLINE Lanes loadE5m2(const void* p) {
   return {loadE5m2x8(at), loadE5m2x8(at + 8)};
 }
 // Sixteen unsigned bytes as f32.
-TSQ_INLINE Lanes loadBytes(const void* p) {
-  const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));
+TSQ_INLINE Lanes unsignedBytes(__m128i bytes) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)),
           _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
+}
+TSQ_INLINE Lanes loadBytes(const void* p) {
+  return unsignedBytes(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+}
+// Sixteen bytes with a sign as f32.
+TSQ_INLINE Lanes loadSigned(const void* p) {
+  const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+}
+// The lower and the upper four bits of sixteen bytes.
+TSQ_INLINE void loadNibbles(const void* p, Lanes* low, Lanes* high) {
+  const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p)), mask = _mm_set1_epi8(15);
+  *low = unsignedBytes(_mm_and_si128(bytes, mask));
+  *high = unsignedBytes(_mm_and_si128(_mm_srli_epi16(bytes, 4), mask));
 }
 TSQ_INLINE void storeHalf(void* p, Lanes x) {
   __m128i* at = static_cast<__m128i*>(p);

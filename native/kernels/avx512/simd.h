@@ -143,6 +143,16 @@ TSQ_INLINE Lanes loadE5m2(const void* p) {
 TSQ_INLINE Lanes loadBytes(const void* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
 }
+// Sixteen bytes with a sign as f32.
+TSQ_INLINE Lanes loadSigned(const void* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
+}
+// The lower and the upper four bits of sixteen bytes.
+TSQ_INLINE void loadNibbles(const void* p, Lanes* low, Lanes* high) {
+  const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p)), mask = _mm_set1_epi8(15);
+  *low = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(bytes, mask)));
+  *high = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(_mm_srli_epi16(bytes, 4), mask)));
+}
 TSQ_INLINE void storeHalf(void* p, Lanes x) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }

@@ -13,6 +13,7 @@
 #pragma once
 
 #include "kernels/generic/elementwise.h"
+#include "kernels/generic/kv_unpack.h"
 #include "kernels/kernels.h"
 
 namespace tsq {
@@ -31,8 +32,8 @@ constexpr int widthOf(int queries) {
   return kAttentionLanes / queries >= 4 ? 4 : kAttentionLanes / queries >= 2 ? 2 : 1;
 }
 
-TSQ_INLINE const float* pageOf(const AttentionTile& tile, const float* base, int64_t block) {
-  return base + tile.pages[block] * tile.pageStride;
+TSQ_INLINE const uint8_t* pageOf(const AttentionTile& tile, int64_t block) {
+  return tile.cache + tile.pages[block] * tile.pageStride;
 }
 
 // Pages that the next stripe reads are fetched while this one is computed. kSome: by all register tiles of a large tile
@@ -41,21 +42,19 @@ enum class Ahead { kNone, kSome, kAll };
 
 // Scores of kQueries queries with kBlocks blocks of 16 positions. queries: [kQueries][stride], scaled.
 template <int kQueries, int kBlocks, Ahead kAhead>
-TSQ_INLINE void scoreBlocks(const AttentionTile& tile, const float* queries, int64_t stride, int64_t block,
+TSQ_INLINE void scoreBlocks(int64_t headDim, const float* queries, int64_t stride, const float* const* keys,
                             float* scores, const float* const* ahead) {
   constexpr int kFetched = kAhead == Ahead::kAll ? kBlocks : kAhead == Ahead::kSome ? 1 : 0;
-  const float* keys[kBlocks];
   const float* query[kQueries];
   Lanes total[kQueries][kBlocks];
 #pragma GCC unroll 8
   for (int r = 0; r < kQueries; ++r) query[r] = queries + r * stride;
 #pragma GCC unroll 8
   for (int b = 0; b < kBlocks; ++b) {
-    keys[b] = pageOf(tile, tile.keys, block + b);
 #pragma GCC unroll 8
     for (int r = 0; r < kQueries; ++r) total[r][b] = zeros();
   }
-  for (int64_t d = 0; d < tile.headDim; ++d) {
+  for (int64_t d = 0; d < headDim; ++d) {
     Lanes key[kBlocks];
 #pragma GCC unroll 8
     for (int b = 0; b < kFetched; ++b) prefetch(ahead[b] + d * kPageRows);
@@ -75,32 +74,33 @@ TSQ_INLINE void scoreBlocks(const AttentionTile& tile, const float* queries, int
   }
 }
 
-// `blocks` blocks, at most a stripe of them.
+// `blocks` blocks, at most a stripe of them. keys: of each block.
 template <int kQueries, Ahead kAhead>
-__attribute__((noinline)) void scoreStripe(const AttentionTile& tile, const float* queries, int64_t stride,
-                                           int64_t block, int64_t blocks, float* scores, const float* const* ahead) {
+__attribute__((noinline)) void scoreStripe(int64_t headDim, const float* queries, int64_t stride,
+                                           const float* const* keys, int64_t blocks, float* scores,
+                                           const float* const* ahead) {
   constexpr int kWide = widthOf(kQueries);
   constexpr Ahead kOnce = kAhead == Ahead::kSome ? Ahead::kNone : kAhead;
   if (blocks == kStripePages) {
-    scoreBlocks<kQueries, kWide, kAhead>(tile, queries, stride, block, scores, ahead);
+    scoreBlocks<kQueries, kWide, kAhead>(headDim, queries, stride, keys, scores, ahead);
     for (int b = kWide; b < kStripePages; b += kWide)
-      scoreBlocks<kQueries, kWide, kOnce>(tile, queries, stride, block + b, scores + b * kPageRows, ahead + b);
+      scoreBlocks<kQueries, kWide, kOnce>(headDim, queries, stride, keys + b, scores + b * kPageRows, ahead + b);
     return;
   }
   constexpr int kStep = kAhead == Ahead::kAll ? 1 : 0;
   int64_t b = 0;
   if constexpr (kWide > 1) {
     for (; b + 2 <= blocks; b += 2)
-      scoreBlocks<kQueries, 2, kAhead>(tile, queries, stride, block + b, scores + b * kPageRows, ahead + b * kStep);
+      scoreBlocks<kQueries, 2, kAhead>(headDim, queries, stride, keys + b, scores + b * kPageRows, ahead + b * kStep);
   }
   for (; b < blocks; ++b)
-    scoreBlocks<kQueries, 1, kAhead>(tile, queries, stride, block + b, scores + b * kPageRows, ahead + b * kStep);
+    scoreBlocks<kQueries, 1, kAhead>(headDim, queries, stride, keys + b, scores + b * kPageRows, ahead + b * kStep);
 }
 
 // Adds the weighted value rows [from, to] to kSlices * 16 columns of every accumulator, after scaling it by its factor.
-// weights: of position `from`.
+// weights: of position `from`. values: of the blocks from that of `from` on, rows of `width`.
 template <int kQueries, int kSlices, Ahead kAhead>
-TSQ_INLINE void addValues(const AttentionTile& tile, const float* weights, int64_t from, int64_t to, int64_t column,
+TSQ_INLINE void addValues(const float* const* values, const float* weights, int64_t from, int64_t to, int64_t column,
                           const float* factors, float* totals, int64_t width, const float* const* ahead) {
   Lanes sums[kQueries][kSlices];
 #pragma GCC unroll 8
@@ -111,15 +111,15 @@ TSQ_INLINE void addValues(const AttentionTile& tile, const float* weights, int64
   const float* next = *ahead + column / kStripe * kStripe * kPageRows;
   for (int64_t position = from; position <= to;) {
     const int64_t end = (position / kPageRows + 1) * kPageRows <= to ? (position / kPageRows + 1) * kPageRows : to + 1;
-    const int64_t offset = position % kPageRows * tile.vStride + column;
-    const float* value = pageOf(tile, tile.values, position / kPageRows) + offset;
+    const int64_t offset = position % kPageRows * width + column;
+    const float* value = *values++ + offset;
     if constexpr (kAhead == Ahead::kAll) next = *ahead++ + offset;
-    for (; position < end; ++position, ++weights, value += tile.vStride) {
+    for (; position < end; ++position, ++weights, value += width) {
       Lanes row[kSlices];
       if constexpr (kAhead == Ahead::kAll) {
 #pragma GCC unroll 8
         for (int s = 0; s < kSlices; ++s) prefetch(next + s * 16);
-        next += tile.vStride;
+        next += width;
       } else if constexpr (kAhead == Ahead::kSome) {
         prefetch(next);
         next += 16;
@@ -146,19 +146,19 @@ TSQ_INLINE void addValues(const AttentionTile& tile, const float* weights, int64
 
 // Columns [column, columnEnd) of a stripe.
 template <int kQueries, Ahead kAhead>
-__attribute__((noinline)) void valueStripe(const AttentionTile& tile, const float* weights, int64_t from, int64_t to,
+__attribute__((noinline)) void valueStripe(const float* const* values, const float* weights, int64_t from, int64_t to,
                                            int64_t column, int64_t columnEnd, const float* factors, float* totals,
                                            int64_t width, const float* const* ahead) {
   constexpr int kWide = widthOf(kQueries);
   constexpr Ahead kOnce = kAhead == Ahead::kSome ? Ahead::kNone : kAhead;
   if (columnEnd - column == kStripe) {
-    addValues<kQueries, kWide, kAhead>(tile, weights, from, to, column, factors, totals, width, ahead);
+    addValues<kQueries, kWide, kAhead>(values, weights, from, to, column, factors, totals, width, ahead);
     for (column += kWide * 16; column < columnEnd; column += kWide * 16)
-      addValues<kQueries, kWide, kOnce>(tile, weights, from, to, column, factors, totals, width, ahead);
+      addValues<kQueries, kWide, kOnce>(values, weights, from, to, column, factors, totals, width, ahead);
     return;
   }
   for (; column < columnEnd; column += 16)
-    addValues<kQueries, 1, kAhead>(tile, weights, from, to, column, factors, totals, width, ahead);
+    addValues<kQueries, 1, kAhead>(values, weights, from, to, column, factors, totals, width, ahead);
 }
 
 struct StripeKernels {
@@ -234,10 +234,12 @@ TSQ_INLINE void chunkWeights(float* scores, int64_t count, int64_t first, int64_
 }
 
 void attention(const AttentionTile& tile, float* scratch) {
-  const int64_t width = layout::roundUp(tile.headDim, 16);
+  const KvPage& page = *tile.page;
+  const int64_t headDim = page.headDim, width = page.width;
   float* scores = scratch;                                 // [count][kChunk]
   float* totals = scores + kMaxQueries * kChunkPositions;  // [count][width]
   float* queries = totals + kMaxQueries * width;           // [count][width], scaled
+  float* unpacked = queries + kMaxQueries * width;         // [kStripePages][16 * width]
   const float ones[kQueryRows] = {1, 1, 1, 1, 1, 1};
   Running running;
   for (int r = 0; r < Running::kQueries; ++r) running.peak[r] = running.found[r] = AttentionTile::kNoPeak;
@@ -251,7 +253,7 @@ void attention(const AttentionTile& tile, float* scratch) {
   for (int r = 0; r < tile.count; ++r) {
     const float* query = tile.queries[r];
     for (int64_t d = 0; d < width; d += 16) {
-      store(queries + r * width + d, mul(loadSome(query + d, tile.headDim - d), scale));
+      store(queries + r * width + d, mul(loadSome(query + d, headDim - d), scale));
       store(totals + r * width + d, zeros());
     }
     store(running.sums + r * 16, zeros());
@@ -265,9 +267,30 @@ void attention(const AttentionTile& tile, float* scratch) {
   const int64_t lastPage = last / kPageRows;
   // The pages from `block` on, for the register tile `part`.
   const float* ahead[kStripePages];
-  const auto lookAhead = [&](const float* base, int64_t block) __attribute__((always_inline)) {
+  const auto lookAhead = [&](int64_t offset, int64_t block) __attribute__((always_inline)) {
     for (int64_t i = 0; i < kStripePages; ++i)
-      ahead[i] = pageOf(tile, base, block + i < lastPage ? block + i : lastPage);
+      ahead[i] = reinterpret_cast<const float*>(pageOf(tile, block + i < lastPage ? block + i : lastPage) + offset);
+  };
+  // The f32 keys or values of a stripe's blocks, where they lie or unpacked. What was to be fetched ahead then is, and
+  // the stripes do it once more where they are harmless.
+  const float* blockData[kStripePages];
+  const KvUnpacker unpackers[2] = {keyUnpacker(page.keys), valueUnpacker(page.values)};
+  const auto openBlocks = [&](bool ofKeys, int64_t block, int64_t blocks) __attribute__((always_inline)) {
+    const KvUnpacker unpack = unpackers[ofKeys ? 0 : 1];
+    const int64_t offset = ofKeys ? page.keys.codes : page.values.codes;
+    for (int64_t i = 0; i < blocks; ++i) {
+      const uint8_t* data = pageOf(tile, block + i);
+      if (unpack == nullptr) {
+        blockData[i] = reinterpret_cast<const float*>(data + offset);
+        continue;
+      }
+      float* out = unpacked + i * kPageRows * width;
+      unpack({&page, data, reinterpret_cast<const uint8_t*>(ahead[i]), ofKeys ? tile.keyScale : tile.valueScale, out,
+              unpacked + kStripePages * kPageRows * width});
+      blockData[i] = out;
+    }
+    if (unpack == nullptr) return;
+    for (int64_t i = 0; i < kStripePages; ++i) ahead[i] = unpacked + i * kPageRows * width;
   };
   const auto share = [&](int part) __attribute__((always_inline)) {
     return ahead + (large ? part : 0);
@@ -280,10 +303,11 @@ void attention(const AttentionTile& tile, float* scratch) {
     for (int64_t block = blockBegin; block < blockEnd; block += kStripePages) {
       const bool lastStripe = block + kStripePages >= blockEnd;
       const int64_t blocks = lastStripe ? blockEnd - block : kStripePages;
-      lookAhead(lastStripe ? tile.values : tile.keys, lastStripe ? blockBegin : block + kStripePages);
+      lookAhead(lastStripe ? page.values.codes : page.keys.codes, lastStripe ? blockBegin : block + kStripePages);
+      openBlocks(true, block, blocks);
       for (int part = 0; part < parts; ++part) {
         const int r = partBegin(part), rows = partBegin(part + 1) - r;
-        kernels[rows - 1].scores(tile, queries + r * width, width, block, blocks,
+        kernels[rows - 1].scores(headDim, queries + r * width, width, blockData, blocks,
                                  scores + r * kChunkPositions + block * kPageRows - chunk, share(part));
       }
     }
@@ -302,12 +326,13 @@ void attention(const AttentionTile& tile, float* scratch) {
     }
     for (int64_t stripe = from / kStripe * kStripe; stripe <= to; stripe += kStripe) {
       const int64_t a = from > stripe ? from : stripe, b = to < stripe + kStripe - 1 ? to : stripe + kStripe - 1;
-      lookAhead(b == to ? tile.keys : tile.values, (b + 1) / kPageRows);
+      lookAhead(b == to ? page.keys.codes : page.values.codes, (b + 1) / kPageRows);
+      openBlocks(false, a / kPageRows, b / kPageRows + 1 - a / kPageRows);
       for (int64_t column = 0; column < width; column += kStripe) {
         const int64_t columnEnd = column + kStripe < width ? column + kStripe : width;
         for (int part = 0; part < parts; ++part) {
           const int r = partBegin(part), rows = partBegin(part + 1) - r;
-          kernels[rows - 1].values(tile, scores + r * kChunkPositions + a - chunk, a, b, column, columnEnd,
+          kernels[rows - 1].values(blockData, scores + r * kChunkPositions + a - chunk, a, b, column, columnEnd,
                                    a == from ? running.factor + r : ones, totals + r * width, width, share(part));
         }
       }
@@ -316,8 +341,8 @@ void attention(const AttentionTile& tile, float* scratch) {
   for (int r = 0; r < tile.count; ++r) {
     const float total = sum(load(running.sums + r * 16));
     const Lanes inverse = set1(total > 0 ? 1.0f / total : 0.0f);
-    for (int64_t d = 0; d < tile.headDim; d += 16) {
-      storeSome(tile.outputs[r] + d, mul(load(totals + r * width + d), inverse), tile.headDim - d);
+    for (int64_t d = 0; d < headDim; d += 16) {
+      storeSome(tile.outputs[r] + d, mul(load(totals + r * width + d), inverse), headDim - d);
     }
     if (tile.peaks == nullptr) continue;
     tile.peaks[r] = running.peak[r];

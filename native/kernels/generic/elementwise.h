@@ -61,23 +61,38 @@ void fromFloat(const float* source, void* out, Dtype to, int64_t count) {
   if (count > 0) __builtin_memmove(out, source, static_cast<size_t>(count) * 4);
 }
 
-// y = gate * sigmoid(gate) * up
-void silu(const float* gate, const float* up, float* y, int64_t count) {
+// y = f(gate) * up, or f(gate) alone.
+template <typename Activation>
+TSQ_INLINE void activate(const float* gate, const float* up, float* y, int64_t count, Activation f) {
   for (int64_t i = 0; i < count; i += 16) {
-    const Lanes g = loadSome(gate + i, count - i);
-    const Lanes activated = div(g, add(set1(1.0f), exp(sub(zeros(), g))));
-    storeSome(y + i, mul(activated, loadSome(up + i, count - i)), count - i);
+    const Lanes activated = f(loadSome(gate + i, count - i));
+    storeSome(y + i, up == nullptr ? activated : mul(activated, loadSome(up + i, count - i)), count - i);
   }
+}
+
+void silu(const float* gate, const float* up, float* y, int64_t count) {
+  activate(
+      gate, up, y, count,
+      [](Lanes g) __attribute__((always_inline)) { return div(g, add(set1(1.0f), exp(sub(zeros(), g)))); });
 }
 
 // 0.5 g (1 + tanh u) = g / (1 + e^-2u) with u = sqrt(2 / pi) (g + 0.044715 g^3): no cancellation for negative g.
 void geluTanh(const float* gate, const float* up, float* y, int64_t count) {
-  for (int64_t i = 0; i < count; i += 16) {
-    const Lanes g = loadSome(gate + i, count - i);
-    const Lanes u = mul(g, fma(mul(g, g), set1(0.0713548163f), set1(1.59576912f)));  // 2 u
-    const Lanes activated = div(g, add(set1(1.0f), exp(sub(zeros(), u))));
-    storeSome(y + i, mul(activated, loadSome(up + i, count - i)), count - i);
-  }
+  activate(
+      gate, up, y, count, [](Lanes g) __attribute__((always_inline)) {
+        const Lanes u = mul(g, fma(mul(g, g), set1(0.0713548163f), set1(1.59576912f)));  // 2 u
+        return div(g, add(set1(1.0f), exp(sub(zeros(), u))));
+      });
+}
+
+// g Phi(g): Phi(-x) = erfc(z) / 2 for x >= 0, z = x / sqrt 2, Phi(x) = 1 - Phi(-x): no cancellation for negative g.
+void geluErf(const float* gate, const float* up, float* y, int64_t count) {
+  activate(
+      gate, up, y, count, [](Lanes g) __attribute__((always_inline)) {
+        const Lanes z = mul(abs(g), set1(0.707106781f));
+        const Lanes tail = mul(set1(0.5f), erfc(z));
+        return mul(g, ifLess(g, zeros(), tail, sub(set1(1.0f), tail)));
+      });
 }
 
 void add(const float* a, const float* b, float* y, int64_t count) {

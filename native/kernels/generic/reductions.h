@@ -44,6 +44,37 @@ void rmsnorm(const float* x, const float* weight, float* y, int64_t width, float
   }
 }
 
+// Two passes: what differs from the mean is squared, so that a mean far from zero costs no accuracy.
+void layernorm(const float* x, const float* weight, const float* bias, float* y, int64_t width, float eps) {
+  const double total = blockedSum(
+      width, [x](Lanes acc, int64_t i, int64_t count)
+                 __attribute__((always_inline)) { return add(acc, loadSome(x + i, count)); });
+  const double middle = total / static_cast<double>(width);
+  const Lanes mean = set1(static_cast<float>(middle));
+  // The mean was rounded to f32; the sum of what differs says by how much. Lanes beyond the row count for nothing.
+  const double rest = middle - static_cast<double>(static_cast<float>(middle));
+  const double squares = blockedSum(
+      width, [ x, mean ](Lanes acc, int64_t i, int64_t count) __attribute__((always_inline)) {
+        Lanes value = sub(loadSome(x + i, count), mean);
+        if (count < 16) {
+          alignas(64) float partial[16];
+          store(partial, value);
+          value = loadPartial(partial, count);
+        }
+        return fma(value, value, acc);
+      });
+  const double variance = squares / static_cast<double>(width) - rest * rest;
+  const float spread = static_cast<float>((variance > 0 ? variance : 0) + static_cast<double>(eps));
+  const Lanes inverse = div(set1(1.0f), sqrt(set1(spread)));
+  const Lanes remainder = set1(static_cast<float>(rest));
+  for (int64_t i = 0; i < width; i += 16) {
+    const int64_t left = width - i;
+    const Lanes scaled = mul(sub(sub(loadSome(x + i, left), mean), remainder), inverse);
+    const Lanes gain = loadSome(weight + i, left);
+    storeSome(y + i, bias == nullptr ? mul(scaled, gain) : fma(scaled, gain, loadSome(bias + i, left)), left);
+  }
+}
+
 float dot(const float* a, const float* b, int64_t count) {
   return static_cast<float>(blockedSum(
       count, [ a, b ](Lanes acc, int64_t i, int64_t left)

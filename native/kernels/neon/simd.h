@@ -181,11 +181,26 @@ TSQ_INLINE Lanes loadE5m2(const void* p) {
   return {lowerHalves(first), higherHalves(first), lowerHalves(second), higherHalves(second)};
 }
 // Sixteen unsigned bytes as f32.
-TSQ_INLINE Lanes loadBytes(const void* p) {
-  const uint8x16_t bytes = vld1q_u8(static_cast<const uint8_t*>(p));
+TSQ_INLINE Lanes unsignedBytes(uint8x16_t bytes) {
   const uint16x8_t low = vmovl_u8(vget_low_u8(bytes)), high = vmovl_u8(vget_high_u8(bytes));
   return {vcvtq_f32_u32(vmovl_u16(vget_low_u16(low))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(low))),
           vcvtq_f32_u32(vmovl_u16(vget_low_u16(high))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(high)))};
+}
+TSQ_INLINE Lanes loadBytes(const void* p) {
+  return unsignedBytes(vld1q_u8(static_cast<const uint8_t*>(p)));
+}
+// Sixteen bytes with a sign as f32.
+TSQ_INLINE Lanes loadSigned(const void* p) {
+  const int8x16_t bytes = vld1q_s8(static_cast<const int8_t*>(p));
+  const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_s8(vget_high_s8(bytes));
+  return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
+          vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))};
+}
+// The lower and the upper four bits of sixteen bytes.
+TSQ_INLINE void loadNibbles(const void* p, Lanes* low, Lanes* high) {
+  const uint8x16_t bytes = vld1q_u8(static_cast<const uint8_t*>(p));
+  *low = unsignedBytes(vandq_u8(bytes, vdupq_n_u8(15)));
+  *high = unsignedBytes(vshrq_n_u8(bytes, 4));
 }
 TSQ_INLINE void storeHalf(void* p, Lanes x) {
   uint8_t* at = static_cast<uint8_t*>(p);

@@ -31,10 +31,18 @@ void fromFloat(const float* source, void* out, Dtype to, int64_t count) {
   }
 }
 
+namespace {
+
+double factor(const float* up, int64_t i) {
+  return up == nullptr ? 1.0 : static_cast<double>(up[i]);
+}
+
+}  // namespace
+
 void silu(const float* gate, const float* up, float* y, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
     const double g = gate[i];
-    y[i] = static_cast<float>(g / (1 + std::exp(-g)) * up[i]);
+    y[i] = static_cast<float>(g / (1 + std::exp(-g)) * factor(up, i));
   }
 }
 
@@ -42,7 +50,15 @@ void geluTanh(const float* gate, const float* up, float* y, int64_t count) {
   const double root = std::sqrt(2 / 3.14159265358979323846);
   for (int64_t i = 0; i < count; ++i) {
     const double g = gate[i];
-    y[i] = static_cast<float>(0.5 * g * (1 + std::tanh(root * (g + 0.044715 * g * g * g))) * up[i]);
+    y[i] = static_cast<float>(0.5 * g * (1 + std::tanh(root * (g + 0.044715 * g * g * g))) * factor(up, i));
+  }
+}
+
+void geluErf(const float* gate, const float* up, float* y, int64_t count) {
+  const double root = std::sqrt(0.5);
+  for (int64_t i = 0; i < count; ++i) {
+    const double g = gate[i];
+    y[i] = static_cast<float>(0.5 * g * std::erfc(-g * root) * factor(up, i));
   }
 }
 

@@ -15,6 +15,16 @@ void rmsnorm(const float* x, const float* weight, float* y, int64_t width, float
     y[i] = static_cast<float>(x[i] * inverse * (static_cast<double>(offset) + weight[i]));
 }
 
+void layernorm(const float* x, const float* weight, const float* bias, float* y, int64_t width, float eps) {
+  double sum = 0, squares = 0;
+  for (int64_t i = 0; i < width; ++i) sum += x[i];
+  const double mean = sum / static_cast<double>(width);
+  for (int64_t i = 0; i < width; ++i) squares += (x[i] - mean) * (x[i] - mean);
+  const double inverse = 1 / std::sqrt(squares / static_cast<double>(width) + eps);
+  for (int64_t i = 0; i < width; ++i)
+    y[i] = static_cast<float>((x[i] - mean) * inverse * weight[i] + (bias == nullptr ? 0.0 : bias[i]));
+}
+
 float dot(const float* a, const float* b, int64_t count) {
   double sum = 0;
   for (int64_t i = 0; i < count; ++i) sum += static_cast<double>(a[i]) * b[i];

@@ -114,7 +114,21 @@ t.test("evaluate", async t => {
   t.not(rounded.nll, found.nll)
   t.ok(Math.abs((rounded.nll as number) - (found.nll as number)) < 0.1)
   const words = await tsq("evaluate", fable, "--text", text, "--window", "128", "--protocol", "llama.cpp")
-  t.match(words.stdout, /^perplexity \d\.\d{4} over \d+ tokens \(llama\.cpp, window 128\)\n$/)
+  t.match(
+    words.stdout,
+    /^perplexity \d\.\d{4} ± \d\.\d{4} over \d+ tokens \(llama\.cpp, window 128\), \d\.\d{4} bits per byte, \d\.\d{4} per character\n$/,
+  )
+  const page = join(directory, "evaluation.html")
+  const compared = await tsq(...args, "--layers", "--html", page)
+  t.equal(compared.code, 0, compared.stderr)
+  for (const line of [
+    /^ratio 1\.0\d+ ± \d\.\d+, difference/m,
+    /^KL \d\.\d+e-\d ± /m,
+    /^99\.9 % +\d/m,
+    /^layer +relative squared error\n +0 +\d/m,
+  ])
+    t.match(compared.stdout, line)
+  t.match(readFileSync(page, "utf8"), /<svg .*Error of the residual stream/s)
 })
 
 t.test("generate", async t => {

@@ -86,12 +86,9 @@ t.test("what later versions bring is ERR_UNSUPPORTED", async t => {
   for (const args of [
     ["serve", fable, "--port", "1234"],
     ["quantize", fable, out, "--preset", "best"],
-    ["quantize", fable, out, "--preset", "smoothquant"],
-    ["quantize", fable, out, "--transform", "hadamard"],
     ["quantize", fable, out, "--rounding", "hqq"],
     ["quantize", fable, join(parent, "out.gguf"), "--preset", "q4_k_m", "--scheme", "w4a16"],
     ["quantize", fable, out, "--kv-cache", "int8"],
-    ["generate", fable, "--prompt", "a", "--kv-cache", "fp8"],
     ["generate", fable, "--prompt", "a", "--device", "cuda"],
   ]) {
     const { code, stdout, stderr } = await inProcess(...args)

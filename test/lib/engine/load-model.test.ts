@@ -69,7 +69,8 @@ t.test("options", async t => {
   const refuses = (options: object, code: string, message: RegExp) =>
     t.rejects(loadModel(directory, options as LoadOptions), { code, message })
   await refuses({ device: "cuda" }, "ERR_UNSUPPORTED", /device "cuda" is not available in this version/)
-  await refuses({ kvCache: "fp8" }, "ERR_UNSUPPORTED", /kvCache "fp8" is not available/)
+  await refuses({ kvCache: "fp9" }, "ERR_OPTION", /"kvCache" is "fp9", expected "f32", "f16"/)
+  await refuses({ kvCache: "checkpoint" }, "ERR_OPTION", /holds neither a kv_cache_scheme nor scales/)
   await refuses({ device: 1 }, "ERR_OPTION", /"device" is 1/)
   await refuses({ threads: 0 }, "ERR_OPTION", /"threads" is 0/)
   await refuses({ maxContext: 129 }, "ERR_OPTION", /maxContext is 129, expected at most the model's context of 128/)

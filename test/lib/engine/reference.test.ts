@@ -53,7 +53,7 @@ for (const { name, directory, skip, reference: read } of referenceModels)
       const cache = model.createCache(lengths.reduce((sum, length) => sum + pagesFor(length), 0))
       let page = 0
       await model.step({
-        runs: model.runs(true),
+        runs: model.runs(true, 1),
         rows: total,
         tokens,
         sequences: lengths.map(length => ({

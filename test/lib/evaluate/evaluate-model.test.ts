@@ -100,6 +100,72 @@ async function distributions(of: typeof model, ids: number[]): Promise<number[][
   })
 }
 
+t.test("errors of the residual stream by layer", async t => {
+  const directory = t.testdir()
+  writeCheckpoint(`${directory}/a`, tinyConfig, randomWeights(tinyConfig, 5))
+  writeCheckpoint(`${directory}/b`, tinyConfig, randomWeights(tinyConfig, 6))
+  const [candidate, reference] = [await loadModel(`${directory}/a`), await loadModel(`${directory}/b`)]
+  t.teardown(() => {
+    candidate.dispose()
+    reference.dispose()
+  })
+  const ids = Array.from({ length: 60 }, (_, i) => (i * 11) % 37)
+  const result = await evaluateModel(candidate, { ids, window: 20, against: reference, layers: true })
+  const [error, square] = [new Float64Array(3), new Float64Array(3)]
+  for (let begin = 0; begin < 60; begin += 20) {
+    const [x, r] = [await residuals(candidate, begin), await residuals(reference, begin)]
+    for (let layer = 0; layer < 3; layer++)
+      for (let i = tinyConfig.hidden_size; i < x[layer]!.length; i++) {
+        error[layer]! += (x[layer]![i]! - r[layer]![i]!) ** 2
+        square[layer]! += r[layer]![i]! ** 2
+      }
+  }
+  const { layers } = result.against!
+  t.same(
+    layers!.map(({ layer }) => layer),
+    [0, 1, 2],
+  )
+  for (const { layer, relativeSquaredError } of layers!)
+    t.ok(Math.abs(relativeSquaredError / (error[layer]! / square[layer]!) - 1) < 1e-5, `${relativeSquaredError}`)
+  const same = await evaluateModel(candidate, { ids, window: 20, against: candidate, layers: true })
+  for (const { relativeSquaredError } of same.against!.layers!) t.equal(relativeSquaredError, 0)
+
+  async function residuals(of: typeof model, begin: number): Promise<Float32Array[]> {
+    const copies = Array.from(
+      { length: 3 },
+      () => new Float32Array(new SharedArrayBuffer(4 * 20 * tinyConfig.hidden_size)),
+    )
+    const cache = of.createCache(2)
+    const [tokens, op] = [of.checkTokens(ids.slice(begin, begin + 20), "ids"), of.program.sections[1]!.ops.length - 1]
+    const observers = copies.map((out, layer) => ({ run: layer + 1, op, slot: 0, reduction: "copy" as const, out }))
+    const sequences = [{ rows: 20, context: 0, pages: [0, 1] }]
+    await of.step({ runs: of.runs(false, 40), rows: 20, tokens, sequences, cache, observers })
+    cache.dispose()
+    return copies
+  }
+})
+
+t.test("bits per byte and per character of the scored text", async t => {
+  const part = text.slice(0, 12000)
+  const ids = model.tokenizer.encode(part)
+  const whole = await evaluateModel(model, { ids: ids.slice(1), protocol: "whole", window: 128 })
+  const scored = model.tokenizer.decode(ids.slice(1, 1 + whole.tokenCount))
+  const bits = (whole.nll * whole.tokenCount) / Math.LN2
+  t.ok(Math.abs(whole.bitsPerByte! / (bits / Buffer.byteLength(scored)) - 1) < 1e-3, `${whole.bitsPerByte}`)
+  t.ok(Math.abs(whole.bitsPerCharacter! / (bits / [...scored].length) - 1) < 1e-3)
+  t.ok(whole.bitsPerByte! <= whole.bitsPerCharacter!)
+  // The first token of a window is not scored: its text does not count.
+  const one = ids.slice(0, 64)
+  const gptq = await evaluateModel(model, { ids: one, window: 64 })
+  const bytes =
+    Buffer.byteLength(model.tokenizer.decode(one)) - Buffer.byteLength(model.tokenizer.decode(one.slice(0, 1)))
+  t.ok(Math.abs(gptq.bitsPerByte! - (gptq.nll * 63) / Math.LN2 / bytes) < 1e-12)
+  const strided = await evaluateModel(model, { ids: one, window: 64, stride: 10 })
+  const end =
+    Buffer.byteLength(model.tokenizer.decode(one)) - Buffer.byteLength(model.tokenizer.decode(one.slice(0, 54)))
+  t.ok(Math.abs(strided.bitsPerByte! - (strided.nll * 10) / Math.LN2 / end) < 1e-12)
+})
+
 t.test("windows longer than a step are taken in pieces", async t => {
   const config = { ...tinyConfig, max_position_embeddings: 5000, num_hidden_layers: 1 }
   const directory = t.testdir()
@@ -155,11 +221,16 @@ t.test("what cannot be evaluated", async t => {
   await refuses({ text, protocol: "perplexity" }, /"gptq", "llama.cpp" or "whole"/)
   await refuses({ text, windows: 64 }, /did you mean "window"/)
   await refuses({ text, against: 5 }, /option "against" is 5/)
+  await refuses({ text, layers: true }, /"layers" is true, expected false where no other model is given/)
+  await refuses({ text, layers: 1, against: model }, /"layers" is 1, expected true or false/)
   await t.rejects(evaluateModel(5 as never, { text }), { code: "ERR_OPTION", message: /the model is 5/ })
 
   const directory = t.testdir()
   writeCheckpoint(directory, tinyConfig, randomWeights(tinyConfig, 3))
   await refuses({ text, window: 64, against: directory }, /a vocabulary of 2048, .* one of 37/, "ERR_SHAPE")
+  const narrow = { ...tinyConfig, vocab_size: 2048, num_hidden_layers: 2 }
+  writeCheckpoint(`${directory}/narrow`, narrow, randomWeights(narrow, 3))
+  await refuses({ text, against: `${directory}/narrow`, layers: true }, /6 layers of width .* 2 of 24/, "ERR_SHAPE")
   await t.rejects(evaluateModel(directory, { ids: [1, 2, 3, 4], window: 3, protocol: "whole" }), {
     code: "ERR_OPTION",
     message: /the tokenizer adds none/,

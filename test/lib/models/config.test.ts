@@ -112,10 +112,10 @@ t.test("context that a rope scaling reaches", async t => {
 t.test("what does not fit is named", async t => {
   refuses(
     t,
-    { model_type: "gpt2" },
+    { model_type: "gpt_oss" },
     "ERR_UNSUPPORTED",
-    /model_type is "gpt2"/,
-    /"llama", "mistral", "qwen2" or "qwen3"/,
+    /model_type is "gpt_oss"/,
+    /"gemma2", .*"gpt_neox", "llama", "mistral", "phi3", "qwen2" or "qwen3"/,
   )
   refuses(t, { model_type: undefined }, "ERR_UNSUPPORTED", /model_type is missing/)
   refuses(t, { model_type: "toString" }, "ERR_UNSUPPORTED", /model_type is "toString"/)
@@ -149,19 +149,19 @@ t.test("what does not fit is named", async t => {
 })
 
 t.test("rope types that are not supported", async t => {
-  for (const type of ["dynamic", "longrope", "su", "proportional"])
+  for (const type of ["dynamic", "su", "proportional"])
     refuses(
       t,
       { rope_scaling: { type, factor: 2 } },
       "ERR_UNSUPPORTED",
       `config.json: rope_scaling: the rope type is "${type}"`,
-      /"default", "linear", "llama3", "yarn" and "factors"/,
+      /"default", "linear", "llama3", "yarn", "longrope" and "factors"/,
     )
   refuses(
     t,
     { rope_parameters: { rope_type: "longrope" } },
-    "ERR_UNSUPPORTED",
-    /rope_parameters: the rope type is "longrope"/,
+    "ERR_FORMAT",
+    /rope_parameters: short_factor is missing; expected a value of type array/,
   )
   refuses(t, { rope_scaling: { type: "linear" } }, "ERR_FORMAT", /rope_scaling: factor is missing/)
   refuses(t, { rope_scaling: { type: "linear", factor: 0 } }, "ERR_FORMAT", /factor is 0; expected more than 0/)
@@ -169,4 +169,69 @@ t.test("rope types that are not supported", async t => {
   refuses(t, { rope_scaling: { type: "yarn" } }, "ERR_FORMAT", /factor is missing/)
   refuses(t, { rope_parameters: { rope_theta: -1 } }, "ERR_FORMAT", /rope_theta is -1, expected a positive number/)
   refuses(t, { partial_rotary_factor: 0.5 }, "ERR_FORMAT", /head_dim 6 x partial_rotary_factor 0.5 rotates 3 elements/)
+})
+
+t.test("longrope's lists are as long as what turns", async t => {
+  const refusesFactors = (factors: object, message: RegExp) =>
+    refuses(t, { rope_scaling: { type: "longrope", ...factors } }, "ERR_FORMAT", message)
+  refusesFactors({ short_factor: [1, 1], long_factor: [1, 2, 3] }, /short_factor has 2 entries, expected 3/)
+  refusesFactors({ short_factor: [1, 1, 1], long_factor: [1] }, /long_factor has 1 entries, expected 3/)
+  refusesFactors({ short_factor: [1, 0, 1], long_factor: [1, 1, 1] }, /short_factor.1 is 0; expected more than 0/)
+  refusesFactors({ short_factor: 2, long_factor: [1, 1, 1] }, /short_factor is 2/)
+})
+
+t.test("what a family cannot be is named", async t => {
+  const gemma = { head_dim: 8, num_key_value_heads: 2 }
+  refuses(
+    t,
+    { model_type: "gemma2", ...gemma, hidden_activation: "relu" },
+    "ERR_UNSUPPORTED",
+    /hidden_activation is "relu"/,
+  )
+  refuses(t, { model_type: "gemma2", ...gemma, query_pre_attn_scalar: 0 }, "ERR_FORMAT", /query_pre_attn_scalar is 0/)
+  refuses(
+    t,
+    { model_type: "gemma2", ...gemma, final_logit_softcapping: -30 },
+    "ERR_FORMAT",
+    /final_logit_softcapping is -30/,
+  )
+  refuses(
+    t,
+    { model_type: "gemma3_text", ...gemma, use_bidirectional_attention: true },
+    "ERR_FORMAT",
+    /use_bidirectional_attention is true; expected false: only causal/,
+  )
+  refuses(
+    t,
+    { model_type: "gemma3_text", ...gemma, rope_parameters: { full_attention: {} } },
+    "ERR_FORMAT",
+    /rope_parameters.sliding_attention is undefined, expected an object/,
+  )
+  refuses(t, { model_type: "gemma3" }, "ERR_FORMAT", /text_config is undefined, expected an object/)
+  refuses(t, { model_type: "phi3", rope_scaling: { type: "su" } }, "ERR_FORMAT", /short_factor is missing/)
+  refuses(
+    t,
+    { model_type: "phi3", rope_scaling: { type: "dynamic", factor: 2 } },
+    "ERR_UNSUPPORTED",
+    /rope type is "dynamic"/,
+  )
+  refuses(t, { model_type: "gpt_neox", rotary_pct: 1, hidden_act: "relu" }, "ERR_UNSUPPORTED", /hidden_act is "relu"/)
+  refuses(t, { model_type: "gpt_neox", rotary_pct: 2 }, "ERR_FORMAT", /rotary_pct is 2; expected at most 1/)
+  refuses(t, { model_type: "gpt_neox", rotary_pct: 0.01 }, "ERR_FORMAT", /rotates 0 elements/)
+  refuses(t, { model_type: "gpt2" }, "ERR_FORMAT", /n_embd is missing; expected a value of type number/)
+  const gpt2 = { model_type: "gpt2", n_embd: 24, n_layer: 2, n_head: 4 }
+  refuses(t, { ...gpt2, n_head: 5 }, "ERR_FORMAT", /not a multiple of num_attention_heads 5/)
+  refuses(t, { ...gpt2, activation_function: "relu" }, "ERR_UNSUPPORTED", /activation_function is "relu"/)
+  refuses(t, { ...gpt2, add_cross_attention: true }, "ERR_UNSUPPORTED", /add_cross_attention is true/)
+})
+
+t.test("Gemma multiplies embeddings by a constant of its own type", async t => {
+  const scale = (hidden_size: number, torch_dtype: string) => {
+    const { sections } = describeWith({ model_type: "gemma2", hidden_size, head_dim: 8, torch_dtype })
+    return sections[0]!.ops[0]!.p[0]
+  }
+  t.equal(scale(3584, "bfloat16"), 59.75)
+  t.equal(scale(2304, "bfloat16"), 48)
+  t.equal(scale(3584, "float16"), 59.875)
+  t.equal(scale(3584, "float32"), Math.fround(Math.sqrt(3584)))
 })

@@ -1,6 +1,7 @@
 import t, { type Test } from "tap"
 import { parseDecoderConfig } from "../../../lib/models/config.ts"
 import { describeRope } from "../../../lib/models/rope.ts"
+import { vector as fixture } from "../containers/support.ts"
 import { ropeVectors } from "./support/reference-models.ts"
 import { tinyConfig } from "./support/tiny-checkpoint.ts"
 
@@ -48,6 +49,32 @@ t.test("yarn's attention factor", async t => {
   t.equal(factor({ factor: 1 }), 1, "nothing is scaled")
   t.equal(factor({ mscale: 1, mscale_all_dim: 1 }), 1)
   t.ok(Math.abs(factor({ mscale: 2, mscale_all_dim: 1 }) - (0.2 * Math.log(4) + 1) / (0.1 * Math.log(4) + 1)) < 1e-12)
+})
+
+t.test("longrope frequencies of an independent implementation", async t => {
+  const { rope_theta, head_dim, partial_rotary_factor, short_factor, long_factor, ...vector } = fixture("rope-longrope")
+  const { max_position_embeddings, original_max_position_embeddings } = vector
+  const scaling = { type: "longrope", short_factor, long_factor }
+  const shared = { rope_theta, head_dim, partial_rotary_factor, max_position_embeddings }
+  for (const config of [
+    { ...shared, original_max_position_embeddings, rope_scaling: scaling },
+    { ...shared, rope_scaling: { ...scaling, original_max_position_embeddings } },
+  ]) {
+    const found = rope(config)
+    t.equal(found.rotaryDim, 48)
+    // Bit by bit, once rounded to f32.
+    t.same(found.inverseFrequencies, Float32Array.from(vector.inv_freq_short))
+    t.same(found.beyond, {
+      length: original_max_position_embeddings,
+      values: Float32Array.from(vector.inv_freq_long),
+    })
+    t.equal(found.attentionFactor, vector.attention_factor)
+  }
+  const factor = (changes: object) =>
+    rope({ ...shared, rope_scaling: { ...scaling, original_max_position_embeddings, ...changes } }).attentionFactor
+  t.equal(factor({ attention_factor: 1.5 }), 1.5)
+  t.equal(factor({ factor: 1 }), 1, "nothing is scaled")
+  t.equal(factor({ factor: 4 }), Math.sqrt(1 + Math.log(4) / Math.log(4096)))
 })
 
 t.test("default, linear and partial", async t => {

@@ -106,6 +106,13 @@ const numbers = [
   Infinity,
   -Infinity,
 ]
+const kvFormat = () =>
+  pick([
+    null,
+    filled(Int32Array, 13),
+    Int32Array.of(2, 1, 0, 8, 4, 1, 1, 8, 0, 1, 1, 2, 5),
+    Int32Array.of(4, 2, 1, 8, 3, 3, 0, 8, 1, 1, 0, 1, pick([0, 3, 64])),
+  ])
 const nasty = [
   () => pick(numbers),
   () => pick(numbers),
@@ -203,6 +210,7 @@ const fixtures = {
   reservoir: native.createAccumulator(6, k, 4, 1),
   program: native.createProgram(Float64Array.of(k, k, k, k), Int32Array.of(4), ops(), 8),
   cache: native.createCache(1, 2, 8, 4),
+  exactCache: native.createCache(1, 2, 8, 4, Int32Array.of(2, 1, 0, 8, 4, 1, 1, 8, 0, 1, 1, 2, 3)),
   codes: native.packCodesSync(
     new Uint8Array(k * k),
     0,
@@ -222,6 +230,10 @@ const fixtures = {
   packFile: await writtenPackFile(),
   released: native.vector(new Float32Array(1)),
 }
+fixtures.adapter = native.createAdapter(
+  Float64Array.of(fixtures.codes, fixtures.decoded, fixtures.decoded),
+  Float64Array.of(0.5),
+)
 // On the emulated CUDA runtime; on systems without it, handles of another kind, which are refused.
 const emulated = fileURLToPath(new URL("../../../build-native/libtsq_cuda_emulated.so", import.meta.url))
 const cublas = fileURLToPath(new URL("../../../build-native/libtsq_cublas_emulated.so", import.meta.url))
@@ -317,6 +329,7 @@ const epilogue = () => {
     null,
     { mode: 1, rows, logits: shared(Float32Array, 16) },
     { mode: 2, rows, targets, values: shared(Float64Array, 2) },
+    { mode: 5, rows, targets, values: shared(Float64Array, 4) },
     {
       mode: 3,
       rows,
@@ -349,9 +362,15 @@ const request = () => ({
   weights: Float64Array.of(fixtures.table, fixtures.weight, fixtures.norm, fixtures.frequencies),
   rows: 3,
   tokens: pick([Int32Array.of(1, 2, 7), filled(Int32Array, 3)]),
-  sequences: pick([Int32Array.of(0, 3, 0, 0, 1), Int32Array.of(0, 1, 4, 0, 1, 1, 2, 15, 1, 2), filled(Int32Array, 5)]),
+  sequences: pick([
+    Int32Array.of(0, 3, 0, 0, 1, -1),
+    Int32Array.of(0, 1, 4, 0, 1, 0, 1, 2, 15, 1, 2, -1),
+    filled(Int32Array, 6),
+  ]),
+  adapters: pick([new Float64Array(0), Float64Array.of(fixtures.adapter), filled(Float64Array, 1)]),
   pageTable: pick([Int32Array.of(0, 2, 3), filled(Int32Array, 3)]),
-  cache: fixtures.cache,
+  exactTable: pick([null, Int32Array.of(0, 2, 1), filled(Int32Array, 3)]),
+  cache: pick([fixtures.cache, fixtures.cache, fixtures.exactCache]),
   hidden: maybe(filled(Float32Array, 3 * k)),
   hiddenSlot: 0,
   observers: observers(),
@@ -383,6 +402,8 @@ const valid = {
   convertAsync: () => ((a, b) => [pick([dtypeArray(a, 64), mapped()]), a, dtypeArray(b, 64), b, 64])(dtype(), dtype()),
   scan: () => (a => [pick([dtypeArray(a, 64), mapped()]), a, 64])(dtype()),
   scaleMatrix: () => [w(), n, k, maybe(filled(Float32Array, n)), maybe(filled(Float32Array, k)), w()],
+  hadamardOrder: () => [pick([1, 7, 12, 96, 2 ** 53 - 1])],
+  hadamard: () => [w(), n, k, below(2), pick([1, 2, 4, 12, 3]), null, w()],
   addLowRank: () => [w(), n, k, filled(Float32Array, 3 * k), filled(Float32Array, n * 3), 3, 0.5, w()],
   columnMagnitude: () => [w(), n, k, group, filled(Float32Array, k)],
   groupMagnitude: () => [w(), n, k, group, filled(Float32Array, n * k)],
@@ -581,7 +602,12 @@ const valid = {
     new Float32Array(64),
   ],
   createProgram: () => [Float64Array.of(k, k, k, k), Int32Array.of(4), ops(), 8],
-  createCache: () => [1 + below(2), 1, 8, 1 + below(4)],
+  createAdapter: () => [
+    Float64Array.of(fixtures.codes, pick([fixtures.decoded, fixtures.norm]), fixtures.decoded),
+    pick([Float64Array.of(0.5), filled(Float64Array, 1)]),
+  ],
+  createCache: () => [1 + below(2), 1, 8, 1 + below(4), kvFormat(), maybe(filled(Float32Array, pick([2, 4])))],
+  cacheBytes: () => [1 + below(2), 1, 8, 1 + below(4), kvFormat(), maybe(filled(Float32Array, pick([2, 4])))],
   step: () => [fixtures.program, request(), flag()],
   cuda: () => [pick([null, emulated])],
   cudaOpen: () => [emulated, below(3)],

@@ -42,8 +42,9 @@ const request = (weights: Float64Array, options: Partial<StepRequest> = {}): Ste
   weights,
   rows: tokens.length,
   tokens: ints(tokens),
-  sequences: Int32Array.of(0, tokens.length, 0, 0, 0),
+  sequences: Int32Array.of(0, tokens.length, 0, 0, 0, -1),
   pageTable: new Int32Array(0),
+  adapters: new Float64Array(0),
   cache: null,
   hidden: null,
   hiddenSlot: 0,
@@ -148,7 +149,7 @@ test("a range runs again on given hidden states", async t => {
     runs: Int32Array.of(0, 1, 2, 0, 0),
     rows: 2,
     tokens: null,
-    sequences: Int32Array.of(0, 2, 0, 0, 0),
+    sequences: Int32Array.of(0, 2, 0, 0, 0, -1),
     hidden: x,
     observers: [{ run: 0, op: 1, slot: 1, reduction: 3, out }],
   })
@@ -260,7 +261,7 @@ test("requests that are refused", async t => {
     "ERR_OPTION",
     /-1/,
   )
-  await refused(t, () => step({ epilogue: { mode: 5, rows: Int32Array.of(0) } }), "ERR_OPTION", /mode is 5/)
+  await refused(t, () => step({ epilogue: { mode: 6, rows: Int32Array.of(0) } }), "ERR_OPTION", /mode is 6/)
   await refused(t, () => native.step(program, request(weights), ints([1])), "ERR_ABORTED", /./)
   const hostile = Object.defineProperty({ ...request(weights) }, "cache", {
     get: () => {

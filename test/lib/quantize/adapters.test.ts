@@ -1,60 +1,18 @@
 // LoRA adapters of PEFT, merged before quantizing; held against products in double precision.
-import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs"
+import { cpSync, existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
-import t, { type Test } from "tap"
+import t from "tap"
 import { Checkpoint } from "../../../lib/containers/checkpoint.ts"
 import { SafetensorsWriter } from "../../../lib/containers/safetensors-writer.ts"
 import { native } from "../../../lib/native.ts"
 import { type QuantizeModelOptions, quantizeModel } from "../../../lib/quantize/quantize-model.ts"
-import { random, tsqError } from "../containers/support.ts"
+import { tsqError } from "../containers/support.ts"
+import { adapter, f32, type Pair, pair } from "./adapter-files.ts"
 import { beside, fable, folder, hashes, logits, relativeDistance, smallCheckpoint } from "./support.ts"
 
 const base = "base_model.model."
 const query = "model.layers.1.self_attn.q_proj"
 const up = "model.layers.0.mlp.up_proj"
-
-interface Pair {
-  a: number[][]
-  b: number[][]
-}
-
-/** A [rank, k] and B [n, rank] of numbers that every type holds. */
-function pair(seed: number, n: number, k: number, rank: number): Pair {
-  const { below } = random(seed)
-  const matrix = (rows: number, cols: number) =>
-    Array.from({ length: rows }, () => Array.from({ length: cols }, () => (below(33) - 16) / 64))
-  return { a: matrix(rank, k), b: matrix(n, rank) }
-}
-
-const f32 = (name: string, rows: number[][]) => ({
-  name: base + name,
-  dtype: "F32",
-  shape: [rows.length, rows[0]!.length],
-  data: new Uint8Array(Float32Array.from(rows.flat()).buffer),
-})
-
-async function adapter(
-  t: Test,
-  config: Record<string, unknown>,
-  pairs: Record<string, Pair>,
-  more: Parameters<SafetensorsWriter["add"]>[0][] = [],
-): Promise<string> {
-  const directory = join(folder(t), "adapter")
-  mkdirSync(directory)
-  writeFileSync(
-    join(directory, "adapter_config.json"),
-    JSON.stringify({ peft_type: "LORA", r: 4, lora_alpha: 8, target_modules: ["q_proj"], bias: "none", ...config }),
-  )
-  const writer = new SafetensorsWriter(directory)
-  for (const [module, { a, b }] of Object.entries(pairs)) {
-    await writer.add(f32(`${module}.lora_A.weight`, a))
-    await writer.add(f32(`${module}.lora_B.weight`, b))
-  }
-  for (const tensor of more) await writer.add(tensor)
-  await writer.finish()
-  renameSync(join(directory, "model.safetensors"), join(directory, "adapter_model.safetensors"))
-  return directory
-}
 
 async function weights(directory: string, name: string): Promise<Float32Array> {
   const checkpoint = await Checkpoint.open(directory)
@@ -231,7 +189,7 @@ t.test("what is not plain LoRA, or of another model, is refused and leaves nothi
   await refused(await adapter(t, {}, pairs), "ERR_OPTION", /calibration/, { rounding: "gptq" })
   const quantized = join(folder(t), "quantized")
   await quantizeModel(source, quantized, { groupSize: 32, onWarning: () => {} })
-  await refused(await adapter(t, {}, pairs), "ERR_UNSUPPORTED", /none run beside quantized ones yet/, {}, quantized)
+  await refused(await adapter(t, {}, pairs), "ERR_UNSUPPORTED", /run them beside quantized ones/, {}, quantized)
 })
 
 t.test("an abort while merging leaves nothing behind", async t => {

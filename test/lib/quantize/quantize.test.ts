@@ -285,7 +285,11 @@ t.test("refuses options", async t => {
     'option "rounding" is "round", expected "nearest", "mse", "gptq", "hqq", "auto-round", "lsq" or "qronos"',
   )
   await refuse({ scheme: "w4a16", transform: "awk" }, 'option "transform" is "awk", expected "awq"')
-  await refuse({ scheme: "w4a16", transform: "hadamard" }, 'transform "hadamard" is not available', "ERR_UNSUPPORTED")
+  await refuse(
+    { scheme: "w4a16", transform: "hadamard" },
+    'transform "hadamard" rotates the residual stream of a whole model: use quantizeModel',
+    "ERR_UNSUPPORTED",
+  )
   await refuse({ scheme: "w4a16", scaleType: "f64" }, 'option "scaleType" is "f64", expected "f32", "f16" or "bf16"')
   await refuse({ scheme: "w4a16", seed: -1 }, 'option "seed" is -1, expected an integer of at least 0')
   await refuse({ scheme: "w4a16", damp: 2 }, 'option "damp" is 2, expected a number above 0 and at most 1')

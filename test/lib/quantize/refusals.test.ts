@@ -23,20 +23,26 @@ t.test("options", async t => {
   await option({ ...rtn, groupsize: 32 }, /unknown option "groupsize"; did you mean "groupSize"/)
   await option(
     { preset: "gtpq" },
-    /preset is "gtpq", expected "rtn", "gptq", "awq", "awq-gptq", "fp8", "nf4" or "llm.int8"/,
+    /preset is "gtpq", expected "rtn", "gptq", "awq", "awq-gptq", "smoothquant", "fp8", "nf4" or "llm.int8"/,
   )
   await option({ ...rtn, format: "gguf" }, /give an output called .gguf and a preset such as q4_k_m/)
   await option({ ...rtn, format: "onnx" }, /convert that to a file called .onnx/)
   await option({ scheme: "w7a16" }, /scheme is "w7a16", expected "w8a16"/)
   await option({ rounding: "best" }, /rounding is "best"/)
-  await option({ transforms: ["awk"] }, /transforms is "awk", expected "awq"/)
+  await option({ transforms: ["awk"] }, /transforms is "awk", expected "awq", "smooth" or "hadamard"/)
   await option({ transforms: "awq" }, /transforms/)
+  await option({ transforms: ["awq", "awq"] }, /every transform once/)
+  await option({ transforms: ["smooth", "hadamard"] }, /"hadamard" as the first/)
+  await option({ transforms: ["hadamard", "smooth"] }, /transform smooth needs calibration/)
   await option({ format: "safetensors" }, /format is "safetensors"/)
   for (const groupSize of [0, -1, 1.5, Number.NaN, "row", null]) await option({ ...rtn, groupSize }, /groupSize/)
   await option(
     { ...rtn, groupSize: 128 },
     /groupSize is 128, larger than k = 64 of model\.layers\.0\.self_attn\.q_proj \[64, 64\]; use at most 64 or "channel"/,
   )
+  await option({ ...rtn, alpha: 0.5 }, /alpha.*no value without the transform "smooth"/)
+  for (const alpha of [-0.1, 1.1, Number.NaN, "best"])
+    await option({ transforms: ["smooth"], alpha }, /alpha.*a number from 0 to 1 or "auto"/)
   for (const seed of [-1, 0.5, "1"]) await option({ ...rtn, seed }, /seed/)
   await option({ ...rtn, symmetric: "yes" }, /symmetric/)
   await option({ ...rtn, maxMemory: 0 }, /maxMemory/)
@@ -55,8 +61,7 @@ t.test("options", async t => {
 t.test("what later versions will know is unsupported, not unknown", async t => {
   const later = (options: object) =>
     refused(t, options, { code: "ERR_UNSUPPORTED", message: /not available in this version; available: / })
-  for (const preset of ["smoothquant", "best"]) await later({ preset })
-  for (const transform of ["smooth", "hadamard"]) await later({ transforms: [transform] })
+  for (const preset of ["best"]) await later({ preset })
 })
 
 t.test("calibration", async t => {

@@ -1,4 +1,5 @@
 // Attention tiles against float64: masks, windows, soft caps, tile sizes, garbage in hidden positions.
+#include "layout/kv_page.h"
 #include "support.h"
 
 using namespace support;  // NOLINT: a test
@@ -8,7 +9,8 @@ namespace {
 
 // A cache of one KV head, pages in shuffled order. Positions from `used` on hold NaN.
 struct Cache {
-  Cache(Random& random, int64_t headDim, int64_t used) : headDim(headDim), vStride(tsq::layout::roundUp(headDim, 16)) {
+  Cache(Random& random, int64_t headDim, int64_t used)
+      : headDim(headDim), vStride(tsq::layout::roundUp(headDim, 16)), page(tsq::layout::kvPage(headDim, {}, {})) {
     pages.resize(static_cast<size_t>((used + 15) / 16));
     std::iota(pages.begin(), pages.end(), 0);
     random.shuffle(pages);
@@ -32,6 +34,7 @@ struct Cache {
   double value(int64_t p, int64_t d) const { return room[valueAt(p, d)]; }
 
   int64_t headDim, vStride;
+  tsq::layout::KvPage page;
   std::vector<int32_t> pages;
   std::vector<float> room;
 };
@@ -76,9 +79,9 @@ void attend(const KernelTable& table, const Cache& cache, Tile& tile, float scal
   }
   tile.peaks.assign(static_cast<size_t>(count), 99.0f);
   tile.sums.assign(static_cast<size_t>(count), 99.0f);
-  table.attention({queries.data(), outputs.data(), tile.first.data(), tile.last.data(), count, cache.headDim, scale,
-                   cache.room.data(), cache.room.data() + cache.headDim * 16, cache.pages.data(), cache.stride(),
-                   cache.vStride, softcap, tile.peaks.data(), tile.sums.data()},
+  table.attention({queries.data(), outputs.data(), tile.first.data(), tile.last.data(), count, scale, &cache.page,
+                   reinterpret_cast<const uint8_t*>(cache.room.data()), cache.pages.data(), cache.page.bytes, 1, 1,
+                   softcap, tile.peaks.data(), tile.sums.data()},
                   scratch.value().as<float>());
 }
 

@@ -57,5 +57,11 @@ TEST(dispatch_fast_tables_agree_bit_by_bit) {
     base.rmsnorm(a.data(), b.data(), one.data(), 5001, 1e-6f, 1);
     all[i]->rmsnorm(a.data(), b.data(), other.data(), 5001, 1e-6f, 1);
     CHECK(sameBytes(one, other));
+    base.layernorm(a.data(), b.data(), a.data(), one.data(), 5001, 1e-6f);
+    all[i]->layernorm(a.data(), b.data(), a.data(), other.data(), 5001, 1e-6f);
+    CHECK(sameBytes(one, other));
+    base.geluErf(a.data(), b.data(), one.data(), 5001);
+    all[i]->geluErf(a.data(), b.data(), other.data(), 5001);
+    CHECK(sameBytes(one, other));
   }
 }

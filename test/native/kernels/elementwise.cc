@@ -96,6 +96,21 @@ TEST(activations) {
         CHECK_MSG(std::fabs(y[i] - exact) <= tolerance * std::fabs(exact) + 1e-15,
                   std::string(table->name) + " gelu " + std::to_string(g));
       }
+      table->geluErf(gate.data(), up.data(), y.data(), count);
+      for (size_t i = 0; i < y.size(); ++i) {
+        const double g = gate[i], exact = 0.5 * g * std::erfc(-g * std::sqrt(0.5)) * up[i];
+        CHECK_MSG(std::fabs(y[i] - exact) <= 2e-6 * std::fabs(exact) + 1e-37,
+                  std::string(table->name) + " gelu by erf " + std::to_string(g));
+      }
+      // Without a second factor: the activation itself.
+      const std::vector<float> ones(gate.size(), 1.0f);
+      std::vector<float> alone(gate.size());
+      for (auto activation : {table->silu, table->geluTanh, table->geluErf}) {
+        activation(gate.data(), ones.data(), y.data(), count);
+        activation(gate.data(), nullptr, alone.data(), count);
+        CHECK(sameBytes(alone, y));
+      }
+      table->geluTanh(gate.data(), up.data(), y.data(), count);
       const std::vector<float> expected = y;
       table->geluTanh(gate.data(), up.data(), gate.data(), count);  // in place
       CHECK(sameBytes(gate, expected));

@@ -151,3 +151,34 @@ TEST(column_stats) {
     }
   }
 }
+
+TEST(layernorm_matches_float64) {
+  Random random(47);
+  for (const KernelTable* table : tables()) {
+    for (int64_t width : kLengths) {
+      if (width == 0) continue;
+      // A mean far from zero must not cost the small differences from it more than f32 has lost of them already.
+      for (float middle : {0.0f, -3.0f, 1000.0f}) {
+        std::vector<float> x = random.normals(width), weight = random.normals(width), bias = random.normals(width);
+        for (float& value : x) value += middle;
+        double sum = 0, squares = 0;
+        for (float value : x) sum += static_cast<double>(value);
+        const double mean = sum / static_cast<double>(width);
+        for (float value : x) squares += (value - mean) * (value - mean);
+        const double inverse = 1 / std::sqrt(squares / static_cast<double>(width) + static_cast<double>(1e-5f));
+        std::vector<float> y(x.size()), plain(x.size()), inPlace = x;
+        table->layernorm(x.data(), weight.data(), bias.data(), y.data(), width, 1e-5f);
+        table->layernorm(x.data(), weight.data(), nullptr, plain.data(), width, 1e-5f);
+        table->layernorm(inPlace.data(), weight.data(), bias.data(), inPlace.data(), width, 1e-5f);
+        CHECK(sameBytes(y, inPlace));
+        for (size_t i = 0; i < x.size(); ++i) {
+          const double exact = (x[i] - mean) * inverse * weight[i], size = std::fabs(exact) + std::fabs(inverse * 1e-7);
+          CHECK_MSG(std::fabs(plain[i] - exact) <= 2e-6 * size + 1e-6 * std::fabs(weight[i]),
+                    std::string(table->name) + " layernorm of " + std::to_string(width));
+          CHECK(std::fabs(y[i] - (exact + bias[i])) <=
+                2e-6 * (size + std::fabs(bias[i])) + 1e-6 * std::fabs(weight[i]));
+        }
+      }
+    }
+  }
+}

@@ -96,6 +96,24 @@ TEST(negative_log_likelihood) {
   }
 }
 
+TEST(score_says_where_the_target_is_the_top_token) {
+  Scene scene(Config(), 150, everySecondBackwards(150));
+  for (size_t i = 0; i < scene.rows.size(); i += 3) scene.targets[i] = static_cast<int32_t>(top(scene.expected(i), 53));
+  std::vector<double> values(scene.rows.size() * 2);
+  scene.step.epilogue.mode = EpilogueMode::kScore;
+  scene.step.epilogue.values = values.data();
+  scene.run();
+  size_t hits = 0;
+  for (size_t i = 0; i < scene.rows.size(); ++i) {
+    const double expected = logSumExp(scene.expected(i), 53) - scene.expected(i)[scene.targets[i]];
+    CHECK(std::fabs(values[i * 2] - expected) < 2e-5);
+    const bool hit = top(scene.expected(i), 53) == static_cast<size_t>(scene.targets[i]);
+    CHECK(values[i * 2 + 1] == (hit ? 1 : 0));
+    hits += hit;
+  }
+  CHECK(hits >= scene.rows.size() / 3 && hits < scene.rows.size());
+}
+
 TEST(divergence_from_a_reference) {
   Scene scene(Config(), 150, everySecondBackwards(150));
   const size_t count = scene.rows.size();

@@ -245,8 +245,7 @@ TEST(a_page_forgets_its_former_owner) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   for (int64_t layer = 0; layer < 2; ++layer) {
     for (int64_t head = 0; head < 2; ++head) {
-      std::fill_n(cache->keys(layer, 0, head), 16 * 12, nan);
-      std::fill_n(cache->values(layer, 0, head), 16 * cache->vStride(), nan);
+      std::fill_n(reinterpret_cast<float*>(cache->block(layer, 0, head)), cache->page().bytes / 4, nan);
     }
   }
   StepRequest step = tiny::request(model, cache, tokens, 0, {0});
@@ -256,8 +255,10 @@ TEST(a_page_forgets_its_former_owner) {
   CHECK(model.program()->step(step).ok());
   CHECK(tiny::worst(logits, model.forward(tokens)) < kTolerance);
   bool clean = true;
-  for (int64_t i = 0; i < 12 * 16; ++i) clean = clean && (i % 16 < 6 || cache->keys(1, 0, 1)[i] == 0);
-  for (int64_t i = 6 * 16; i < 16 * 16; ++i) clean = clean && cache->values(1, 0, 1)[i] == 0;
+  const auto* keys = reinterpret_cast<const float*>(cache->block(1, 0, 1));
+  const float* values = keys + cache->page().values.codes / 4;
+  for (int64_t i = 0; i < 12 * 16; ++i) clean = clean && (i % 16 < 6 || keys[i] == 0);
+  for (int64_t i = 6 * 16; i < 16 * 16; ++i) clean = clean && values[i] == 0;
   CHECK(clean);
 }
 
@@ -282,19 +283,18 @@ TEST(kv_cache_layout) {
   const Result<std::shared_ptr<KvCache>> cache = KvCache::create(2, 3, 20, 5);
   CHECK(cache.ok());
   const KvCache& c = *cache.value();
-  CHECK(c.vStride() == 32 && c.bytes() == 2u * 3 * 5 * 16 * (20 + 32) * 4);
-  std::vector<const float*> starts;
+  CHECK(c.page().width == 32 && c.bytes() == 2u * 3 * 5 * 16 * (20 + 32) * 4);
+  std::vector<const uint8_t*> starts;
   for (int64_t layer = 0; layer < 2; ++layer) {
     for (int64_t page = 0; page < 5; ++page) {
       for (int64_t head = 0; head < 3; ++head) {
-        CHECK(c.values(layer, page, head) == c.keys(layer, page, head) + 20 * 16);
-        CHECK(reinterpret_cast<uintptr_t>(c.keys(layer, page, head)) % 64 == 0);
-        starts.push_back(c.keys(layer, page, head));
+        CHECK(reinterpret_cast<uintptr_t>(c.block(layer, page, head)) % 64 == 0);
+        starts.push_back(c.block(layer, page, head));
       }
     }
   }
   std::sort(starts.begin(), starts.end());
-  for (size_t i = 1; i < starts.size(); ++i) CHECK(starts[i] - starts[i - 1] == 16 * (20 + 32));
+  for (size_t i = 1; i < starts.size(); ++i) CHECK(starts[i] - starts[i - 1] == 16 * (20 + 32) * 4);
   CHECK(KvCache::create(0, 1, 1, 1).status().code() == Code::kOption);
   CHECK(KvCache::create(1, 1, -4, 1).status().code() == Code::kOption);
   CHECK(KvCache::create(1 << 30, 1 << 30, 1 << 30, 1 << 30).status().code() == Code::kMemory);

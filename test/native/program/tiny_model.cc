@@ -250,8 +250,9 @@ std::unique_ptr<Program> Model::program() const {
   return std::move(program.value());
 }
 
-std::shared_ptr<KvCache> Model::cache(int64_t pages) const {
-  Result<std::shared_ptr<KvCache>> cache = KvCache::create(config_.layers, config_.kvHeads, config_.headDim, pages);
+std::shared_ptr<KvCache> Model::cache(int64_t pages, KvFormat format) const {
+  Result<std::shared_ptr<KvCache>> cache =
+      KvCache::create(config_.layers, config_.kvHeads, config_.headDim, pages, std::move(format));
   CHECK_MSG(cache.ok(), cache.status().message());
   return cache.value();
 }
@@ -320,15 +321,16 @@ void wantLogits(StepRequest* request, int64_t vocabulary, std::vector<int32_t>* 
 
 std::vector<float> logitsInPieces(const Model& model, const std::vector<int32_t>& tokens,
                                   const std::vector<int64_t>& pieces, const std::vector<int32_t>& pages,
-                                  int64_t cachePages) {
+                                  int64_t cachePages, KvFormat format) {
   const std::unique_ptr<Program> program = model.program();
-  const std::shared_ptr<KvCache> cache = model.cache(cachePages);
+  const std::shared_ptr<KvCache> cache = model.cache(cachePages, std::move(format));
   std::vector<float> all, logits;
   std::vector<int32_t> rows;
   int64_t context = 0;
   for (const int64_t piece : pieces) {
     const std::vector<int32_t> part(tokens.begin() + context, tokens.begin() + context + piece);
     StepRequest step = request(model, cache, part, context, pages);
+    if (cache->hasExact()) step.exactTable = pages;
     wantLogits(&step, model.config().vocabulary, &rows, &logits);
     const Status status = program->step(step);
     CHECK_MSG(status.ok(), status.message());

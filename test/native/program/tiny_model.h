@@ -57,7 +57,7 @@ class Model {
   const std::vector<tsq::WeightRef>& weights() const { return weights_; }
   std::vector<tsq::SectionRun> runs() const;
   std::unique_ptr<tsq::Program> program() const;
-  std::shared_ptr<tsq::KvCache> cache(int64_t pages) const;
+  std::shared_ptr<tsq::KvCache> cache(int64_t pages, tsq::KvFormat format = {}) const;
   const Matrix& head() const { return matrices_.back(); }
 
   // Logits [tokens, vocabulary] of one sequence; blocks (if given) receives the outputs of every block [layers][tokens,
@@ -89,7 +89,7 @@ void wantLogits(tsq::StepRequest* request, int64_t vocabulary, std::vector<int32
 // Runs the model over one sequence in pieces of the given sizes and returns the logits of all tokens.
 std::vector<float> logitsInPieces(const Model& model, const std::vector<int32_t>& tokens,
                                   const std::vector<int64_t>& pieces, const std::vector<int32_t>& pages,
-                                  int64_t cachePages);
+                                  int64_t cachePages, tsq::KvFormat format = {});
 
 double worst(const std::vector<float>& found, const std::vector<double>& expected);
 double worst(const std::vector<float>& found, const std::vector<float>& expected);

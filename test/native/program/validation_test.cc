@@ -88,8 +88,8 @@ TEST(specs_are_checked) {
   SPEC_REFUSED("slot 2 is 2147483648 wide", s->slots[2] = int64_t{1} << 31);
   SPEC_REFUSED("vocabulary is -1", s->vocabulary = -1);
   SPEC_REFUSED("section 1 binds -2 weights", s->sections[1].weights = -2);
-  SPEC_REFUSED("section 1 op 3: kind 8 is unknown, expected 0 to 7",
-               s->sections[1].ops[3].kind = static_cast<OpKind>(8));
+  SPEC_REFUSED("section 1 op 3: kind 12 is unknown, expected 0 to 11",
+               s->sections[1].ops[3].kind = static_cast<OpKind>(12));
   SPEC_REFUSED("section 1 op 3: kind -1 is unknown", s->sections[1].ops[3].kind = static_cast<OpKind>(-1));
   SPEC_REFUSED("section 1 op 1 (linear): in[0] is slot 14, expected 0 to 13", s->sections[1].ops[1].in[0] = 14);
   SPEC_REFUSED("section 1 op 1 (linear): in[0] is slot -1, expected 0 to 13", s->sections[1].ops[1].in[0] = -1);
@@ -134,8 +134,8 @@ TEST(specs_are_checked) {
   SPEC_REFUSED("op 8 (attention): p[3] (scale) is 0, expected more than 0", s->sections[1].ops[8].p[3] = 0);
   SPEC_REFUSED("op 8 (attention): p[4] (window) is -1", s->sections[1].ops[8].p[4] = -1);
   SPEC_REFUSED("op 8 (attention): p[5] (softcap) is -3", s->sections[1].ops[8].p[5] = -3);
-  SPEC_REFUSED("op 14 (gated): p[0] (activation) is 2, expected an integer from 0 to 1",
-               s->sections[1].ops[14].p[0] = 2);
+  SPEC_REFUSED("op 14 (gated): p[0] (activation) is 3, expected an integer from 0 to 2",
+               s->sections[1].ops[14].p[0] = 3);
   SPEC_REFUSED("op 14 (gated): in[1] (slot 1) is 48 wide, expected 80", s->sections[1].ops[14].in[1] = 1);
   SPEC_REFUSED("op 10 (add): in[0] (slot 3) is 24 wide, expected 48", s->sections[1].ops[10].in[0] = 3);
   SPEC_REFUSED("op 1 (logits): p[0] (softcap) is -1", s->sections[2].ops[1].p[0] = -1);
@@ -261,7 +261,7 @@ TEST(observers_are_checked) {
 TEST(epilogues_are_checked) {
   static std::vector<int32_t> ids = {0, 53};
   const double nan = std::numeric_limits<double>::quiet_NaN();
-  STEP_REFUSED(kOption, "epilogue.mode is 5", v->step.epilogue.mode = static_cast<EpilogueMode>(5));
+  STEP_REFUSED(kOption, "epilogue.mode is 6", v->step.epilogue.mode = static_cast<EpilogueMode>(6));
   STEP_REFUSED(kOption, "epilogue.mode is -1", v->step.epilogue.mode = static_cast<EpilogueMode>(-1));
   STEP_REFUSED(kOption, "no run contains a logits op", v->step.runs.pop_back());
   STEP_REFUSED(kOption, "expected one logits op", v->step.runs.push_back(v->step.runs.back()));
@@ -277,7 +277,7 @@ TEST(epilogues_are_checked) {
       spoil(&v->step.epilogue);
     });
   };
-  for (const EpilogueMode mode : {EpilogueMode::kNll, EpilogueMode::kDivergence}) {
+  for (const EpilogueMode mode : {EpilogueMode::kNll, EpilogueMode::kDivergence, EpilogueMode::kScore}) {
     refuse(mode, Code::kOption, "epilogue.values is missing", __LINE__, [](Epilogue* e) { e->values = nullptr; });
     refuse(mode, Code::kOption, "epilogue.targets is missing", __LINE__, [](Epilogue* e) { e->targets = nullptr; });
     refuse(mode, Code::kOption, "epilogue.targets[1] is 53", __LINE__, [](Epilogue* e) { e->targets = ids.data(); });
@@ -345,7 +345,7 @@ TEST(any_request_is_answered) {
   for (int round = 0; round < 20000; ++round) {
     StepRequest& step = valid.step = pristine;
     step.observers = {observer(Reduction::kMean, mean)};
-    step.epilogue.mode = static_cast<EpilogueMode>(random() % 5);
+    step.epilogue.mode = static_cast<EpilogueMode>(random() % 6);
     for (uint64_t spoil = random() % 3; spoil > 0; --spoil) {
       SectionRun& run = step.runs[random() % step.runs.size()];
       Sequence& sequence = step.sequences[0];
@@ -399,7 +399,7 @@ TEST(any_request_is_answered) {
           std::swap(step.weights[random() % step.weights.size()], step.weights[random() % step.weights.size()]);
           break;
         case 16:
-          step.sequences.push_back({any(), any(), any(), any(), any()});
+          step.sequences.push_back({any(), any(), any(), any(), any(), any32()});
           break;
       }
     }

@@ -5,7 +5,7 @@ export interface Weights {
 }
 
 type Config = Record<string, unknown>
-type Rows = Float64Array[]
+export type Rows = Float64Array[]
 
 /** Logits [tokens][vocabulary]. */
 export function forward64(config: Config, weights: Weights, ids: readonly number[]): Rows {
@@ -55,7 +55,7 @@ export function forward64(config: Config, weights: Weights, ids: readonly number
   return project(last, config.tie_word_embeddings ? "model.embed_tokens" : "lm_head")
 }
 
-function linear(rows: Rows, { shape, values }: Weights[string], bias: Float64Array | undefined): Rows {
+export function linear(rows: Rows, { shape, values }: Weights[string], bias: Float64Array | undefined): Rows {
   const [n, k] = shape as [number, number]
   return rows.map(row =>
     Float64Array.from({ length: n }, (_, i) => {
@@ -66,9 +66,9 @@ function linear(rows: Rows, { shape, values }: Weights[string], bias: Float64Arr
   )
 }
 
-function rmsNorm(row: Float64Array, weight: Float64Array, eps: number): Float64Array {
+export function rmsNorm(row: Float64Array, weight: Float64Array, eps: number, offset = 0): Float64Array {
   const mean = row.reduce((sum, value) => sum + value * value, 0) / row.length
-  return row.map((value, i) => (value / Math.sqrt(mean + eps)) * weight[i]!)
+  return row.map((value, i) => (value / Math.sqrt(mean + eps)) * (offset + weight[i]!))
 }
 
 function activate(x: number, name: string | undefined): number {
@@ -76,7 +76,7 @@ function activate(x: number, name: string | undefined): number {
   return x / (1 + Math.exp(-x))
 }
 
-function rotate(head: Float64Array, inverse: Float64Array, factor: number, position: number): void {
+export function rotate(head: Float64Array, inverse: Float64Array, factor: number, position: number): void {
   const half = inverse.length
   for (let i = 0; i < half; i++) {
     const cos = Math.cos(position * inverse[i]!) * factor
@@ -87,7 +87,17 @@ function rotate(head: Float64Array, inverse: Float64Array, factor: number, posit
   }
 }
 
-function attention(q: Rows, k: Rows, v: Rows, heads: number, kvHeads: number, headDim: number, window: number): Rows {
+export function attention(
+  q: Rows,
+  k: Rows,
+  v: Rows,
+  heads: number,
+  kvHeads: number,
+  headDim: number,
+  window: number,
+  scale = headDim ** -0.5,
+  softcap = 0,
+): Rows {
   return q.map((row, i) => {
     const out = new Float64Array(heads * headDim)
     for (let h = 0; h < heads; h++) {
@@ -97,7 +107,7 @@ function attention(q: Rows, k: Rows, v: Rows, heads: number, kvHeads: number, he
         if (window > 0 && j <= i - window) continue
         let dot = 0
         for (let d = 0; d < headDim; d++) dot += row[h * headDim + d]! * k[j]![kv + d]!
-        scores.push([j, dot / Math.sqrt(headDim)])
+        scores.push([j, softcap > 0 ? softcap * Math.tanh((dot * scale) / softcap) : dot * scale])
       }
       const top = Math.max(...scores.map(([, score]) => score))
       const total = scores.reduce((sum, [, score]) => sum + Math.exp(score - top), 0)
@@ -108,7 +118,7 @@ function attention(q: Rows, k: Rows, v: Rows, heads: number, kvHeads: number, he
   })
 }
 
-const add = (a: Rows, b: Rows): Rows => a.map((row, i) => row.map((value, j) => value + b[i]![j]!))
+export const add = (a: Rows, b: Rows): Rows => a.map((row, i) => row.map((value, j) => value + b[i]![j]!))
 
 /** 0: none. */
 function windowOf(config: Config, layer: number): number {

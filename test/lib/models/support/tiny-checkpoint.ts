@@ -104,7 +104,12 @@ export function writeCheckpoint(
   new DataView(length.buffer).setBigUint64(0, BigInt(text.length), true)
   writeFileSync(join(directory, "model.safetensors"), Buffer.concat([length, Buffer.from(text), ...parts]))
   writeFileSync(join(directory, "config.json"), JSON.stringify(config))
-  writeFileSync(join(directory, "tokenizer.json"), JSON.stringify(letterTokenizer(config.vocab_size as number)))
+  writeFileSync(
+    join(directory, "tokenizer.json"),
+    JSON.stringify(
+      letterTokenizer(((config.text_config as Record<string, unknown> | undefined) ?? config).vocab_size as number),
+    ),
+  )
 }
 
 /** Token i is the i-th letter of "abc…zABC…"; nothing is added to a text. */

@@ -1,0 +1,227 @@
+// How much a model suffers when one group of its linears is quantized and everything else is not.
+//
+// "kl": the mean KL divergence of the model's output, measured for every scheme: the hidden states that enter the block are known from a run of
+// the original model, so that a measurement costs the blocks that follow, half of the model on average. "layer": the squared error of the
+// group's own outputs for every scheme, brought to the scale of the output by one such measurement a group: in the second-order view
+// (HAWQ, arXiv 1911.03852) damage is the layer's error times a sensitivity that does not depend on the scheme.
+//
+// Weights are rounded one by one on second moments of the original model's activations: GPTQ where the recipe has it or something that
+// learns more, otherwise by its own rounding. Transforms and errors of earlier blocks, which the real run has, are left out.
+import type { Checkpoint } from "../../containers/checkpoint.ts"
+import { throwIfAborted } from "../../core/errors.ts"
+import type { LongWork } from "../../core/progress.ts"
+import { CheckpointSource } from "../../engine/checkpoint-source.ts"
+import { prepack } from "../../kernels/packed-weight.ts"
+import { Accumulator } from "../../models/accumulator.ts"
+import type { ModelProgram } from "../../models/program.ts"
+import type { BoundSection } from "../../models/runner.ts"
+import type { Handle } from "../../native.ts"
+import { roundingByName } from "../../rounding/registry.ts"
+import type { InputStatistics } from "../../rounding/rounding.ts"
+import { stages } from "../block-quantizer.ts"
+import type { CalibrationSet } from "../calibration.ts"
+import { CalibrationRun, type HeadInput } from "../calibration-run.ts"
+import type { Recipe } from "../recipe.ts"
+import type { GroupChoice, LinearGroup } from "./groups.ts"
+import type { SensitivityKind } from "./request.ts"
+
+/** Of one choice of a group: what the output loses, and the group's own mean squared output error summed over outputs. */
+export interface Damage {
+  kl: number
+  layerError: number
+}
+
+export interface SensitivityInput extends LongWork {
+  checkpoint: Checkpoint
+  program: ModelProgram
+  recipe: Recipe
+  calibration: CalibrationSet
+  minZero: number
+  /** null: the CPU. */
+  device: Handle | null
+  groups: readonly LinearGroup[]
+  kind: SensitivityKind
+  /** Damages of groups that are known already, in the order of groups: measured by an interrupted run. */
+  known: readonly (readonly Damage[])[]
+  onGroup(done: readonly (readonly Damage[])[]): Promise<void>
+}
+
+/** Tokens that damage is measured on where the calibration text has no windows to spare. */
+const probeTokens = 4096
+
+/** Windows that damage is measured on: of the text that calibration has left over, otherwise some of its own. */
+export function probeSet(set: CalibrationSet): CalibrationSet {
+  if (set.heldOut && set.heldOut.length > 0) return { ...set, windows: set.heldOut }
+  const count = Math.min(set.windows.length, Math.ceil(probeTokens / set.sequenceLength))
+  const windows = Array.from({ length: count }, (_, i) => set.windows[Math.floor((i * set.windows.length) / count)]!)
+  return { ...set, windows }
+}
+
+/** Damage of every choice of every group, in their order. */
+export async function measureSensitivity(input: SensitivityInput): Promise<Damage[][]> {
+  const { program, groups, signal } = input
+  const damages = input.known.map(list => [...list])
+  const left = groups.slice(damages.length)
+  if (left.length === 0) return damages
+  const dense = new CheckpointSource(input.checkpoint, () => {})
+  const calibrated = await CalibrationRun.start(program, dense, input.calibration, signal, input.device)
+  try {
+    const probe = await CalibrationRun.start(program, dense, probeSet(input.calibration), signal)
+    try {
+      const reference = await outputOf(probe, program, signal)
+      for (let layer = 0; layer <= left.at(-1)!.layer; layer++) {
+        const bound = await calibrated.bind(layer)
+        try {
+          for (const group of left.filter(entry => entry.layer === layer)) {
+            throwIfAborted(signal)
+            damages.push(await measureGroup(input, group, bound, calibrated, probe, reference))
+            await input.onGroup(damages)
+          }
+          await calibrated.advance(bound, signal)
+          await probe.advance(bound, signal)
+        } finally {
+          bound.dispose()
+        }
+      }
+      return damages
+    } finally {
+      probe.dispose()
+    }
+  } finally {
+    calibrated.dispose()
+  }
+}
+
+/** What the head reads at the end of the original model. */
+export async function outputOf(
+  start: CalibrationRun,
+  program: ModelProgram,
+  signal: AbortSignal | undefined,
+): Promise<HeadInput> {
+  const run = start.fork()
+  for (let layer = 0; layer < program.blocks.length; layer++) await advanceThrough([run], layer, signal)
+  return run.headInput(signal)
+}
+
+/** Sends runs through an original block. */
+async function advanceThrough(
+  runs: readonly CalibrationRun[],
+  layer: number,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const bound = await runs[0]!.bind(layer)
+  try {
+    for (const run of runs) await run.advance(bound, signal)
+  } finally {
+    bound.dispose()
+  }
+}
+
+async function measureGroup(
+  input: SensitivityInput,
+  group: LinearGroup,
+  bound: BoundSection,
+  calibrated: CalibrationRun,
+  probe: CalibrationRun,
+  reference: HeadInput,
+): Promise<Damage[]> {
+  const { program, signal } = input
+  const statistics = await statisticsOf(input, group, bound, calibrated)
+  try {
+    const prefix = program.blockPrefix(group.layer)
+    const weights = new Map<string, Float32Array>()
+    for (const module of group.modules) weights.set(module, await input.checkpoint.floats(`${module}.weight`))
+    const probed = probedChoices(group, input.kind)
+    const forks = new Map<number, CalibrationRun>()
+    const errors: number[] = []
+    for (const [index, choice] of group.choices.entries()) {
+      throwIfAborted(signal)
+      let error = 0
+      let changed = bound
+      const owned: { dispose(): void }[] = []
+      try {
+        for (const [i, module] of group.modules.entries()) {
+          const scheme = choice.schemes[i]
+          if (!scheme) continue
+          const [n, k] = group.shapes[i]!
+          const { tensor, report } = await roundingByName(probeRounding(input.recipe)).round({
+            ...{ name: module, weight: weights.get(module)!, n, k, scheme, minZero: input.minZero, signal },
+            statistics: statistics.value,
+            options: input.recipe.roundingOptions,
+            device: input.device,
+          })
+          error += report.error
+          if (!probed.has(index)) continue
+          const packed = await prepack(tensor)
+          owned.push(packed)
+          changed = changed.set(module.slice(prefix.length), packed)
+          owned.push(changed)
+        }
+        if (changed !== bound) {
+          const fork = probe.fork()
+          await fork.advance(changed, signal)
+          forks.set(index, fork)
+        }
+      } finally {
+        for (const object of owned) object.dispose()
+      }
+      errors.push(error)
+    }
+    const runs = [...forks.values()]
+    if (runs.length > 0)
+      for (let layer = group.layer + 1; layer < program.blocks.length; layer++)
+        await advanceThrough(runs, layer, signal)
+    const measured = new Map<number, number>()
+    for (const [index, fork] of forks) measured.set(index, Math.max(0, await fork.divergence(reference, signal)))
+    return damagesOf(group.choices, errors, measured)
+  } finally {
+    statistics.dispose()
+  }
+}
+
+async function statisticsOf(
+  { program, signal }: SensitivityInput,
+  group: LinearGroup,
+  bound: BoundSection,
+  calibrated: CalibrationRun,
+): Promise<{ value: InputStatistics; dispose(): void }> {
+  const name = group.modules[0]!.slice(program.blockPrefix(group.layer).length)
+  const section = program.sections[program.blocks[group.layer]!]!
+  const stage = stages(section).find(({ modules }) => modules.includes(name))!
+  const hessian = new Accumulator("hessian", program.slots[stage.slot]!)
+  try {
+    await calibrated.observe(bound, stage.op, stage.slot, hessian, signal)
+    const value = { hessian: hessian.handle, meanSquare: hessian.meanSquare(), rows: hessian.rows }
+    return { value, dispose: () => hessian.dispose() }
+  } catch (error) {
+    hessian.dispose()
+    throw error
+  }
+}
+
+/** Choices whose damage is measured at the output: all, or the one in the middle of the quantized ones. */
+function probedChoices(group: LinearGroup, kind: SensitivityKind): Set<number> {
+  const quantized = [...group.choices.entries()]
+    .filter(([, { candidate }]) => candidate.scheme !== "none")
+    .sort(([, a], [, b]) => a.bits - b.bits)
+    .map(([index]) => index)
+  return new Set(kind === "kl" ? quantized : [quantized[Math.floor((quantized.length - 1) / 2)]!])
+}
+
+function damagesOf(
+  choices: readonly GroupChoice[],
+  errors: readonly number[],
+  measured: ReadonlyMap<number, number>,
+): Damage[] {
+  const [[probed, kl] = [0, 0]] = measured
+  return choices.map(({ candidate }, index) => {
+    if (candidate.scheme === "none") return { kl: 0, layerError: 0 }
+    const layerError = errors[index]!
+    const known = measured.get(index)
+    return { kl: known ?? (kl * layerError) / Math.max(errors[probed]!, Number.MIN_VALUE), layerError }
+  })
+}
+
+/** The rounding whose error stands for that of the recipe's. */
+const probeRounding = ({ rounding }: Recipe): string =>
+  rounding === "nearest" || rounding === "mse" ? rounding : "gptq"

@@ -1,0 +1,110 @@
+// Damage of quantized KV caches: a module of `npm run quality`. By itself: npx tsx scripts/quality/kv-cache.ts [name …].
+import { mkdtempSync, readFileSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { evaluateModel, loadModel } from "../../lib/index.ts"
+import type { KvCacheDetails, KvCacheOption } from "../../lib/models/kv-cache.ts"
+
+export interface Subject {
+  name: string
+  path: string
+  evaluation: string
+}
+
+export interface Context {
+  subjects: readonly Subject[]
+  work: string
+  progress: { note(text: string): void }
+}
+
+const bare: KvCacheDetails = { sinks: 0, window: 0 }
+const int4: KvCacheDetails = { ...bare, keys: "int4", values: "int4" }
+/** The first ones without anything kept in 16 bits, so that a short window shows what a long context would. */
+export const rows: readonly (readonly [name: string, option: KvCacheOption])[] = [
+  ["f16", "f16"],
+  ["int8", { ...bare, keys: "int8", values: "int8" }],
+  ["int8, keys only", { ...bare, keys: "int8" }],
+  ["int8, values only", { ...bare, values: "int8" }],
+  ["int8, rotated", { ...bare, keys: "int8", values: "int8", rotate: true }],
+  ["int8, sinks 4, window 64 (default)", "int8"],
+  ["fp8", { ...bare, keys: "fp8", values: "fp8" }],
+  ["fp8, sinks 4, window 64 (default)", "fp8"],
+  ["int4, not rotated", { ...int4, rotate: false }],
+  ["int4, not rotated, symmetric", { ...int4, rotate: false, symmetric: true }],
+  ["int4, rotated", { ...int4, rotate: true }],
+  ["int4, rotated, symmetric", { ...int4, rotate: true, symmetric: true }],
+  ["int4, rotated, keys only", { ...bare, keys: "int4", rotate: true }],
+  ["int4, rotated, values only", { ...bare, values: "int4", rotate: true }],
+  ["int4, keys not rotated, by channel, window 1", { ...int4, rotate: false, keyScales: "channel", window: 1 }],
+  ["int4, rotated, window 1", { ...int4, rotate: true, window: 1 }],
+  ["int4, rotated, sinks 4", { ...int4, rotate: true, sinks: 4 }],
+  ["int4, rotated, window 64", { ...int4, rotate: true, window: 64 }],
+  ["int4, not rotated, sinks 4, window 64", { keys: "int4", values: "int4", rotate: false }],
+  ["int4, rotated, sinks 4, window 64 (default)", "int4"],
+  ["int4, keys by channel, sinks 4, window 64", { keys: "int4", values: "int4", keyScales: "channel" }],
+  ["int4, rotated, sinks 4, window 128", { ...int4, rotate: true, sinks: 4, window: 128 }],
+  ["keys int8, values int4 rotated", { ...bare, keys: "int8", values: "int4" }],
+]
+
+/** Markdown lines. characters: of the text, for a quick look; default all. */
+export async function kvCacheQuality(
+  { subjects, progress }: Context,
+  chosen = rows,
+  characters = Number.POSITIVE_INFINITY,
+): Promise<string[]> {
+  const lines: string[] = []
+  for (const { name, path, evaluation } of subjects) {
+    const text = readFileSync(evaluation, "utf8").slice(0, characters)
+    using reference = await loadModel(path)
+    const window = reference.maxContext
+    lines.push(`### ${name}, windows of ${window}`, "")
+    lines.push("| cache | bytes a token | perplexity ratio | KL | top token |", "|---|---|---|---|---|")
+    for (const [label, kvCache] of chosen) {
+      progress.note(`${name}: ${label}`)
+      using model = await loadModel(path, { kvCache })
+      const { perplexity, against } = await evaluateModel(model, {
+        text,
+        window,
+        protocol: "llama.cpp",
+        against: reference,
+      })
+      const { klMean, topAgreement, perplexity: base } = against!
+      const bytes = (model.kvCacheBytes(32768) - model.kvCacheBytes(16384)) / 16384
+      lines.push(
+        `| ${label} | ${bytes} | ${(perplexity / base).toFixed(5)} | ${klMean.toExponential(2)} | ${(topAgreement * 100).toFixed(2)} % |`,
+      )
+    }
+    lines.push("")
+  }
+  return lines
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const root = fileURLToPath(new URL("../..", import.meta.url))
+  const [models, texts, characters = "Infinity", ...names] = process.argv.slice(2)
+  const subjects = [
+    {
+      name: "fable-5m",
+      path: join(root, "models/fable-5m"),
+      evaluation: join(root, "models/text/fable-eval.txt"),
+    },
+    ...(models && texts
+      ? [
+          {
+            name: "stories260K",
+            path: join(models, "stories260K"),
+            evaluation: join(texts, "tinystories-eval.txt"),
+          },
+        ]
+      : []),
+  ]
+  const work = mkdtempSync(join(tmpdir(), "tsq-kv-"))
+  const chosen = names.length === 0 ? rows : rows.filter(([name]) => names.includes(name))
+  const progress = { note: (text: string) => console.error(text) }
+  try {
+    console.log((await kvCacheQuality({ subjects, work, progress }, chosen, Number(characters))).join("\n"))
+  } finally {
+    rmSync(work, { recursive: true })
+  }
+}
