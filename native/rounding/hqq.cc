@@ -26,7 +26,7 @@ TSQ_INLINE void alternateBody(const float* w, int64_t columns, const LaneScales&
                               float beta, HalfSums* sums) {
   const float inverseBeta = 1.f / beta;
   for (int64_t first = 0; first < columns; first += kErrorChain) {
-    const int64_t last = std::min(columns, first + kErrorChain);
+    const int64_t last = columns - first < kErrorChain ? columns : first + kErrorChain;
     alignas(64) float zero[kLanes] = {}, numerator[kLanes] = {}, denominator[kLanes] = {};
     for (int64_t c = first; c < last; ++c) {
       for (int lane = 0; lane < kLanes; ++lane) {
