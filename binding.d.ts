@@ -147,10 +147,33 @@ export interface GptqReport {
   error: number
   nearestError: number
   note: string
+  /** Of the inverse factor, of scales and columns, of the comparison. */
+  factorSeconds: number
+  columnSeconds: number
+  compareSeconds: number
 }
 
-/** hessian 0, sum of squares 1, absolute maximum 2, copy 3, squared error 4, mean 5, reservoir 6, rows with something other than 0 by column 7. */
-export type ReductionCode = 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7
+/** native/rounding/learned.h LearnSpec. */
+export interface LearnOptions {
+  grid: Grid
+  /** Of signed gradients; 0: none. */
+  steps: number
+  /** They move the offsets of the rounding as well as the ends of ranges. */
+  offsets: boolean
+  /** Of exact descent, at most. */
+  sweeps: number
+  /** It moves codes as well as scales and zero points. */
+  codes: boolean
+}
+
+/** Output errors as layerError gives them. */
+export interface LearnReport {
+  error: number
+  startErrors: number[]
+}
+
+/** hessian 0, sum of squares 1, absolute maximum 2, copy 3, squared error 4, mean 5, reservoir 6, rows with something other than 0 by column 7, cross Gram matrix 8. */
+export type ReductionCode = 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8
 
 /** One execution of ops [opBegin, opEnd) of a section: [section, opBegin, opEnd, weightBase, cacheLayer]. */
 export interface StepObserver {
@@ -163,7 +186,7 @@ export interface StepObserver {
   accumulator?: Handle
   /** copy: [rows, slot width]. */
   out?: Float32Array
-  /** squared error: [rows, slot width]. */
+  /** squared error, cross: [rows, slot width]. */
   reference?: Float32Array
   /** Both: the slot is grouped by the routes in that slot, and only rows of this expert are reduced. All reductions but copy. */
   routes?: number
@@ -723,6 +746,43 @@ export interface Binding {
     groupIndex: Int32Array | null,
     abort: AbortFlag,
   ): Promise<GptqReport>
+  /** native/rounding/hqq.h. Zero points are whole numbers. */
+  roundHqq(
+    w: Float32Array,
+    n: number,
+    k: number,
+    grid: Grid,
+    options: { steps: number; norm: number; beta: number; kappa: number },
+    clip: Float32Array | null,
+    out: RoundedArrays,
+    abort: AbortFlag,
+  ): Promise<void>
+  /** Descends from 1 to 8 starts on the same grid and groupIndex [k]; out, which may be one of them, holds the best of each row. */
+  learnRounding(
+    target: Float32Array,
+    n: number,
+    k: number,
+    hessian: Handle,
+    options: LearnOptions,
+    starts: RoundedArrays[],
+    groupIndex: Int32Array | null,
+    out: RoundedArrays,
+    abort: AbortFlag,
+  ): Promise<LearnReport>
+  /**
+   * target [n, k] = w + (H + damp I)^-1 M^T w, damp in units of the mean of diag(H): what gives the outputs of w on the references of
+   * `cross`, an accumulator of kind cross (M = sum of (reference - x) x^T), from the inputs x of H. kept: target is w.
+   */
+  correctTarget(
+    w: Float32Array,
+    n: number,
+    k: number,
+    hessian: Handle,
+    cross: Handle,
+    damp: number,
+    target: Float32Array,
+    abort: AbortFlag,
+  ): Promise<{ damp: number; kept: boolean }>
   /** tr(D H D^T) / rows, D = w - approx: mean squared output error summed over outputs. */
   layerError(w: Float32Array, approx: Float32Array, n: number, k: number, hessian: Handle): Promise<number>
   searchClip(
@@ -739,10 +799,10 @@ export interface Binding {
 
   // Accumulators
   createAccumulator(kind: ReductionCode, width: number, capacity: number, seed: number): Handle
-  /** Feeds rows [rows, width]. */
-  accumulate(accumulator: Handle, x: Float32Array, rows: number): Promise<void>
+  /** Feeds rows [rows, width]; squared error and cross: beside the reference [rows, width]. */
+  accumulate(accumulator: Handle, x: Float32Array, rows: number, reference?: Float32Array | null): Promise<void>
   accumulatorRows(accumulator: Handle): number
-  /** hessian: its diagonal [width]; sum of squares, absolute maximum, mean, non-zero: [width]; squared error: [2]; reservoir: [min(rows, capacity), width]. */
+  /** hessian: its diagonal [width]; sum of squares, absolute maximum, mean, non-zero: [width]; squared error: [2]; reservoir: [min(rows, capacity), width]; cross: nothing. */
   readAccumulator(accumulator: Handle, out: Float32Array | Float64Array): void
 
   // Programs

@@ -70,7 +70,7 @@ export function addQuantize(program: Command): void {
       )
       .option("--group-size <n|channel|tensor>", "columns that share a scale (default 128)", groupSize)
       .option("--asymmetric", "with zero points")
-      .option("--rounding <name>", "nearest, mse or gptq")
+      .option("--rounding <name>", "nearest, mse, hqq, gptq, auto-round, lsq or qronos")
       .option(
         "--transform <name>",
         "awq, smooth or hadamard; may be given several times, in this order: hadamard, smooth, awq",

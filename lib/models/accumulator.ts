@@ -11,6 +11,7 @@ export const reductions = {
   mean: 5,
   reservoir: 6,
   nonZero: 7,
+  cross: 8,
 } as const satisfies Record<string, ReductionCode>
 
 export type Reduction = keyof typeof reductions
@@ -35,9 +36,9 @@ export class Accumulator {
     return native.accumulatorRows(this.handle.value)
   }
 
-  /** Feeds rows of x [rows, width], f32 on shared memory. */
-  add(x: Float32Array, rows: number): Promise<void> {
-    return native.accumulate(this.handle.value, x, rows)
+  /** Feeds rows of x [rows, width], f32 on shared memory; squaredError and cross: beside those of the reference. */
+  add(x: Float32Array, rows: number, reference: Float32Array | null = null): Promise<void> {
+    return native.accumulate(this.handle.value, x, rows, reference)
   }
 
   /** `count` values: see binding.d.ts, readAccumulator. */

@@ -30,7 +30,7 @@ export interface Observer {
   accumulator?: NativeHandle
   /** copy: [rows, slot width]. */
   out?: Float32Array
-  /** squaredError: [rows, slot width]. */
+  /** squaredError, cross: [rows, slot width]. */
   reference?: Float32Array
   /** The slot is grouped by the routes in this one, and only the rows of `expert` are reduced. Not for "copy". */
   routes?: number

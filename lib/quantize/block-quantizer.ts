@@ -133,6 +133,8 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
     }
     for (const module of weights.changedLinears) if (!schemeOf(module)) await weights.roundToStored(module)
     let bound = await run.rebind(original, weights)
+    // What transforms did leaves the function as it is, and the inputs of every stage in the terms of its weights.
+    const unquantized = bound
     for (const stage of stages(section)) {
       const modules = stage.modules.filter(module => schemeOf(module))
       if (modules.length === 0) continue
@@ -151,28 +153,33 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
         continue
       }
       const hessian = new Accumulator("hessian", stage.k)
+      const cross = recipe.errorCorrection && run.carriesOriginal ? new Accumulator("cross", stage.k) : null
       try {
-        await run.observe(bound, stage.op, stage.slot, hessian, input.signal)
+        const drift = cross ? { original: unquantized, accumulator: cross } : undefined
+        await run.observe(bound, stage.op, stage.slot, hessian, input.signal, drift)
         const statistics: InputStatistics = {
           hessian: hessian.handle,
           meanSquare: hessian.meanSquare(),
           rows: hessian.rows,
+          cross: cross?.handle,
         }
         for (const module of modules) {
           bound = run.own(bound.set(module, run.own(await prepack(await round(module, statistics)))))
         }
       } finally {
         hessian.dispose()
+        cross?.dispose()
       }
     }
     const activations = run.own(new StaticActivations(program, stages(section), schemeOf))
     const advance = input.advance ?? true
-    if (advance)
+    if (advance) {
       await run.advance(bound, input.signal, [
         ...activations.watched,
         { op: section.ops.length, slot: 0, accumulator: peaks },
       ])
-    else if (activations.watched.length > 0) await run.watch(bound, activations.watched, input.signal)
+      await run.advanceOriginal(layer, input.signal)
+    } else if (activations.watched.length > 0) await run.watch(bound, activations.watched, input.signal)
     activations.apply(prefix, tensors)
     const residualPeak = advance ? peaks.read(peaks.width).reduce((most, peak) => Math.max(most, peak), 0) : null
     return { tensors, reports, changed: await changedTensors(weights, prefix, tensors), transforms, residualPeak }

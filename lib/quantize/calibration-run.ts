@@ -43,6 +43,8 @@ export class CalibrationRun {
   readonly #batches: readonly Batch[]
   /** [windows * sequenceLength, hiddenSize]: what enters the next block. */
   readonly #hidden: Float32Array
+  /** The same of the unquantized model, where rounding aims at its outputs. */
+  readonly #original: Float32Array | null
   /** Of a fork: runner and cache are its origin's. */
   readonly #isFork: boolean
   #owned: { dispose(): void }[] = []
@@ -52,6 +54,7 @@ export class CalibrationRun {
     source: WeightSource,
     set: CalibrationSet,
     device: Handle | null,
+    original: boolean,
     origin: CalibrationRun | null = null,
   ) {
     this.#program = program
@@ -76,9 +79,13 @@ export class CalibrationRun {
     }
     this.#batches = batches
     this.#hidden = sharedFloats(set.windows.length * length * program.config.hiddenSize)
+    this.#original = original ? sharedFloats(this.#hidden.length) : null
   }
 
-  /** Embeds the calibration windows. device: where second moments are summed, null for the CPU. embedding: a source of its own for that. */
+  /**
+   * Embeds the calibration windows. device: where second moments are summed, null for the CPU. embedding: a source of its own for that.
+   * original: whether the hidden states of the unquantized model are carried along.
+   */
   static async start(
     program: ModelProgram,
     source: WeightSource,
@@ -86,8 +93,9 @@ export class CalibrationRun {
     signal?: AbortSignal,
     device: Handle | null = null,
     embedding: WeightSource = source,
+    original = false,
   ): Promise<CalibrationRun> {
-    const run = new CalibrationRun(program, source, set, device)
+    const run = new CalibrationRun(program, source, set, device, original)
     const prologue = await run.runner.bindSection(0, "", embedding, set.sequenceLength)
     try {
       for (const batch of run.#batches) {
@@ -106,6 +114,7 @@ export class CalibrationRun {
           signal,
         })
       }
+      run.#original?.set(run.#hidden)
       return run
     } catch (error) {
       run.dispose()
@@ -117,8 +126,9 @@ export class CalibrationRun {
 
   /** The same windows at the same place, with hidden states of their own: shares runner and cache, so that one of them runs at a time. */
   fork(): CalibrationRun {
-    const fork = new CalibrationRun(this.#program, this.#source, this.#set, this.#device, this)
+    const fork = new CalibrationRun(this.#program, this.#source, this.#set, this.#device, this.carriesOriginal, this)
     fork.#hidden.set(this.#hidden)
+    if (this.#original) fork.#original?.set(this.#original)
     return fork
   }
 
@@ -127,9 +137,9 @@ export class CalibrationRun {
     return this.#set.windows.length * this.#set.sequenceLength
   }
 
-  #slice(batch: Batch): Float32Array {
+  #slice(batch: Batch, states = this.#hidden): Float32Array {
     const width = this.#program.config.hiddenSize
-    return this.#hidden.subarray(batch.begin * width, (batch.begin + batch.rows) * width)
+    return states.subarray(batch.begin * width, (batch.begin + batch.rows) * width)
   }
 
   /** The block's original weights, or those of another source. */
@@ -178,22 +188,35 @@ export class CalibrationRun {
     return { rows: count * length, hidden, sequences: this.#batches[0]!.sequences.slice(0, count) }
   }
 
-  /** Runs the block up to op `op` over the whole set and reduces the slot that op reads. */
+  /** Whether the hidden states of the unquantized model are carried along. */
+  get carriesOriginal(): boolean {
+    return this.#original !== null
+  }
+
+  /**
+   * Runs the block up to op `op` over the whole set and reduces the slot that op reads. drift: what that slot holds in the unquantized
+   * model, whose block is `original`, is compared into an accumulator of kind cross.
+   */
   async observe(
     bound: BoundSection,
     op: number,
     slot: number,
     accumulator: Accumulator,
     signal?: AbortSignal,
+    drift?: { original: BoundSection; accumulator: Accumulator },
   ): Promise<void> {
     const onDevice = accumulator.kind === "hessian" && this.#device !== null
     const sum = onDevice ? await HessianSum.start(accumulator, this.#device) : null
     try {
       // One array for all batches: what was copied has been added before the next step.
-      const rows = sum && sharedFloats(Math.max(...this.#batches.map(batch => batch.rows)) * accumulator.width)
+      const most = Math.max(...this.#batches.map(batch => batch.rows)) * accumulator.width
+      const rows = sum && sharedFloats(most)
+      const references = drift && sharedFloats(most)
       for (const batch of this.#batches) {
         throwIfAborted(signal)
         const out = rows?.subarray(0, batch.rows * accumulator.width)
+        const reference = references?.subarray(0, batch.rows * accumulator.width)
+        if (drift && reference) await this.#copyOriginal(drift.original, op, slot, batch, reference, signal)
         await this.runner.step({
           runs: [{ section: bound, layer: 0, opBegin: 0, opEnd: op }],
           rows: batch.rows,
@@ -204,6 +227,14 @@ export class CalibrationRun {
             out
               ? { run: 0, op: op - 1, slot, reduction: "copy", out }
               : { run: 0, op: op - 1, slot, reduction: accumulator.kind, accumulator: accumulator.handle },
+            ...(drift && reference
+              ? [
+                  {
+                    ...{ run: 0, op: op - 1, slot, reduction: drift.accumulator.kind, reference },
+                    accumulator: drift.accumulator.handle,
+                  },
+                ]
+              : []),
           ],
           signal,
         })
@@ -212,6 +243,37 @@ export class CalibrationRun {
       await sum?.finish()
     } finally {
       sum?.dispose()
+    }
+  }
+
+  /** What `slot` holds before op `op` in the unquantized model. */
+  #copyOriginal(
+    bound: BoundSection,
+    op: number,
+    slot: number,
+    batch: Batch,
+    out: Float32Array,
+    signal: AbortSignal | undefined,
+  ): Promise<unknown> {
+    return this.runner.step({
+      runs: [{ section: bound, layer: 0, opBegin: 0, opEnd: op }],
+      rows: batch.rows,
+      sequences: batch.sequences,
+      cache: this.cache,
+      hidden: this.#slice(batch, this.#original!),
+      observers: [{ run: 0, op: op - 1, slot, reduction: "copy", out }],
+      signal,
+    })
+  }
+
+  /** Replaces the hidden states of the unquantized model, where they are carried along, by its block's outputs. */
+  async advanceOriginal(layer: number, signal?: AbortSignal): Promise<void> {
+    if (!this.#original) return
+    const bound = await this.bind(layer)
+    try {
+      await this.advance(bound, signal, [], this.#original)
+    } finally {
+      bound.dispose()
     }
   }
 
@@ -246,11 +308,16 @@ export class CalibrationRun {
   }
 
   /** Replaces the hidden states by the block's outputs, and reduces slots on the way: each before the op that reads it. */
-  async advance(bound: BoundSection, signal?: AbortSignal, watched: readonly Watched[] = []): Promise<void> {
+  async advance(
+    bound: BoundSection,
+    signal?: AbortSignal,
+    watched: readonly Watched[] = [],
+    states: Float32Array = this.#hidden,
+  ): Promise<void> {
     const ops = this.#program.sections[bound.section]!.ops.length
     for (const batch of this.#batches) {
       throwIfAborted(signal)
-      const hidden = this.#slice(batch)
+      const hidden = this.#slice(batch, states)
       await this.runner.step({
         runs: [{ section: bound, layer: 0 }],
         rows: batch.rows,

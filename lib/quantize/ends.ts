@@ -39,7 +39,7 @@ export async function quantizeEnds(
         ? { hessian: hessian.handle, meanSquare: hessian.meanSquare(), rows: hessian.rows }
         : undefined
       const { tensor, report } = await roundingByName(
-        recipe.rounding === "gptq" && !statistics ? "mse" : recipe.rounding,
+        !statistics && roundingByName(recipe.rounding).calibration === "required" ? "mse" : recipe.rounding,
       ).round({
         name: module,
         weight: await checkpoint.floats(`${module}.weight`),

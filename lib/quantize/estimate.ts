@@ -3,7 +3,10 @@ import type { Checkpoint } from "../containers/checkpoint.ts"
 import { bitsPerWeight, type IntegerScheme } from "../core/scheme.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { native } from "../native.ts"
-import { blockTransforms, type TransformName } from "../transforms/registry.ts"
+import { signSteps } from "../rounding/auto-round.ts"
+import { roundingByName } from "../rounding/registry.ts"
+import { blockTransforms } from "../transforms/registry.ts"
+import { strategyRecipe } from "./best/strategies.ts"
 import { fusedGroups, type LinearSlot, linearsOf } from "./linears.ts"
 import type { PlannedModule } from "./plan.ts"
 import { needsCalibrationRun, type Recipe } from "./recipe.ts"
@@ -115,6 +118,10 @@ export function estimateMemory(
     if (probed > 0) rounding["hidden states of what is tried"] = probed
     // The best candidate so far, beside the one that is tried.
     if (recipe.contest) rounding["codes of a block"] = 2 * block
+    if (recipe.errorCorrection) {
+      rounding["hidden states of the original"] = hidden
+      rounding["inputs of the original"] = rows * Math.max(...linears.map(({ k }) => k)) * 4
+    }
     // As they are stored and, bit by bit, quantized; f32 copies, changed weights and candidates of a transform.
     rounding["block weights"] =
       block * (program.config.torchDtype === "float32" || recipe.transforms.includes("hadamard") ? 4 : 2) +
@@ -156,9 +163,27 @@ const expertMomentBytes = 2 ** 30
 /** Experts of k columns whose second moments are summed in one pass over the calibration set. */
 export const expertsAtOnce = (k: number): number => Math.max(1, Math.floor(expertMomentBytes / (4 * k * k)))
 
-/** Hessians in f32 and rows of a chunk; GPTQ's triangular factor (f64 up to a certain width) and its inverse in f32. */
-const secondMomentBytes = (k: number, { rounding }: Recipe, hessians: number): number =>
-  k * k * (4 * hessians + (rounding === "gptq" ? (k <= doubleLimit ? 4 : 2) + 2 : 0)) + 512 * k * 4
+/**
+ * Hessians in f32 and rows of a chunk, and the largest of what comes after another: GPTQ's triangular factor (f64 up to a certain
+ * width) and its inverse in f32, the Hessian packed for descent, the inverse beside two packed matrices for a corrected target. With
+ * correction also the cross Gram matrix.
+ */
+function secondMomentBytes(k: number, recipe: Costs, hessians: number): number {
+  const { errorCorrection } = recipe
+  const factor = usesFactor(recipe) || errorCorrection ? (k <= doubleLimit ? 4 : 2) + 2 : 0
+  const after = Math.max(
+    factor,
+    roundingByName(recipe.rounding).calibration === "required" ? 4 : 0,
+    errorCorrection ? 10 : 0,
+  )
+  return k * k * (4 * hessians + (errorCorrection ? 4 : 0) + after) + (errorCorrection ? 2560 : 512) * k * 4
+}
+
+/** What a rounding's memory and time depend on. */
+type Costs = Pick<Recipe, "rounding" | "transforms" | "roundingOptions" | "errorCorrection">
+
+/** Roundings that begin with GPTQ. */
+const usesFactor = ({ rounding }: Costs): boolean => ["gptq", "auto-round", "qronos"].includes(rounding)
 
 /** Arithmetic per second and thread in quantization on the processors that this was measured on. */
 const rates = [
@@ -167,6 +192,8 @@ const rates = [
   { kernels: "neon", flops: 20e9 },
 ]
 const slowestRate = 1e9
+/** After so many sweeps of exact descent most rows have ended. */
+const typicalSweeps = 10
 /** Bytes of source checked, hashed, written and read back in a second. */
 const streamRate = 150e6
 
@@ -174,9 +201,9 @@ const streamRate = 150e6
 export function estimateSeconds(program: ModelProgram, recipe: Recipe, rows: number, sourceBytes: number): number {
   const { kernels } = native.cpu()
   const rate = (rates.find(entry => kernels.startsWith(entry.kernels))?.flops ?? slowestRate) * native.threads()
-  const ways = recipe.contest?.strategies ?? [recipe]
+  const ways = recipe.contest?.strategies.map(strategy => strategyRecipe(recipe, strategy)) ?? [recipe]
   let flops = 0
-  for (const { rounding, transforms } of ways) flops += quantizationFlops(program, rounding, transforms, rows)
+  for (const way of ways) flops += quantizationFlops(program, way, rows)
   const weights = program.blocks.map((_, layer) => linearsOf(program, layer).reduce((sum, { n, k }) => sum + n * k, 0))
   const model = weights.reduce((sum, each) => sum + each, 0)
   // A forward pass over the probe through half of the model, and what is read by the head, for each thing that is tried.
@@ -185,22 +212,25 @@ export function estimateSeconds(program: ModelProgram, recipe: Recipe, rows: num
   if (recipe.contest?.objective === "kl") flops += program.blocks.length * ways.length * probe
   if (recipe.mix) {
     const candidates = recipe.mix.candidates?.length ?? 7
-    const gptq = recipe.rounding !== "nearest" && recipe.rounding !== "mse" ? "gptq" : recipe.rounding
+    const rounding = recipe.rounding === "nearest" || recipe.rounding === "mse" ? recipe.rounding : "gptq"
+    const cheap = { ...recipe, rounding, transforms: [], roundingOptions: {}, errorCorrection: false } as const
     const measured = recipe.mix.sensitivity === "kl" ? candidates : 1
     const groups = program.blocks.reduce<number>((sum, _, layer) => sum + fusedGroups(program, layer).length, 0)
-    flops += candidates * quantizationFlops(program, gptq, [], 0) + 2 * model * rows + groups * measured * probe
+    flops += candidates * quantizationFlops(program, cheap, 0) + 2 * model * rows + groups * measured * probe
   }
   return flops / rate + sourceBytes / streamRate
 }
 
 /** Of every block by one recipe. */
-function quantizationFlops(
-  program: ModelProgram,
-  rounding: string,
-  transforms: readonly TransformName[],
-  rows: number,
-): number {
-  const gptq = rounding === "gptq"
+function quantizationFlops(program: ModelProgram, recipe: Costs, rows: number): number {
+  const gptq = usesFactor(recipe)
+  const { rounding, transforms, errorCorrection } = recipe
+  const { steps = signSteps, refine } = recipe.roundingOptions
+  // Products with H: of a sweep twice and a half, of a signed step once.
+  const products =
+    2.5 * (refine ?? (rounding === "auto-round" || rounding === "qronos" ? typicalSweeps : 0)) +
+    (rounding === "auto-round" || rounding === "lsq" ? steps : 0) +
+    (errorCorrection ? 2 : 0)
   let flops = 0
   for (let layer = 0; layer < program.blocks.length; layer++) {
     const linears = linearsOf(program, layer)
@@ -211,14 +241,14 @@ function quantizationFlops(
     const experts = linears.filter(({ expert }) => expert !== undefined)
     const active = weights - weightsOf(experts) * (1 - perToken / count)
     // The stages of a block run as far as they reach, and once to its end: twice the block together.
-    flops += 2 * 2 * active * rows
+    flops += 2 * 2 * active * rows * (errorCorrection ? 2 : 1)
     // Some 22 candidates for each of four groups of linears, each a run through most of the block.
     flops += blockTransforms(transforms).length * 4 * 22 * 0.7 * 2 * active * Math.min(rows, transformRows)
     const inputs = (list: readonly LinearSlot[]) => new Set(list.map(({ k }) => k))
     for (const k of inputs(linears.filter(({ expert }) => expert === undefined)))
-      flops += k * k * rows + (gptq ? k ** 3 : 0)
+      flops += k * k * rows * (errorCorrection ? 3 : 1) + (gptq || errorCorrection ? k ** 3 : 0)
     for (const k of inputs(experts)) flops += k * k * rows * perToken + (gptq ? k ** 3 * count : 0)
-    if (gptq) for (const { n, k } of linears) flops += 3 * n * k * k
+    for (const { n, k } of linears) flops += ((gptq ? 3 : 0) + 2 * products) * n * k * k
   }
   return flops
 }

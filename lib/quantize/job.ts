@@ -120,13 +120,14 @@ async function calibrationOf(
   const { calibration } = options
   if (calibration === undefined) {
     if (!needsCalibration(recipe)) return null
+    const transform = recipe.transforms.find(name => name !== "hadamard")
     const what = recipe.mix
       ? "choosing schemes by measured damage"
-      : recipe.rounding === "gptq"
-        ? "rounding gptq"
-        : recipe.activations === "static"
-          ? "static activations"
-          : `transform ${recipe.transforms.find(name => name !== "hadamard")}`
+      : recipe.activations === "static"
+        ? "static activations"
+        : transform
+          ? `transform ${transform}`
+          : `rounding ${recipe.rounding}`
     throw new TsqError(
       "ERR_OPTION",
       `quantizeModel: ${what} needs calibration (text or token ids of the kind the model will see)`,

@@ -8,7 +8,7 @@ import type { ModelProgram } from "../models/program.ts"
 import { engineScheme, isEngineScheme } from "./engine-schemes.ts"
 import { estimateMemory, estimateSeconds, nominalBits, sizeUp } from "./estimate.ts"
 import { fusedGroups, linearsOf } from "./linears.ts"
-import type { QuantizeModelOptions, Recipe } from "./recipe.ts"
+import { type QuantizeModelOptions, type Recipe, usesGroupIndex } from "./recipe.ts"
 import { bitsandbytesScheme, bitsOf, type GroupSize, isBitsandbytes, type SchemeName } from "./scheme.ts"
 import { withActivations } from "./static-activations.ts"
 import { refuseTransposed } from "./transposed.ts"
@@ -146,7 +146,7 @@ export function planModule(
   if (layer === null && !override) return leave(module === program.head ? "output head, kept" : "embedding, kept")
   const scheme = schemeOn(module, shape, override?.scheme ?? recipe.scheme, override?.groupSize, recipe, program)
   const reason = formatByName(recipe.format).refuses(module, shape, scheme, {
-    groupIndex: recipe.rounding === "gptq" && recipe.roundingOptions.order === "dynamic",
+    groupIndex: usesGroupIndex(recipe),
   })
   return reason ? leave(reason, true) : { module, layer, shape, scheme, reason: null, refused: false }
 }

@@ -19,7 +19,7 @@ import { type MixReport, MixSearch } from "./mixed/search.ts"
 import { SearchFile } from "./mixed/search-file.ts"
 import { type Plan, scaleTypeOf } from "./plan.ts"
 import { type GgufOptions, type GgufReport, quantizeToGguf } from "./quantize-gguf.ts"
-import type { QuantizeModelOptions, Recipe } from "./recipe.ts"
+import { type QuantizeModelOptions, type Recipe, usesGroupIndex } from "./recipe.ts"
 import { makeReport, type QuantizationReport } from "./report.ts"
 import { RunLock } from "./run-lock.ts"
 import { storedSource } from "./stored-source.ts"
@@ -185,7 +185,10 @@ async function quantizeBlocks(
   const stored = await Promise.all(program.blocks.map((_, layer) => store.has(blockName(layer))))
   const ends = plan.modules.some(entry => entry.layer === null && entry.scheme) && !(await store.has(endsName))
   const left = ends ? program.blocks.length : stored.lastIndexOf(false)
-  const run = calibration && left >= 0 ? await CalibrationRun.start(program, dense, calibration, signal, device) : null
+  const run =
+    calibration && left >= 0
+      ? await CalibrationRun.start(program, dense, calibration, signal, device, dense, recipe.errorCorrection)
+      : null
   const contest =
     run && recipe.contest ? await ContestRun.start(program, recipe.contest, dense, calibration!, signal) : null
   const minZero = minZeroOf(recipe)
@@ -274,6 +277,7 @@ async function replay(
     const bound = await run.bind(layer, storedSource(block, dense))
     try {
       await run.advance(bound, signal)
+      await run.advanceOriginal(layer, signal)
     } finally {
       bound.dispose()
     }
@@ -312,10 +316,7 @@ async function writeOutput(
       format: formatByName(recipe.format),
       summary: {
         modules: new Map(
-          result.tensors.map(({ name, scheme }) => [
-            name,
-            { ...scheme, hasGroupIndex: recipe.rounding === "gptq" && recipe.roundingOptions.order === "dynamic" },
-          ]),
+          result.tensors.map(({ name, scheme }) => [name, { ...scheme, hasGroupIndex: usesGroupIndex(recipe) }]),
         ),
         unquantized: plan.modules
           .filter(entry => !entry.scheme && entry.module !== program.embedding)

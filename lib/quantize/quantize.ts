@@ -12,6 +12,7 @@ import { Accumulator } from "../models/accumulator.ts"
 import { HessianSum } from "../models/hessian-sum.ts"
 import type { Handle } from "../native.ts"
 import { nearest } from "../rounding/nearest.ts"
+import { readRoundingOptions, roundingOptionNames } from "../rounding/options.ts"
 import { roundingByName, roundingNames } from "../rounding/registry.ts"
 import type { InputStatistics, Rounding, RoundingInput, RoundingOptions, RoundingReport } from "../rounding/rounding.ts"
 import { defaultAlpha } from "../transforms/smooth.ts"
@@ -22,7 +23,7 @@ import { roundWithSmooth } from "./smooth-tensor.ts"
 
 export interface QuantizeOptions extends LongWork, RoundingOptions {
   scheme: SchemeName
-  /** How codes are chosen. Default "nearest". "gptq" needs calibration; "mse" weighs by it where it is given. */
+  /** How codes are chosen. Default "nearest". "gptq", "auto-round", "lsq" and "qronos" need calibration; "mse" weighs by it where it is given. */
   rounding?: Rounding["name"]
   /** "awq": per-channel scales and clipped ranges searched on the output error. "smooth": SmoothQuant's scales by the ranges of inputs
    * and columns. Both need calibration and leave an inputScale. */
@@ -54,10 +55,7 @@ const optionNames = [
   "device",
   "scaleType",
   "seed",
-  "damp",
-  "order",
-  "scaleSearch",
-  "block",
+  ...roundingOptionNames,
   "signal",
   "onProgress",
 ]
@@ -100,7 +98,7 @@ export async function quantize(weight: Tensor, options: QuantizeOptions): Promis
     }
     report({ stage: "quantize", done: 0, total: 1 })
     const result = await rounded(input, request, collected?.floats ?? null, report)
-    const careful = request.transform !== "smooth" && (rounding.name === "gptq" || request.transform)
+    const careful = request.transform !== "smooth" && (rounding.calibration === "required" || request.transform)
     const best = collected && careful ? await notWorseThanNearest(input, result) : result
     report(finished(best.report))
     return best.tensor
@@ -180,19 +178,6 @@ async function rounded(
   return transform === "awq"
     ? roundWithAwq(input, rounding, calibration, report)
     : roundWithSmooth(input, rounding, calibration, alpha)
-}
-
-function readRoundingOptions(options: Options): RoundingOptions {
-  const result: RoundingOptions = {}
-  const damp = options.number("damp", { min: 0, aboveMin: true, max: 1 }, undefined)
-  const order = options.oneOf("order", ["static", "group-aware", "none", "dynamic"], undefined)
-  const scaleSearch = options.boolean("scaleSearch", undefined)
-  const block = options.integer("block", { min: 1 }, undefined)
-  if (damp !== undefined) result.damp = damp
-  if (order !== undefined) result.order = order
-  if (scaleSearch !== undefined) result.scaleSearch = scaleSearch
-  if (block !== undefined) result.block = block
-  return result
 }
 
 function checkCalibration(calibration: Tensor, k: number): void {

@@ -9,7 +9,9 @@ import { type FormatName, type GptqVersion, gptqVersions } from "../formats/form
 import { isGgufPreset } from "../formats/gguf-mixes.ts"
 import { formats } from "../formats/registry.ts"
 import type { ModelProgram } from "../models/program.ts"
-import type { RoundingOptions } from "../rounding/rounding.ts"
+import { readRoundingOptions, roundingOptionNames } from "../rounding/options.ts"
+import { roundingByName, roundingNames } from "../rounding/registry.ts"
+import type { Rounding, RoundingOptions } from "../rounding/rounding.ts"
 import { blockTransforms, type TransformName, transformNames } from "../transforms/registry.ts"
 import { type Contest, strategies } from "./best/strategies.ts"
 import { isEngineScheme } from "./engine-schemes.ts"
@@ -42,7 +44,7 @@ export interface Override {
   groupSize?: GroupSize
 }
 
-export type RoundingName = "nearest" | "mse" | "gptq"
+export type RoundingName = Rounding["name"]
 export type PresetName = "rtn" | "gptq" | "awq" | "awq-gptq" | "smoothquant" | "fp8" | "nf4" | "llm.int8" | "best"
 
 export interface QuantizeModelOptions extends LongWork, RoundingOptions {
@@ -102,6 +104,9 @@ export interface QuantizeModelOptions extends LongWork, RoundingOptions {
    */
   sensitivity?: SensitivityKind
   seed?: number
+  /** Round towards the outputs of the unquantized model, whose hidden states are carried along (twice their memory), as "qronos" does
+   * by default and any rounding with calibration can. */
+  errorCorrection?: boolean
   /** "cuda", "cuda:1", …: where second moments are summed and weights are rounded. The model itself runs on the CPU. Default "cpu". */
   device?: Device
   /** Bytes that the estimated peak of memory may not exceed. */
@@ -143,6 +148,8 @@ export interface Recipe {
   seed: number
   device: "cpu" | CudaDeviceId
   roundingOptions: RoundingOptions
+  /** Whether rounding aims at the outputs of the unquantized model (rounding/correction.ts). */
+  errorCorrection: boolean
 }
 
 const presets: Record<PresetName, Partial<Recipe>> = {
@@ -164,7 +171,7 @@ const presets: Record<PresetName, Partial<Recipe>> = {
 /** Names that belong to the surface and are not built yet: refused as unsupported rather than unknown. */
 const laterPresets: readonly string[] = []
 const laterSchemes: readonly string[] = []
-const laterRoundings = ["hqq", "auto-round", "qronos"]
+const laterRoundings: readonly string[] = []
 
 const known = [
   "preset",
@@ -192,10 +199,8 @@ const known = [
   "strict",
   "force",
   "resume",
-  "damp",
-  "order",
-  "scaleSearch",
-  "block",
+  ...roundingOptionNames,
+  "errorCorrection",
   "signal",
   "onProgress",
   "onWarning",
@@ -236,8 +241,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
   const preset = choose(options, "preset", Object.keys(presets) as PresetName[], laterPresets) ?? defaultPreset(values)
   const defaults = presets[preset]
   const scheme = choose(options, "scheme", schemeNames, laterSchemes) ?? defaults.scheme ?? "w4a16"
-  const rounding =
-    choose(options, "rounding", ["nearest", "mse", "gptq"], laterRoundings) ?? defaults.rounding ?? "nearest"
+  const rounding = choose(options, "rounding", roundingNames, laterRoundings) ?? defaults.rounding ?? "nearest"
   const transforms = options.strings("transforms", defaults.transforms ?? []) as readonly TransformName[]
   for (const transform of transforms) oneOf(options, "transforms", transform, transformNames, [])
   if (new Set(transforms).size !== transforms.length) options.fail("transforms", "every transform once")
@@ -299,11 +303,10 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     seed: options.integer("seed", { min: 0 }, 0),
     device: readDevice("quantizeModel", options.raw("device") ?? "cpu"),
     roundingOptions: {
-      damp: options.number("damp", { min: 0, aboveMin: true, max: 1 }, 0.01),
-      order: options.oneOf("order", ["static", "group-aware", "none", "dynamic"], "static"),
-      scaleSearch: options.boolean("scaleSearch", true),
-      block: options.integer("block", { min: 1 }, 128),
+      ...{ damp: 0.01, order: "static", scaleSearch: true, block: 128 },
+      ...readRoundingOptions(options),
     },
+    errorCorrection: options.boolean("errorCorrection", rounding === "qronos" || contest !== null),
   }
 }
 
@@ -346,13 +349,18 @@ function checkOverrides(options: Options): Recipe["overrides"] {
 
 /** Whether a recipe looks at activations. */
 export const needsCalibration = (recipe: Recipe): boolean =>
-  recipe.rounding === "gptq" ||
+  roundingByName(recipe.rounding).calibration === "required" ||
   blockTransforms(recipe.transforms).length > 0 ||
   recipe.mix !== undefined ||
   recipe.activations === "static"
 
 /** Whether the calibration set is sent through the model: weighted scale search uses it too where it is there. */
-export const needsCalibrationRun = (recipe: Recipe): boolean => needsCalibration(recipe) || recipe.rounding === "mse"
+export const needsCalibrationRun = (recipe: Recipe): boolean =>
+  needsCalibration(recipe) || roundingByName(recipe.rounding).calibration !== "none"
+
+/** Whether groups may turn out not to be neighbouring columns. */
+export const usesGroupIndex = ({ rounding, roundingOptions }: Recipe): boolean =>
+  ["gptq", "auto-round", "qronos"].includes(rounding) && roundingOptions.order === "dynamic"
 
 /** The format of the widest reach that holds the scheme. */
 function defaultFormat(

@@ -3,48 +3,71 @@
 import { TsqError } from "../core/errors.ts"
 import { listChoices } from "../core/options.ts"
 import { sharedInts } from "../core/shared-array.ts"
-import { abortable, type GptqOptions } from "../native.ts"
+import { abortable, type GptqOptions, type RoundedArrays } from "../native.ts"
 import { gridOf, quantizedTensor, roundedArrays } from "./arrays.ts"
+import { corrected } from "./correction.ts"
+import { learn } from "./learned.ts"
 import { loopsOn } from "./loops.ts"
 import { scaleSearch } from "./mse.ts"
-import type { Rounding, RoundingOptions, RoundingReport } from "./rounding.ts"
+import type { Rounding, RoundingInput, RoundingOptions, RoundingReport } from "./rounding.ts"
 
 const orders = { none: 0, static: 1, "group-aware": 2, dynamic: 3 } as const
 
 export const gptq: Rounding = {
   name: "gptq",
   calibration: "required",
-  async round(input) {
-    const { name, weight, n, k, scheme, clip, minZero, statistics, signal, device } = input
-    const loops = loopsOn(device, name)
-    if (!statistics)
-      throw new TsqError(
-        "ERR_OPTION",
-        `${name}: rounding "gptq" needs calibration; give some, or use rounding "nearest" or "mse"`,
-      )
-    const order = checkOptions(input.options, name)
-    const options: GptqOptions = {
-      grid: gridOf(scheme, minZero),
-      // Without importance the search weighs by diag(H), which is E[x²] but for a factor.
-      search: (input.options.scaleSearch ?? true) ? scaleSearch(null, true) : null,
-      clip: clip ?? null,
-      damp: input.options.damp ?? 0.01,
-      dampStep: 0.01,
-      block: input.options.block ?? 128,
-      order: orders[order],
-    }
-    const arrays = roundedArrays(n, k, scheme)
-    const groupIndex = order === "dynamic" ? sharedInts(k) : null
-    const hessian = statistics.hessian.value
-    const result = await abortable(signal, flag => loops.gptq(weight, n, k, hessian, options, arrays, groupIndex, flag))
-    // Where groups turn out to be consecutive columns (one group, or nearest codes kept) there is nothing to look up.
-    const needed = groupIndex && !isConsecutive(groupIndex, scheme.groupSize) ? groupIndex : null
-    const tensor = quantizedTensor(input, arrays, needed)
-    const { damp, degraded, keptNearest, deadColumns, error, nearestError, note } = result
-    const report: RoundingReport = { rounding: "gptq", error, nearestError, damp, degraded, keptNearest, deadColumns }
-    if (note !== "") report.note = note
-    return { tensor, report }
-  },
+  round: input => roundByGptq(input, "gptq", 0),
+}
+
+/** GPTQ, then as many sweeps of exact descent as asked for; `refine`: where nothing was. */
+export async function roundByGptq(original: RoundingInput, name: Rounding["name"], refine: number) {
+  requireStatistics(original, name)
+  const input = await corrected(original)
+  const { arrays, groupIndex, report } = await gptqCodes(input, name)
+  const sweeps = input.options.refine ?? refine
+  if (sweeps > 0 && Number.isFinite(report.error))
+    report.error = (
+      await learn(input, [arrays], groupIndex, { steps: 0, offsets: false, sweeps, codes: true }, arrays)
+    ).error
+  return { tensor: quantizedTensor(input, arrays, groupIndex), report }
+}
+
+export function requireStatistics(input: RoundingInput, rounding: Rounding["name"]): void {
+  if (!input.statistics)
+    throw new TsqError(
+      "ERR_OPTION",
+      `${input.name}: rounding "${rounding}" needs calibration; give some, or use rounding "nearest", "mse" or "hqq"`,
+    )
+}
+
+/** The codes of GPTQ as they are learned from; groupIndex: null where groups are consecutive columns. */
+export async function gptqCodes(
+  input: RoundingInput,
+  rounding: Rounding["name"],
+): Promise<{ arrays: RoundedArrays; groupIndex: Int32Array | null; report: RoundingReport }> {
+  const { name, weight, n, k, scheme, clip, minZero, statistics, signal, device } = input
+  const loops = loopsOn(device, name)
+  const order = checkOptions(input.options, name)
+  const options: GptqOptions = {
+    grid: gridOf(scheme, minZero),
+    // Without importance the search weighs by diag(H), which is E[x²] but for a factor.
+    search: (input.options.scaleSearch ?? true) ? scaleSearch(null, true) : null,
+    clip: clip ?? null,
+    damp: input.options.damp ?? 0.01,
+    dampStep: 0.01,
+    block: input.options.block ?? 128,
+    order: orders[order],
+  }
+  const arrays = roundedArrays(n, k, scheme)
+  const groupIndex = order === "dynamic" ? sharedInts(k) : null
+  const hessian = statistics!.hessian.value
+  const result = await abortable(signal, flag => loops.gptq(weight, n, k, hessian, options, arrays, groupIndex, flag))
+  // Where groups turn out to be consecutive columns (one group, or nearest codes kept) there is nothing to look up.
+  const needed = groupIndex && !isConsecutive(groupIndex, scheme.groupSize) ? groupIndex : null
+  const { damp, degraded, keptNearest, deadColumns, error, nearestError, note } = result
+  const report: RoundingReport = { rounding, error, nearestError, damp, degraded, keptNearest, deadColumns }
+  if (note !== "") report.note = note
+  return { arrays, groupIndex: needed, report }
 }
 
 function checkOptions({ damp, order = "static", block }: RoundingOptions, name: string): keyof typeof orders {

@@ -1,13 +1,17 @@
 // Roundings by name.
 import { TsqError } from "../core/errors.ts"
 import { closest, describe, listChoices } from "../core/options.ts"
+import { autoRound } from "./auto-round.ts"
 import { gptq } from "./gptq.ts"
+import { hqq } from "./hqq.ts"
+import { lsq } from "./lsq.ts"
 import { mse } from "./mse.ts"
 import { nearest } from "./nearest.ts"
+import { qronos } from "./qronos.ts"
 import type { Rounding } from "./rounding.ts"
 
 const roundings: ReadonlyMap<string, Rounding> = new Map(
-  [nearest, mse, gptq].map(rounding => [rounding.name, rounding]),
+  [nearest, mse, gptq, hqq, autoRound, lsq, qronos].map(rounding => [rounding.name, rounding]),
 )
 
 export const roundingNames = [...roundings.keys()] as Rounding["name"][]

@@ -11,6 +11,8 @@ export interface InputStatistics {
   /** [k] E[x²], the Hessian's diagonal over its rows. */
   meanSquare: Float32Array
   rows: number
+  /** Accumulator handle of kind cross: sum of (x − x~) x~ᵀ, x~ the inputs of `hessian` and x those of the unquantized model. */
+  cross?: NativeHandle | undefined
 }
 
 export interface RoundingInput extends LongWork {
@@ -42,6 +44,10 @@ export interface RoundingOptions {
   scaleSearch?: boolean
   /** gptq: columns of a lazy update. Default 128. */
   block?: number
+  /** auto-round, lsq: steps of signed gradients. Default 200. */
+  steps?: number
+  /** Sweeps of exact descent over codes, scales and zero points at the end, at most. Default 30 of auto-round and qronos, otherwise 0. */
+  refine?: number
 }
 
 export interface RoundingReport {
@@ -50,6 +56,8 @@ export interface RoundingReport {
   error: number
   /** The same of nearest codes on the same scales (gptq). */
   nearestError?: number
+  /** The same of GPTQ's codes, where learning started (auto-round). */
+  startError?: number
   damp?: number
   degraded?: boolean
   keptNearest?: boolean
@@ -60,7 +68,7 @@ export interface RoundingReport {
 }
 
 export interface Rounding {
-  name: "nearest" | "mse" | "gptq"
+  name: "nearest" | "mse" | "gptq" | "hqq" | "auto-round" | "lsq" | "qronos"
   /** Whether statistics are required / used when there. */
   calibration: "none" | "optional" | "required"
   round(input: RoundingInput): Promise<{ tensor: QuantizedTensor; report: RoundingReport }>

@@ -14,7 +14,7 @@ namespace {
 Napi::Value createAccumulator(Arguments& a) {
   auto shared = std::make_shared<SharedAccumulator>();
   Accumulator& accumulator = shared->accumulator;
-  accumulator.kind = static_cast<Reduction>(a.integer(a[0], "kind", 0, static_cast<int64_t>(Reduction::kNonZero)));
+  accumulator.kind = static_cast<Reduction>(a.integer(a[0], "kind", 0, static_cast<int64_t>(kLastReduction)));
   accumulator.width = a.integer(a[1], "width", 1);
   accumulator.capacity = a.integer(a[2], "capacity");
   accumulator.seed = static_cast<uint64_t>(a.integer(a[3], "seed"));
@@ -28,14 +28,17 @@ Napi::Value accumulateRows(Arguments& a) {
   const auto shared = a.object<SharedAccumulator>(a[0], "accumulator");
   const int64_t rows = a.integer(a[2], "rows");
   const float* x = a.view<float>(a[1], "x", product({rows, shared->accumulator.width}, "x")).data;
-  if (shared->accumulator.kind == Reduction::kSquaredError)
-    refuse(Code::kOption, "accumulate: the squared error compares with a reference; observe a step instead");
+  const float* reference =
+      a.optionalView<float>(a[3], "reference", product({rows, shared->accumulator.width}, "x")).data;
+  if (needsReference(shared->accumulator.kind) && reference == nullptr)
+    refuse(Code::kOption,
+           "accumulate: the squared error and the cross Gram matrix compare with reference rows; found none");
   const uint64_t handle = a.handle(a[0], "accumulator");
   return promise(
       a,
       [=]() -> Status {
         const std::unique_lock lock(shared->mutex);
-        const Status status = rows == 0 ? Status() : accumulate(&shared->accumulator, x, rows, nullptr);
+        const Status status = rows == 0 ? Status() : accumulate(&shared->accumulator, x, rows, reference);
         shared->fed();
         return status;
       },
@@ -56,6 +59,8 @@ int64_t resultSize(const Accumulator& accumulator) {
   switch (accumulator.kind) {
     case Reduction::kSquaredError:
       return 2;
+    case Reduction::kCross:
+      return 0;
     case Reduction::kReservoir:
       return std::min(static_cast<int64_t>(accumulator.rows), accumulator.capacity) * accumulator.width;
     default:

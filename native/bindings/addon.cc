@@ -34,8 +34,8 @@ Napi::Object defineAddon(Napi::Env env, Napi::Object exports) {
   for (const auto& group :
        {std::span<const Export>(kRegisterError), cpuExports(), cudaExports(), cudaBenchExports(),
         cudaCalibrationExports(), handleExports(), mappingExports(), elementExports(), matrixExports(), bitExports(),
-        ggufExports(), weightExports(), roundingExports(), codebookExports(), accumulatorExports(), programExports(),
-        benchExports(), packFileExports()})
+        ggufExports(), weightExports(), roundingExports(), codebookExports(), learnedRoundingExports(),
+        accumulatorExports(), programExports(), benchExports(), packFileExports()})
     for (const Export& each : group)
       exports.Set(each.name, Napi::Function::New<invoke>(env, each.name, const_cast<Export*>(&each)));
   return exports;

@@ -19,6 +19,7 @@ std::span<const Export> ggufExports();
 std::span<const Export> weightExports();
 std::span<const Export> roundingExports();
 std::span<const Export> codebookExports();
+std::span<const Export> learnedRoundingExports();
 std::span<const Export> accumulatorExports();
 std::span<const Export> programExports();
 std::span<const Export> benchExports();

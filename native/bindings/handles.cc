@@ -49,7 +49,8 @@ std::shared_lock<std::shared_mutex> SharedAccumulator::lockFinished() {
 void SharedAccumulator::fed() {
   finished = false;
   bytes = accumulator.values.size() * sizeof(double) + accumulator.samples.size() * sizeof(float) +
-          (accumulator.hessian ? accumulator.hessian->bytes() : 0);
+          (accumulator.hessian ? accumulator.hessian->bytes() : 0) +
+          (accumulator.cross ? accumulator.cross->bytes() : 0);
 }
 
 uint64_t objectBytes(const NativeObject& object) {

@@ -273,7 +273,7 @@ class RequestReader {
     observer.op = static_cast<int32_t>(a_.integer(read("op"), "observer.op", -1, kMaxInt32));
     observer.slot = static_cast<int32_t>(a_.integer(read("slot"), "observer.slot", 0, kMaxInt32));
     observer.reduction = static_cast<Reduction>(
-        a_.integer(read("reduction"), "observer.reduction", 0, static_cast<int64_t>(Reduction::kNonZero)));
+        a_.integer(read("reduction"), "observer.reduction", 0, static_cast<int64_t>(kLastReduction)));
     if (const Napi::Value routes = read("routes"); !a_.isNull(routes)) {
       observer.routes = static_cast<int32_t>(a_.integer(routes, "observer.routes", 0, kMaxInt32));
       observer.expert = static_cast<int32_t>(a_.integer(read("expert"), "observer.expert", 0, kMaxInt32));
@@ -289,7 +289,7 @@ class RequestReader {
       observer.accumulator = std::shared_ptr<Accumulator>(shared, &shared->accumulator);
       step_->accumulators.push_back(std::move(shared));
     }
-    if (observer.reduction == Reduction::kSquaredError)
+    if (needsReference(observer.reduction))
       observer.reference = a_.view<float>(read("reference"), "observer.reference", floats).data;
     step_->request.observers.push_back(std::move(observer));
   }

@@ -90,6 +90,9 @@ Napi::Value reportObject(Napi::Env env, const GptqReport& report) {
   object.Set("error", report.error);
   object.Set("nearestError", report.nearestError);
   object.Set("note", report.note);
+  object.Set("factorSeconds", report.factorSeconds);
+  object.Set("columnSeconds", report.columnSeconds);
+  object.Set("compareSeconds", report.compareSeconds);
   return object;
 }
 

@@ -139,6 +139,9 @@ Status checkAccumulator(const Accumulator& a) {
   if (a.kind == Reduction::kHessian && a.hessian != nullptr && a.hessian->k() != a.width) {
     return Status(Code::kShape, text("the Hessian is of ", a.hessian->k(), " columns, expected ", a.width));
   }
+  if (a.kind == Reduction::kCross && a.cross != nullptr && a.cross->k() != a.width) {
+    return Status(Code::kShape, text("the cross Gram matrix is of ", a.cross->k(), " columns, expected ", a.width));
+  }
   const int64_t values = static_cast<int64_t>(a.values.size());
   if (values != 0 && values != valueCount(a)) {
     return Status(Code::kShape, text("the accumulator holds ", values, " values, expected ", valueCount(a)));
@@ -153,8 +156,8 @@ Status checkAccumulator(const Accumulator& a) {
 }
 
 Status accumulate(Accumulator* a, const float* x, int64_t rows, const float* reference) {
-  if (a->kind == Reduction::kSquaredError && reference == nullptr) {
-    return Status(Code::kOption, "the squared error needs reference values to compare with");
+  if (needsReference(a->kind) && reference == nullptr) {
+    return Status(Code::kOption, "the squared error and the cross Gram matrix need reference values to compare with");
   }
   TSQ_RETURN_IF_ERROR(makeRoom(a));
   switch (a->kind) {
@@ -165,6 +168,14 @@ Status accumulate(Accumulator* a, const float* x, int64_t rows, const float* ref
         a->hessian = std::move(hessian.value());
       }
       TSQ_RETURN_IF_ERROR(a->hessian->accumulate(x, a->width, rows));
+      break;
+    case Reduction::kCross:
+      if (a->cross == nullptr) {
+        Result<std::unique_ptr<CrossGram>> cross = CrossGram::create(a->width);
+        if (!cross.ok()) return cross.status();
+        a->cross = std::move(cross.value());
+      }
+      TSQ_RETURN_IF_ERROR(a->cross->accumulate(x, reference, rows));
       break;
     case Reduction::kSumSquares:
       addSquares(a->values.data(), x, a->width, rows);

@@ -10,9 +10,9 @@ namespace tsq {
 // by the first call of accumulate().
 Status checkAccumulator(const Accumulator& accumulator);
 
-// Adds rows x [rows, width] to a checked accumulator of any kind but kCopy. reference: [rows, width] for kSquaredError.
-// values of kMean are the mean itself; of kAbsMax the largest |x|; samples of kReservoir beyond `rows` are 0;
-// of kNonZero how many rows have something other than 0 in each column.
+// Adds rows x [rows, width] to a checked accumulator of any kind but kCopy. reference: [rows, width] for kSquaredError
+// and kCross. values of kMean are the mean itself; of kAbsMax the largest |x|; samples of kReservoir beyond `rows` are
+// 0; of kNonZero how many rows have something other than 0 in each column.
 // Threaded; the result depends only on the sequence of calls. kMemory where the accumulator's memory cannot be had.
 Status accumulate(Accumulator* accumulator, const float* x, int64_t rows, const float* reference);
 

@@ -11,6 +11,7 @@
 #include "kernels/packed_weight.h"
 #include "program/kv_cache.h"
 #include "program/low_rank.h"
+#include "rounding/cross.h"
 #include "rounding/rounding.h"
 #include "runtime/status.h"
 #include "runtime/thread_pool.h"
@@ -88,7 +89,8 @@ enum class Reduction : int32_t {
   kSquaredError = 4,
   kMean = 5,
   kReservoir = 6,
-  kNonZero = 7
+  kNonZero = 7,
+  kCross = 8  // of the slot with a reference: rounding/cross.h
 };
 
 // Accumulators that observers write to; they live across steps.
@@ -97,6 +99,7 @@ struct Accumulator {
   int64_t width = 0;
   double rows = 0;                   // rows seen
   std::unique_ptr<Hessian> hessian;  // kHessian
+  std::unique_ptr<CrossGram> cross;  // kCross
   std::vector<double> values;  // kSumSquares, kAbsMax, kMean, kNonZero: [width]; kSquaredError: [2] sum of squared
                                // differences, of squared references
   std::vector<float> samples;  // kReservoir: [capacity, width], uniform sample of the rows by seed
@@ -110,11 +113,17 @@ struct Observer {
   Reduction reduction;
   std::shared_ptr<Accumulator> accumulator;  // all but kCopy
   float* copy = nullptr;                     // kCopy: [rows, width] out
-  const float* reference = nullptr;          // kSquaredError: [rows, width]
+  const float* reference = nullptr;          // kSquaredError, kCross: [rows, width]
   // Not -1: `slot` is grouped by these routes, and only what belongs to `expert` is reduced, by an accumulator as wide
   // as one row of the group. Any reduction but kCopy; a reference is laid out as the slot.
   int32_t routes = -1, expert = 0;
 };
+
+// The last of Reduction.
+inline constexpr Reduction kLastReduction = Reduction::kCross;
+inline bool needsReference(Reduction kind) {
+  return kind == Reduction::kSquaredError || kind == Reduction::kCross;
+}
 
 struct Sampling {
   double temperature = 0;  // 0: greedy

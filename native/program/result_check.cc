@@ -28,11 +28,11 @@ Status checkReduction(const ProgramSpec& spec, size_t i, const Observer& observe
     return observer.copy != nullptr ? Status()
                                     : optionError("observers[", i, "].copy is missing: expected room for a copy");
   }
-  if (observer.reduction < Reduction::kHessian || observer.reduction > Reduction::kNonZero) {
+  if (observer.reduction < Reduction::kHessian || observer.reduction > kLastReduction) {
     return optionError("observers[", i, "].reduction is ", static_cast<int32_t>(observer.reduction), ", expected 0 to ",
-                       static_cast<int32_t>(Reduction::kNonZero));
+                       static_cast<int32_t>(kLastReduction));
   }
-  if (observer.reduction == Reduction::kSquaredError && observer.reference == nullptr) {
+  if (needsReference(observer.reduction) && observer.reference == nullptr) {
     return optionError("observers[", i, "].reference is missing: the squared error needs values to compare with");
   }
   const Accumulator* a = observer.accumulator.get();

@@ -2,6 +2,7 @@
 // codes, and the ways out for a Hessian that is of no use.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -16,6 +17,14 @@ namespace tsq {
 using namespace rounding;  // NOLINT: the pieces that this file puts together
 
 namespace {
+
+class Stopwatch {
+ public:
+  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
 
 // Nearest codes of one row on the scales in job.out.
 void nearestRow(const GptqJob& job, int64_t row, uint8_t* codes) {
@@ -216,7 +225,9 @@ Result<GptqReport> gptqOn(GptqMachine* machine, const float* w, int64_t n, int64
                                            : std::max(0.f, static_cast<float>(diagonal[static_cast<size_t>(c)]));
   }
 
+  const Stopwatch factoring;
   const Result<FactorOutcome> made = machine->factor(job, hessian, diagonal, abort);
+  report.factorSeconds = factoring.seconds();
   if (!made.ok()) return made.status();
   const FactorOutcome& factor = made.value();
   report.damp = factor.damp;
@@ -245,9 +256,13 @@ Result<GptqReport> gptqOn(GptqMachine* machine, const float* w, int64_t n, int64
     for (int64_t j = 0; j < k; ++j)
       groupIndex[job.visit.columns[static_cast<size_t>(j)]] = job.visit.groupOf[static_cast<size_t>(j)];
   }
+  const Stopwatch rounding;
   TSQ_RETURN_IF_ERROR(machine->round(job, abort));
+  report.columnSeconds = rounding.seconds();
   if (abort.raised()) return Status(Code::kAborted, "gptq: aborted");
+  const Stopwatch comparing;
   TSQ_RETURN_IF_ERROR(compare(machine, job, hessian, true, abort, &report));
+  report.compareSeconds = comparing.seconds();
   return report;
 }
 

@@ -5,7 +5,7 @@
 #include <cfloat>
 #include <cstring>
 
-#include "kernels/kernels.h"
+#include "rounding/loop_isa.h"
 
 namespace tsq::rounding {
 namespace {
@@ -156,9 +156,8 @@ TSQ_LANE_KERNELS(avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512
 
 const LaneKernels& laneKernels() {
 #if defined(__x86_64__)
-  const char* name = kernels().name;
-  if (std::strncmp(name, "avx512", 6) == 0) return avx512Kernels;
-  if (std::strncmp(name, "avx2", 4) == 0) return avx2Kernels;
+  if (loopIsa() == LoopIsa::kAvx512) return avx512Kernels;
+  if (loopIsa() == LoopIsa::kAvx2) return avx2Kernels;
 #endif
   return baselineKernels;
 }

@@ -1,7 +1,6 @@
 // 16 x 16 tiles of A^T B in double precision. Selected by the name of the table that kernels() chose, so that TSQ_CPU
 // holds here too.
-#include <cstring>
-
+#include "rounding/loop_isa.h"
 #include "rounding/tile.h"
 
 #if defined(__x86_64__)
@@ -82,9 +81,8 @@ __attribute__((target("avx2,fma"))) void avx2(const double* a, const double* b, 
 
 TileKernel<double> doubleTile() {
 #if defined(__x86_64__)
-  const char* name = kernels().name;
-  if (std::strncmp(name, "avx512", 6) == 0) return avx512;
-  if (std::strncmp(name, "avx2", 4) == 0) return avx2;
+  if (loopIsa() == LoopIsa::kAvx512) return avx512;
+  if (loopIsa() == LoopIsa::kAvx2) return avx2;
 #endif
   return portable;
 }

@@ -13,7 +13,7 @@ import type { CalibrationSet } from "../calibration.ts"
 import { CalibrationRun, type HeadInput } from "../calibration-run.ts"
 import { outputOf, probeSet } from "../mixed/sensitivity.ts"
 import { resultSource } from "../stored-source.ts"
-import { type Contest, type Strategy, strategyName } from "./strategies.ts"
+import { type Contest, type Strategy, strategyName, strategyRecipe } from "./strategies.ts"
 
 /** Of one block: what was tried, by its error on the probe (relative squared error, or nats per token), and the winner. */
 export interface ContestReport {
@@ -78,8 +78,7 @@ export class ContestRun {
       throwIfAborted(signal)
       const name = strategyName(strategy)
       onStrategy(name)
-      const { rounding, transforms, options } = strategy
-      const own = { ...recipe, rounding, transforms, roundingOptions: { ...recipe.roundingOptions, ...options } }
+      const own = strategyRecipe(recipe, strategy)
       const result = await quantizeBlock({ ...input, recipe: own, advance: false, onTensor: () => {} })
       const error = await this.#error(layer, resultSource(result, this.#dense), signal)
       errors[name] = error

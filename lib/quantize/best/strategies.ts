@@ -1,15 +1,16 @@
 // What the preset "best" tries on every block: transforms and roundings that are each the strongest somewhere.
-import { roundingNames } from "../../rounding/registry.ts"
 import type { RoundingOptions } from "../../rounding/rounding.ts"
 import type { TransformName } from "../../transforms/registry.ts"
 import type { SensitivityKind } from "../mixed/request.ts"
-import type { RoundingName } from "../recipe.ts"
+import type { Recipe, RoundingName } from "../recipe.ts"
 
 export interface Strategy {
   rounding: RoundingName
   transforms: readonly TransformName[]
   /** Beside the recipe's. */
   options: Pick<RoundingOptions, "order">
+  /** Whether it rounds towards the outputs of the unquantized model. */
+  errorCorrection: boolean
 }
 
 export interface Contest {
@@ -18,16 +19,30 @@ export interface Contest {
   objective: SensitivityKind
 }
 
-const known: readonly Strategy[] = [
-  { rounding: "mse", transforms: [], options: {} },
-  { rounding: "gptq", transforms: [], options: { order: "static" } },
-  { rounding: "gptq", transforms: [], options: { order: "group-aware" } },
-  { rounding: "gptq", transforms: ["awq"], options: { order: "static" } },
-  { rounding: "gptq", transforms: ["awq"], options: { order: "group-aware" } },
+/**
+ * Weighted scale search, which cannot fit the noise of a small calibration set; GPTQ with AWQ's scales; and what rounds towards the
+ * unquantized model's outputs, with and without those scales: GPTQ with descent (Qronos), and learned rounding.
+ */
+export const strategies: readonly Strategy[] = [
+  { rounding: "mse", transforms: [], options: {}, errorCorrection: false },
+  { rounding: "gptq", transforms: ["awq"], options: { order: "static" }, errorCorrection: false },
+  { rounding: "qronos", transforms: [], options: { order: "static" }, errorCorrection: true },
+  { rounding: "qronos", transforms: [], options: { order: "group-aware" }, errorCorrection: true },
+  { rounding: "auto-round", transforms: [], options: { order: "static" }, errorCorrection: true },
+  { rounding: "auto-round", transforms: ["awq"], options: { order: "static" }, errorCorrection: true },
 ]
 
-/** Weighted scale search, which cannot fit the noise of a small calibration set, and GPTQ in both orders, with and without AWQ's scales. */
-export const strategies = known.filter(({ rounding }) => roundingNames.includes(rounding))
+/** The recipe that a strategy stands for in another. */
+export const strategyRecipe = (
+  recipe: Recipe,
+  { rounding, transforms, options, errorCorrection }: Strategy,
+): Recipe => ({
+  ...recipe,
+  rounding,
+  transforms,
+  errorCorrection,
+  roundingOptions: { ...recipe.roundingOptions, ...options },
+})
 
 /** "awq + gptq, group-aware". */
 export const strategyName = ({ rounding, transforms, options }: Strategy): string =>

@@ -204,6 +204,7 @@ const fixtures = {
   mapping: native.mapFile(process.execPath),
   hessian: native.createAccumulator(0, k, 0, 0),
   hessianToCome: native.createAccumulator(0, k, 0, 0),
+  cross: native.createAccumulator(7, k, 0, 0),
   sums: native.createAccumulator(1, k, 0, 0),
   errors: native.createAccumulator(4, k, 0, 0),
   reservoir: native.createAccumulator(6, k, 4, 1),
@@ -273,7 +274,8 @@ const mapped = () => ({
   offset: pick([0, 1, 5, 2 ** 53, -1]),
   bytes: pick([0, 64, 1024, 2 ** 53]),
 })
-await native.accumulate(fixtures.hessian, filled(Float32Array, 64 * k), 64)
+await native.accumulate(fixtures.hessian, filled(Float32Array, 64 * k), 64, null)
+await native.accumulate(fixtures.cross, filled(Float32Array, 8 * k), 8, filled(Float32Array, 8 * k))
 
 const maybe = value => (random() < 0.5 ? null : value)
 const grid = () => ({
@@ -290,6 +292,8 @@ const outputs = () => ({
   scales: shared(Float32Array, n * groups),
   zeros: shared(Uint8Array, n * groups),
 })
+/** Codes that lie on any grid. */
+const start = () => ({ ...outputs(), scales: shared(Float32Array, n * groups).fill(0.1) })
 const clip = () => maybe(filled(Float32Array, n * groups))
 const w = () => filled(Float32Array, n * k)
 const flag = () => pick([null, null, shared(Int32Array, 1), filled(Int32Array, 1)])
@@ -314,6 +318,7 @@ const observers = () => {
     { run: 0, op: -1, slot: 0, reduction: 3, out: shared(Float32Array, 3 * k) },
     { run: 0, op: 5, slot: 0, reduction: 4, accumulator: fixtures.errors, reference: shared(Float32Array, 3 * k) },
     { run: 0, op: 5, slot: 0, reduction: 6, accumulator: fixtures.reservoir },
+    { run: 0, op: 5, slot: 0, reduction: 7, accumulator: fixtures.cross, reference: shared(Float32Array, 3 * k) },
   ]
   return list.filter(() => random() < 0.3)
 }
@@ -567,13 +572,46 @@ const valid = {
     shared(Int32Array, k),
     flag(),
   ],
+  learnRounding: () => [
+    w(),
+    n,
+    k,
+    fixtures.hessian,
+    {
+      grid: grid(),
+      steps: pick([0, 3]),
+      offsets: pick([true, false]),
+      sweeps: pick([0, 3]),
+      codes: pick([true, false]),
+    },
+    pick([[start()], [start(), start()], [outputs()], []]),
+    groupIndex(),
+    outputs(),
+    flag(),
+  ],
+  correctTarget: () => [w(), n, k, fixtures.hessian, fixtures.cross, pick([0, 0.01, 1]), w(), flag()],
+  roundHqq: () => [
+    w(),
+    n,
+    k,
+    grid(),
+    { steps: pick([0, 1, 20]), norm: 0.7, beta: 10, kappa: 1.01 },
+    clip(),
+    outputs(),
+    flag(),
+  ],
   layerError: () => [w(), w(), n, k, fixtures.hessian],
   searchClip: () => [w(), n, k, fixtures.hessian, grid(), 5, 0.5, filled(Float32Array, n * groups), flag()],
-  createAccumulator: () => [pick([0, 1, 2, 4, 5, 6]), 1 + below(8), 4, 1],
-  accumulate: () => [pick([fixtures.hessian, fixtures.sums, fixtures.reservoir]), filled(Float32Array, 4 * k), 4],
+  createAccumulator: () => [pick([0, 1, 2, 4, 5, 6, 7]), 1 + below(8), 4, 1],
+  accumulate: () => [
+    pick([fixtures.hessian, fixtures.sums, fixtures.reservoir, fixtures.cross]),
+    filled(Float32Array, 4 * k),
+    4,
+    filled(Float32Array, 4 * k),
+  ],
   accumulatorRows: () => [fixtures.sums],
   readAccumulator: () => [
-    pick([fixtures.hessian, fixtures.sums, fixtures.errors, fixtures.reservoir]),
+    pick([fixtures.hessian, fixtures.sums, fixtures.errors, fixtures.reservoir, fixtures.cross]),
     new Float32Array(64),
   ],
   createProgram: () => [Float64Array.of(k, k, k, k), Int32Array.of(4), ops(), 8],

@@ -302,7 +302,7 @@ t.test("refuses options", async t => {
   await refuse({ scheme: "w4a16", symmetric: "no" }, 'option "symmetric" is "no", expected true or false')
   await refuse(
     { scheme: "w4a16", rounding: "round" },
-    'option "rounding" is "round", expected "nearest", "mse" or "gptq"',
+    'option "rounding" is "round", expected "nearest", "mse", "gptq", "hqq", "auto-round", "lsq" or "qronos"',
   )
   await refuse({ scheme: "w4a16", transform: "awk" }, 'option "transform" is "awk", expected "awq"')
   await refuse(

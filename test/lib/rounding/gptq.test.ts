@@ -109,7 +109,7 @@ t.test("refuses", async t => {
 })
 
 t.test("roundings by name", async t => {
-  t.same(roundingNames, ["nearest", "mse", "gptq"])
+  t.same(roundingNames, ["nearest", "mse", "gptq", "hqq", "auto-round", "lsq", "qronos"])
   for (const name of roundingNames) t.equal(roundingByName(name).name, name)
   t.throws(() => roundingByName("gtpq"), {
     code: "ERR_OPTION",

@@ -1,0 +1,20 @@
+// What a quantized weight should give: the outputs of the unquantized model, though its inputs have been through quantized layers
+// (Qronos, arXiv 2505.11695, section 3; the loop is native/rounding/cross.cc). With X the original inputs, X~ the present ones and
+// H = X~ᵀX~, |X W − X~ V|² is least for V = W + H⁻¹ X~ᵀ(X − X~) W, and any rounding that approximates V under H serves.
+import { sharedFloats } from "../core/shared-array.ts"
+import { abortable, native } from "../native.ts"
+import type { RoundingInput } from "./rounding.ts"
+
+/** The input with the corrected target in the place of its weight, where statistics know the original inputs; itself otherwise. */
+export async function corrected(input: RoundingInput): Promise<RoundingInput> {
+  const { weight, n, k, statistics, signal } = input
+  const cross = statistics?.cross
+  if (!statistics || !cross) return input
+  const target = sharedFloats(n * k)
+  const damp = input.options.damp ?? 0.01
+  await abortable(signal, flag =>
+    native.correctTarget(weight, n, k, statistics.hessian.value, cross.value, damp, target, flag),
+  )
+  const { cross: _, ...rest } = statistics
+  return { ...input, weight: target, statistics: rest }
+}
