@@ -90,11 +90,13 @@ export function createContext(subjects: readonly Subject[], work: string, progre
   const measure = async (subject: Subject, label: string, options: QuantizeModelOptions): Promise<Measured> => {
     const out = join(work, "measured")
     const needsText =
-      (options.rounding !== undefined && options.rounding !== "nearest") || (options.transforms?.length ?? 0) > 0
+      options.preset === "best" ||
+      (options.rounding !== undefined && !["nearest", "hqq"].includes(options.rounding)) ||
+      (options.transforms?.length ?? 0) > 0
     await quantizeModel(subject.path, out, {
       ...options,
       ...(needsText && {
-        ...{ calibration: readFileSync(subject.calibration, "utf8"), samples: 128, sequenceLength: 256 },
+        ...{ calibration: readFileSync(subject.calibration, "utf8"), samples: 128, sequenceLength: 256, force: true },
       }),
       onProgress: step => progress.onProgress({ ...step, stage: `${subject.name} ${label}` }),
     })

@@ -1,4 +1,4 @@
-// Mixtures chosen by measured damage beside one scheme at the same bits per weight, and the preset "best". By itself:
+// Mixtures chosen by measured damage beside one scheme at the same bits per weight. By itself:
 // npx tsx scripts/quality/mixed.ts <folder of models> <folder of texts>
 import { mkdtempSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -61,11 +61,6 @@ export async function mixedQuality({ subjects, work, progress }: Context): Promi
     for (const scheme of ["w4a16", "w3a16"] as const) {
       const targetBits = await row(`${scheme}, GPTQ`, { rounding: "gptq", scheme })
       await row(`mixed, GPTQ, ${targetBits.toFixed(3)} bits`, { rounding: "gptq", targetBits })
-    }
-    for (const scheme of ["w4a16", "w3a16", "w2a16"] as const) {
-      const options = { preset: "best", scheme, samples: 256, force: true } as const
-      await row(`${scheme}, best, symmetric`, options)
-      await row(`${scheme}, best`, { ...options, symmetric: false })
     }
     lines.push("")
     base.dispose()
