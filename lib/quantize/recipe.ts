@@ -164,7 +164,7 @@ const presets: Record<PresetName, Partial<Recipe>> = {
   fp8: { scheme: "fp8", rounding: "nearest", transforms: [], symmetric: true },
   nf4: { scheme: "nf4", rounding: "nearest", transforms: [], symmetric: true, format: "bitsandbytes" },
   "llm.int8": { scheme: "llm.int8", rounding: "nearest", transforms: [], symmetric: true, format: "bitsandbytes" },
-  // Zero points cost bits / groupSize of a bit each and save more than that: a fifth of the divergence at 4 bits.
+  // Zero points cost bits / groupSize of a bit of each weight and save more than that (docs/mixed-precision.md has figures).
   best: { rounding: "gptq", transforms: ["awq"], symmetric: false },
 }
 
@@ -257,10 +257,10 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
       : options.integer("groupSize", { min: 1 }, null)
   const overrides = checkOverrides(options)
   const mix = readMix(options, preset === "best")
-  const contest: Contest | null = preset === "best" ? readContest(options) : null
   const own = [scheme, ...[...overrides, ...(mix?.candidates ?? [])].map(entry => entry.scheme)].find(
     name => name !== "none" && (isNearestOnly(name) || name === "w8a8"),
   )
+  const contest: Contest | null = preset === "best" ? readContest(options, own) : null
   const nearestOnly = own && own !== "none" && isNearestOnly(own)
   if ((own && !symmetric) || (nearestOnly && rounding !== "nearest"))
     throw new TsqError(
@@ -310,10 +310,15 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
   }
 }
 
-/** What else decides how codes are chosen is the preset's own. */
-function readContest(options: Options): Contest {
-  for (const name of ["rounding", "transforms", "order"] as const)
+/** What else decides how codes are chosen is the preset's own. own: a scheme that is rounded to the nearest value or rounds activations. */
+function readContest(options: Options, own: SchemeName | "none" | undefined): Contest {
+  for (const name of ["rounding", "transforms", "order", "errorCorrection"] as const)
     if (options.has(name)) options.fail(name, 'no value beside preset "best", which tries several')
+  if (own)
+    throw new TsqError(
+      "ERR_OPTION",
+      `quantizeModel: scheme "${own}" beside preset "best", whose strategies are for whole numbers and exact activations ("w8a16" to "w2a16"); leave the preset out`,
+    )
   return { strategies, objective: options.oneOf("sensitivity", sensitivityKinds, "kl") }
 }
 
