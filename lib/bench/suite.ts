@@ -85,6 +85,11 @@ export async function evaluateSuite(
   const reference = resolve(options.string("against", entries[0]!.path))
   const signal = options.signal()
   const report = progressReporter(options.onProgress())
+  if (values.load?.adapters !== undefined)
+    options.fail(
+      "load",
+      "no adapters, which belong to one model: merge them into each (quantizeModel's option adapters)",
+    )
   const load = { ...values.load, ...(signal && { signal }) }
   const scoring = Object.fromEntries(
     ["text", "ids", "protocol", "window", "stride", "activations", "signal"]

@@ -58,7 +58,10 @@ export function addEvaluate(program: Command): void {
     program
       .command("evaluate")
       .description("quality of a model: perplexity on a text, distance from another model, tasks, retrieval")
-      .argument("<models...>", "Hugging Face folder; several, or a JSON file that lists them, with --suite")
+      .argument(
+        "<models...>",
+        "Hugging Face folder or .gguf file; several, or a JSON file that lists them, with --suite",
+      )
       .option("--text <file>", "UTF-8 text")
       .option("--window <n>", "tokens of a window", positive)
       .option("--stride <n>", "score only each window's last n positions", positive)
