@@ -59,6 +59,7 @@ t.test("what cannot be compared", async t => {
     t.rejects(evaluateSuite(list as never, values), { code: "ERR_OPTION", message })
   await refuses([], { ids }, /models is an array of 0/)
   await refuses([5], { ids }, /models\[0\] is 5/)
+  await refuses([base], { ids, load: { adapters: { a: base } } }, /no adapters/)
   await refuses([base, { path: "" }], { ids }, /models\[1\]/)
   await refuses([base, join(directory, "x/base")], { ids }, /two models are called "base"/)
   await refuses([base], { ids, rounds: -1 }, /"rounds" is -1/)
