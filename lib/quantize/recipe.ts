@@ -168,11 +168,6 @@ const presets: Record<PresetName, Partial<Recipe>> = {
   best: { rounding: "gptq", transforms: ["awq"], symmetric: false },
 }
 
-/** Names that belong to the surface and are not built yet: refused as unsupported rather than unknown. */
-const laterPresets: readonly string[] = []
-const laterSchemes: readonly string[] = []
-const laterRoundings: readonly string[] = []
-
 const known = [
   "preset",
   "scheme",
@@ -238,12 +233,12 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
       "ERR_OPTION",
       `quantizeModel: preset ${describe(options.raw("preset"))} makes a GGUF file, for which there is no plan; give the name of a .gguf file as output`,
     )
-  const preset = choose(options, "preset", Object.keys(presets) as PresetName[], laterPresets) ?? defaultPreset(values)
+  const preset = choose(options, "preset", Object.keys(presets) as PresetName[]) ?? defaultPreset(values)
   const defaults = presets[preset]
-  const scheme = choose(options, "scheme", schemeNames, laterSchemes) ?? defaults.scheme ?? "w4a16"
-  const rounding = choose(options, "rounding", roundingNames, laterRoundings) ?? defaults.rounding ?? "nearest"
+  const scheme = choose(options, "scheme", schemeNames) ?? defaults.scheme ?? "w4a16"
+  const rounding = choose(options, "rounding", roundingNames) ?? defaults.rounding ?? "nearest"
   const transforms = options.strings("transforms", defaults.transforms ?? []) as readonly TransformName[]
-  for (const transform of transforms) oneOf(options, "transforms", transform, transformNames, [])
+  for (const transform of transforms) oneOf(options, "transforms", transform, transformNames)
   if (new Set(transforms).size !== transforms.length) options.fail("transforms", "every transform once")
   if (transforms.indexOf("hadamard") > 0)
     options.fail(
@@ -340,7 +335,7 @@ function checkOverrides(options: Options): Recipe["overrides"] {
   for (const entry of list as Recipe["overrides"]) {
     if (typeof entry?.pattern !== "string" || entry.pattern === "")
       options.fail("overrides", "entries { pattern, scheme } with the name or pattern of modules")
-    oneOf(options, `overrides[${JSON.stringify(entry.pattern)}]`, entry.scheme, [...schemeNames, "none"], laterSchemes)
+    oneOf(options, `overrides[${JSON.stringify(entry.pattern)}]`, entry.scheme, [...schemeNames, "none"])
     if (entry.groupSize !== undefined && !isGroupSize(entry.groupSize))
       options.fail("overrides", 'entries whose groupSize is an integer of at least 1, "channel" or "tensor"')
   }
@@ -386,35 +381,18 @@ export function readFormat(options: Options): FormatName | undefined {
     options,
     "format",
     formats.map(({ name }) => name),
-    [],
   )
 }
 
-/** An option out of a set; undefined when it was not given. What later versions will know is refused by name. */
-function choose<T extends string>(
-  options: Options,
-  name: string,
-  allowed: readonly T[],
-  later: readonly string[],
-): T | undefined {
+/** An option out of a set; undefined when it was not given. */
+function choose<T extends string>(options: Options, name: string, allowed: readonly T[]): T | undefined {
   const value = options.raw(name)
-  if (value !== undefined) oneOf(options, name, value, allowed, later)
+  if (value !== undefined) oneOf(options, name, value, allowed)
   return value as T | undefined
 }
 
-function oneOf(
-  options: Options,
-  option: string,
-  value: unknown,
-  allowed: readonly string[],
-  later: readonly string[],
-): void {
+function oneOf(options: Options, option: string, value: unknown, allowed: readonly string[]): void {
   if (allowed.includes(value as string)) return
-  if (later.includes(value as string))
-    throw new TsqError(
-      "ERR_UNSUPPORTED",
-      `${options.caller}: ${option} ${describe(value)} is not available in this version; available: ${listChoices(allowed)}`,
-    )
   throw new TsqError(
     "ERR_OPTION",
     `${options.caller}: ${option} is ${describe(value)}, expected ${listChoices(allowed)}`,
