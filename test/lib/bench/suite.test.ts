@@ -1,6 +1,7 @@
 import { join } from "node:path"
 import t from "tap"
 import { evaluateSuite } from "../../../lib/bench/suite.ts"
+import { evaluateModel } from "../../../lib/evaluate/evaluate-model.ts"
 import { native } from "../../../lib/native.ts"
 import { quantizeModel } from "../../../lib/quantize/quantize-model.ts"
 import { random, randomWeights, tinyConfig, writeCheckpoint } from "../models/support/tiny-checkpoint.ts"
@@ -52,6 +53,13 @@ t.test("another reference, no speeds, context too short", async t => {
   t.ok(suite.models.every(({ against, decode }) => against?.model === base && decode === null))
   const short = await evaluateSuite([base], { ids, window: 40, rounds: 1, promptTokens: 1000 })
   t.match(short.speed, { promptTokens: 96, newTokens: 32 })
+})
+
+t.test("the reference runs as it is stored", async t => {
+  const { models } = await evaluateSuite([base], { ids, window: 40, rounds: 0, load: { quantize: "w8a16" } })
+  t.ok(models[0]!.against!.klMean > 0)
+  const alone = await evaluateModel(base, { ids, window: 40, against: base, load: { quantize: "w8a16" } })
+  t.equal(alone.against!.klMean, models[0]!.against!.klMean)
 })
 
 t.test("what cannot be compared", async t => {
