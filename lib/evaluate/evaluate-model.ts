@@ -27,7 +27,7 @@ export interface EvaluateOptions extends PerplexityOptions, LongWork {
   against?: string | Model
   /** With `against`: the error of the residual stream after every block as well. Takes as long again. */
   layers?: boolean
-  /** For models given by their directory. A reference given so runs with exact activations, an f32 cache and without adapters whatever is asked for here. */
+  /** For models given by their directory. A reference given so runs as it is stored, with exact activations, an f32 cache and without adapters, whatever is asked for here. */
   load?: LoadOptions
 }
 
@@ -63,8 +63,10 @@ export async function evaluateModel(model: string | Model, values: EvaluateOptio
         `evaluateModel: ${what} is ${describe(given)}, expected a directory or a loaded model`,
       )
     const signal = options.signal()
+    const { quantize, ...shared } = values.load ?? {}
     const loaded = await loadModel(given, {
-      ...values.load,
+      ...shared,
+      ...(quantize !== undefined && !exact && { quantize }),
       ...(exact && { activations: "exact" as const, kvCache: "f32" as const, adapters: {} }),
       ...(signal && { signal }),
     })
