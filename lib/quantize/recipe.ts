@@ -306,7 +306,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
       ...{ damp: 0.01, order: "static", scaleSearch: true, block: 128 },
       ...readRoundingOptions(options),
     },
-    errorCorrection: options.boolean("errorCorrection", rounding === "qronos" || contest !== null),
+    errorCorrection: readCorrection(options, rounding, contest),
   }
 }
 
@@ -315,6 +315,20 @@ function readContest(options: Options): Contest {
   for (const name of ["rounding", "transforms", "order"] as const)
     if (options.has(name)) options.fail(name, 'no value beside preset "best", which tries several')
   return { strategies, objective: options.oneOf("sensitivity", sensitivityKinds, "kl") }
+}
+
+/** ERR_OPTION rather than nothing for a rounding that has no other target than its weight. */
+function readCorrection(options: Options, rounding: RoundingName, contest: Contest | null): boolean {
+  const corrects = roundingByName(rounding).calibration === "required"
+  const chosen = options.boolean("errorCorrection", rounding === "qronos" || contest !== null)
+  if (chosen && !corrects)
+    options.fail(
+      "errorCorrection",
+      `false beside rounding "${rounding}", which does not round towards the unquantized model's outputs; ${listChoices(roundingNames.filter(name => roundingByName(name).calibration === "required"))} do`,
+    )
+  if (!chosen && contest)
+    options.fail("errorCorrection", 'no value beside preset "best", whose strategies each have their own')
+  return chosen
 }
 
 function readAlpha(options: Options, transforms: readonly TransformName[]): Recipe["alpha"] {
