@@ -85,6 +85,11 @@ export async function evaluateSuite(
   const reference = resolve(options.string("against", entries[0]!.path))
   const signal = options.signal()
   const report = progressReporter(options.onProgress())
+  if (values.load?.adapters !== undefined)
+    options.fail(
+      "load",
+      "no adapters, which belong to one model: merge them into each (quantizeModel's option adapters)",
+    )
   const load = { ...values.load, ...(signal && { signal }) }
   const scoring = Object.fromEntries(
     ["text", "ids", "protocol", "window", "stride", "activations", "signal"]
@@ -94,14 +99,18 @@ export async function evaluateSuite(
   const rows: SuiteRow[] = []
   let context = Number.POSITIVE_INFINITY
   let common: Pick<SuiteReport, "protocol" | "window" | "tokenCount"> | undefined
-  const base = await loadModel(reference, { ...load, activations: "exact" })
+  // The reference runs as it is stored, whatever the others are asked to do.
+  const { quantize, kvCache = "f32", ...plain }: LoadOptions = load
+  const base = await loadModel(reference, { ...plain, activations: "exact" })
+  const activations = values.activations ?? values.load?.activations ?? "scheme"
+  const rounds8 = activations === "int8" || (activations === "scheme" && base.weights.roundedModules.length > 0)
+  const asStored = quantize === undefined && kvCache === "f32" && !rounds8
   try {
     for (const [i, { name, path }] of entries.entries()) {
       throwIfAborted(signal)
       report({ stage: "evaluate", done: i, total: entries.length, detail: name })
-      const same =
-        resolve(path) === reference && (values.activations ?? values.load?.activations ?? "exact") === "exact"
-      const { weightBytes: fileBytes, kvCacheBytes } = await sizesOf(path, values.window)
+      const same = asStored && resolve(path) === reference
+      const { weightBytes: fileBytes } = await inspectModel(path)
       const model = same ? base : await loadModel(path, load)
       context = Math.min(context, model.maxContext)
       try {
@@ -113,7 +122,7 @@ export async function evaluateSuite(
             model: path,
             bitsPerWeight: model.bitsPerWeight,
             fileBytes,
-            memoryBytes: model.weights.bytes + kvCacheBytes,
+            memoryBytes: model.weights.bytes + model.kvCacheBytes(found.window),
           },
           ...{ perplexity: found.perplexity, against: found.against ?? null, prefill: null, decode: null },
         })
@@ -144,13 +153,6 @@ function readEntries(list: unknown): Required<SuiteEntry>[] {
   if (twice)
     throw new TsqError("ERR_OPTION", `evaluateSuite: two models are called ${describe(twice.name)}; give them names`)
   return entries
-}
-
-async function sizesOf(path: string, window: number | undefined) {
-  const { weightBytes, kvCacheBytes, context } = await inspectModel(path)
-  // Of a .gguf file by itself no context is known.
-  const perToken = context > 0 ? kvCacheBytes / context : 0
-  return { weightBytes, kvCacheBytes: Math.round(perToken * Math.min(window ?? context, context)) }
 }
 
 interface Measurement {

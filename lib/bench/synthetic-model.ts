@@ -56,7 +56,11 @@ export function syntheticModel(shape: ModelShape): SyntheticModel {
         vector(`self_attn.${name}_proj.bias`, `attn_${name}.bias`, size, "bias")
     if (modelType === "qwen3")
       for (const name of ["q", "k"]) vector(`self_attn.${name}_norm.weight`, `attn_${name}_norm.weight`, headDim)
-    vector("post_attention_layernorm.weight", "ffn_norm.weight", hidden)
+    if (modelType === "gemma2") {
+      vector("post_attention_layernorm.weight", "post_attention_norm.weight", hidden)
+      vector("pre_feedforward_layernorm.weight", "ffn_norm.weight", hidden)
+      vector("post_feedforward_layernorm.weight", "post_ffw_norm.weight", hidden)
+    } else vector("post_attention_layernorm.weight", "ffn_norm.weight", hidden)
     matrix("mlp.gate_proj", "ffn_gate", intermediate, hidden)
     matrix("mlp.up_proj", "ffn_up", intermediate, hidden)
     matrix("mlp.down_proj", "ffn_down", hidden, intermediate)
@@ -74,6 +78,15 @@ const architectures: Record<ModelShape["modelType"], string> = {
   gemma2: "Gemma2ForCausalLM",
 }
 
+/** Gemma 2's own, as google/gemma-2-2b has them. */
+const gemmaSettings = ({ headDim }: ModelShape): Record<string, unknown> => ({
+  hidden_activation: "gelu_pytorch_tanh",
+  query_pre_attn_scalar: headDim,
+  attn_logit_softcapping: 50,
+  final_logit_softcapping: 30,
+  sliding_window: 4096,
+})
+
 const configuration = (shape: ModelShape): Record<string, unknown> => ({
   architectures: [architectures[shape.modelType]],
   model_type: shape.modelType,
@@ -85,11 +98,10 @@ const configuration = (shape: ModelShape): Record<string, unknown> => ({
   num_key_value_heads: shape.kvHeads,
   head_dim: shape.headDim,
   vocab_size: shape.vocabulary,
-  hidden_act: "silu",
+  ...(shape.modelType === "gemma2" ? gemmaSettings(shape) : { hidden_act: "silu", sliding_window: null }),
   max_position_embeddings: syntheticContext,
   rms_norm_eps: shape.rmsNormEps,
   rope_theta: shape.ropeTheta,
-  sliding_window: null,
   tie_word_embeddings: shape.tied,
   bos_token_id: shape.vocabulary - 2,
   eos_token_id: shape.vocabulary - 1,

@@ -1,4 +1,4 @@
-// Parsers of command-line values, and flags whose time has not come.
+// Parsers of command-line values, and flags that commands share.
 import { type Command, InvalidArgumentError, Option } from "commander"
 import { parseByteSize } from "../core/byte-size.ts"
 import { TsqError } from "../core/errors.ts"
@@ -39,6 +39,7 @@ export function groupSize(text: string): number | "channel" | "tensor" {
 }
 
 export const alpha = (text: string): number | "auto" => (text === "auto" ? text : Number(text))
+
 /** "w3a16,w4a16:64,none" as candidates: schemes, each with a group size of its own behind a colon where it has one. */
 export function parseCandidates(
   text: string | undefined,

@@ -58,7 +58,10 @@ export function addEvaluate(program: Command): void {
     program
       .command("evaluate")
       .description("quality of a model: perplexity on a text, distance from another model, tasks, retrieval")
-      .argument("<models...>", "Hugging Face folder; several, or a JSON file that lists them, with --suite")
+      .argument(
+        "<models...>",
+        "Hugging Face folder or .gguf file; several, or a JSON file that lists them, with --suite",
+      )
       .option("--text <file>", "UTF-8 text")
       .option("--window <n>", "tokens of a window", positive)
       .option("--stride <n>", "score only each window's last n positions", positive)
@@ -91,6 +94,8 @@ export function addEvaluate(program: Command): void {
     if (kinds.length !== 1) command.error("error: give one of --text <file>, --task <file> and --needle")
     if (models.length > 1 && !flags.suite) command.error("error: several models are compared with --suite")
     if (flags.suite && flags.text === undefined) command.error("error: --suite needs --text <file>")
+    if (flags.suite && flags.adapter !== undefined)
+      command.error("error: --adapter is for one model; merge it into each model of --suite (tsq quantize --adapter)")
     const [model] = models as [string]
     const { setThreads } = await import("../core/machine.ts")
     if (flags.threads !== undefined) setThreads(flags.threads)
@@ -184,9 +189,8 @@ async function runSuite(models: readonly string[], flags: Flags, shared: Shared)
   const { suiteParts, suiteText } = await import("../report/suite.ts")
   const listed = models.length === 1 && models[0]!.endsWith(".json")
   const list = listed ? await readList(models[0]!) : models
-  const { adapter: _, ...rest } = shared
   const suite = await evaluateSuite(list, {
-    ...rest,
+    ...shared,
     ...(await textOptions(flags)),
     ...(flags.rounds !== undefined && { rounds: flags.rounds }),
   })

@@ -30,7 +30,7 @@ export function addGenerate(program: Command): void {
     program
       .command("generate")
       .description("continue a text")
-      .argument("<model>", "Hugging Face folder")
+      .argument("<model>", "Hugging Face folder or .gguf file")
       .requiredOption("--prompt <text>", "text to continue")
       .option("--max-tokens <n>", "new tokens at most", positive)
       .option("--temperature <t>", "0: greedy", real)

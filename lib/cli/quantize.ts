@@ -73,7 +73,7 @@ export function addQuantize(program: Command): void {
       .option("--rounding <name>", "nearest, mse, hqq, gptq, auto-round, lsq or qronos")
       .option(
         "--transform <name>",
-        "awq, smooth or hadamard; may be given several times, in this order: hadamard, smooth, awq",
+        "awq, smooth or hadamard; may be given several times, applied in that order; hadamard comes first",
         collect,
       )
       .option(
@@ -94,7 +94,7 @@ export function addQuantize(program: Command): void {
       .option("--calibration <file>", "UTF-8 text of the kind the model will see")
       .option("--imatrix <file>", "importance matrix of llama-imatrix that weighs errors in a .gguf file")
       .option("--save-imatrix <file>", "write the importance matrix of --calibration: .gguf, or .dat for older tools")
-      .option("--samples <n>", "windows of calibration (default: up to 128)", positive)
+      .option("--samples <n>", "windows of calibration (default: up to 128; of preset best 256)", positive)
       .option("--sequence-length <n>", "tokens of a window (default 512)", positive)
       .option(
         "--expert-floor <n>",
@@ -121,7 +121,7 @@ export function addQuantize(program: Command): void {
       .option("--candidates <list>", "with a target: schemes to choose among, e.g. w3a16,w4a16,w4a16:64,none")
       .option(
         "--sensitivity <kind>",
-        "with a target: damage measured at the output (kl, default) or scaled from each layer's (layer)",
+        "with a target: damage measured at the output (kl, default) or scaled from each layer's (layer); preset best: what recipes are judged by",
       )
       .addOption(new Option("--kv-cache <type>", "type of cached keys and values").choices(["int8", "fp8", "int4"]))
       .option("--seed <n>", "same seed, same bytes", integer)

@@ -66,7 +66,7 @@ export class Checkpoint {
     if (directory.endsWith(".gguf"))
       throw new TsqError(
         "ERR_UNSUPPORTED",
-        `${directory}: a GGUF file is only run and inspected in this version; give a Hugging Face checkpoint folder`,
+        `${directory}: a GGUF file is run, inspected and converted, but no checkpoint folder, which is expected here; "tsq convert --format dense" makes one`,
       )
     const listing = await list(directory)
     const config = await readConfig(directory, listing)

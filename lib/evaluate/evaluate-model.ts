@@ -63,10 +63,10 @@ export async function evaluateModel(model: string | Model, values: EvaluateOptio
         `evaluateModel: ${what} is ${describe(given)}, expected a directory or a loaded model`,
       )
     const signal = options.signal()
-    const { quantize, ...shared } = values.load ?? {}
+    const { quantize, ...load }: LoadOptions = values.load ?? {}
     const loaded = await loadModel(given, {
-      ...shared,
-      ...(quantize !== undefined && !exact && { quantize }),
+      ...load,
+      ...(!exact && quantize !== undefined && { quantize }),
       ...(exact && { activations: "exact" as const, kvCache: "f32" as const, adapters: {} }),
       ...(signal && { signal }),
     })

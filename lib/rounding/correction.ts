@@ -1,5 +1,5 @@
 // What a quantized weight should give: the outputs of the unquantized model, though its inputs have been through quantized layers
-// (Qronos, arXiv 2505.11695, section 3; the loop is native/rounding/cross.cc). With X the original inputs, X~ the present ones and
+// (after Qronos, arXiv 2505.11695; the loop is native/rounding/cross.cc). With X the original inputs, X~ the present ones and
 // H = X~ᵀX~, |X W − X~ V|² is least for V = W + H⁻¹ X~ᵀ(X − X~) W, and any rounding that approximates V under H serves.
 import { sharedFloats } from "../core/shared-array.ts"
 import { abortable, native } from "../native.ts"

@@ -1,6 +1,6 @@
-// Qronos (arXiv 2505.11695): rounding that also makes up for what quantization has done to the inputs of a layer. Its first step
-// moves the weights to where they give the original outputs (correction.ts), and from the second column on its steps are those of
-// GPTQ on these weights (the paper's theorem on the equivalent form); the exact descent behind it takes the place of its first column.
+// Qronos (arXiv 2505.11695): rounding that also makes up for what quantization has done to the inputs of a layer. Here it is GPTQ on
+// the weights that give the original outputs (correction.ts). By the normal equations, as worked out in docs/rounding.md, that equals
+// Qronos but for the first column's code, whose place the exact descent behind it takes.
 import { roundByGptq } from "./gptq.ts"
 import type { Rounding } from "./rounding.ts"
 

@@ -36,13 +36,13 @@ export interface RoundingInput extends LongWork {
 }
 
 export interface RoundingOptions {
-  /** gptq: share of the mean of diag(H) added to it. Default 0.01. */
+  /** gptq, auto-round, qronos, and errorCorrection: share of the mean of diag(H) added to it. Default 0.01. */
   damp?: number
-  /** gptq: "static" (default) | "group-aware" | "none" | "dynamic". */
+  /** gptq, auto-round, qronos: order of columns, "static" (default) | "group-aware" | "none" | "dynamic". */
   order?: "static" | "group-aware" | "none" | "dynamic"
-  /** gptq: search scales by E[x²]-weighted error before rounding. Default true. */
+  /** gptq, auto-round, qronos: search scales by E[x²]-weighted error before rounding. Default true. */
   scaleSearch?: boolean
-  /** gptq: columns of a lazy update. Default 128. */
+  /** gptq, auto-round, qronos: columns of a lazy update. Default 128. */
   block?: number
   /** auto-round, lsq: steps of signed gradients. Default 200. */
   steps?: number

@@ -39,7 +39,7 @@ const progress = showProgress()
 const lines = [
   "# Quality",
   "",
-  "Made by `npm run quality`; not edited by hand. Linears of the blocks are quantized symmetrically, embedding and head are kept.",
+  "Made by `npm run quality`; not edited by hand. Linears of the blocks are quantized, symmetrically unless a row says otherwise; embedding and head are kept.",
   "Calibration: 128 windows of 256 tokens (BOS + 255). Perplexity, KL (of the unquantized model's distribution to the quantized one's, mean in",
   "nats per token, with its standard error) and top-token agreement over the whole evaluation text, windows of 512 each begun with BOS.",
   "*Reference* columns are float64 figures of plain nearest and plain GPTQ (damp 1 %, no act order, float64 scales) recorded with the models.",

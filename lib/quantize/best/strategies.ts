@@ -8,7 +8,7 @@ export interface Strategy {
   rounding: RoundingName
   transforms: readonly TransformName[]
   /** Beside the recipe's. */
-  options: Pick<RoundingOptions, "order">
+  options: Pick<RoundingOptions, "order" | "damp">
   /** Whether it rounds towards the outputs of the unquantized model. */
   errorCorrection: boolean
 }
@@ -30,6 +30,8 @@ export const strategies: readonly Strategy[] = [
   { rounding: "qronos", transforms: [], options: { order: "group-aware" }, errorCorrection: true },
   { rounding: "auto-round", transforms: [], options: { order: "static" }, errorCorrection: true },
   { rounding: "auto-round", transforms: ["awq"], options: { order: "static" }, errorCorrection: true },
+  { rounding: "auto-round", transforms: [], options: { order: "group-aware", damp: 0.05 }, errorCorrection: true },
+  { rounding: "auto-round", transforms: ["awq"], options: { order: "static", damp: 0.05 }, errorCorrection: true },
 ]
 
 /** The recipe that a strategy stands for in another. */
@@ -46,4 +48,6 @@ export const strategyRecipe = (
 
 /** "awq + gptq, group-aware". */
 export const strategyName = ({ rounding, transforms, options }: Strategy): string =>
-  [...transforms, rounding].join(" + ") + (options.order ? `, ${options.order}` : "")
+  [...transforms, rounding].join(" + ") +
+  (options.order ? `, ${options.order}` : "") +
+  (options.damp ? `, damp ${options.damp}` : "")

@@ -1,6 +1,7 @@
 import { join } from "node:path"
 import t from "tap"
 import { evaluateSuite } from "../../../lib/bench/suite.ts"
+import { evaluateModel } from "../../../lib/evaluate/evaluate-model.ts"
 import { native } from "../../../lib/native.ts"
 import { quantizeModel } from "../../../lib/quantize/quantize-model.ts"
 import { random, randomWeights, tinyConfig, writeCheckpoint } from "../models/support/tiny-checkpoint.ts"
@@ -54,11 +55,19 @@ t.test("another reference, no speeds, context too short", async t => {
   t.match(short.speed, { promptTokens: 96, newTokens: 32 })
 })
 
+t.test("the reference runs as it is stored", async t => {
+  const { models } = await evaluateSuite([base], { ids, window: 40, rounds: 0, load: { quantize: "w8a16" } })
+  t.ok(models[0]!.against!.klMean > 0)
+  const alone = await evaluateModel(base, { ids, window: 40, against: base, load: { quantize: "w8a16" } })
+  t.equal(alone.against!.klMean, models[0]!.against!.klMean)
+})
+
 t.test("what cannot be compared", async t => {
   const refuses = (list: unknown, values: object, message: RegExp) =>
     t.rejects(evaluateSuite(list as never, values), { code: "ERR_OPTION", message })
   await refuses([], { ids }, /models is an array of 0/)
   await refuses([5], { ids }, /models\[0\] is 5/)
+  await refuses([base], { ids, load: { adapters: { a: base } } }, /no adapters/)
   await refuses([base, { path: "" }], { ids }, /models\[1\]/)
   await refuses([base, join(directory, "x/base")], { ids }, /two models are called "base"/)
   await refuses([base], { ids, rounds: -1 }, /"rounds" is -1/)

@@ -69,6 +69,10 @@ t.test("--suite", async t => {
   t.match(JSON.parse(json.stdout), { models: [{ name: "a", against: null }, { name: "b" }], speed: { rounds: 1 } })
   t.match(await inProcess("evaluate", ...paths, "--text", letters), { code: 2 })
   t.match(await inProcess("evaluate", "--suite", ...paths), { code: 2 })
+  t.match(await inProcess("evaluate", "--suite", ...paths, ...options, "--adapter", directory), {
+    code: 2,
+    stderr: /--adapter is for one model/,
+  })
   writeFileSync(list, "{}")
   t.match(await inProcess("evaluate", "--suite", list, ...options), { code: 1, stderr: /ERR_FORMAT: .*holds no array/ })
 })

@@ -85,7 +85,6 @@ t.test("what later versions bring is ERR_UNSUPPORTED", async t => {
   const out = join(parent, "out")
   for (const args of [
     ["serve", fable, "--port", "1234"],
-    ["quantize", fable, out, "--rounding", "hqq"],
     ["quantize", fable, join(parent, "out.gguf"), "--preset", "q4_k_m", "--scheme", "w4a16"],
     ["quantize", fable, out, "--kv-cache", "int8"],
     ["generate", fable, "--prompt", "a", "--device", "cuda"],

@@ -108,7 +108,7 @@ t.test("checkpoints that do not fit their configuration", async t => {
     return refuses(t, "ERR_SHAPE", /model.norm.weight is \[3\], expected \[24\]/, directory)
   })
   await t.test("another architecture", t =>
-    refuses(t, "ERR_UNSUPPORTED", /model_type is "gpt2"/, checkpoint(t, { model_type: "gpt2" })),
+    refuses(t, "ERR_UNSUPPORTED", /model_type is "bloom"/, checkpoint(t, { model_type: "bloom" })),
   )
   await t.test("an unknown quantization method", t =>
     refuses(

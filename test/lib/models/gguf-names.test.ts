@@ -56,7 +56,7 @@ t.test("others have none", async t => {
     "blk.0.attn_norm.bias",
     "blk.00.attn_q.weight",
     "blk.-1.attn_q.weight",
-    "blk.0.ffn_gate_inp.weight",
+    "blk.0.ffn_gate_inp_shexp.weight",
     "blk.0.attn_qkv.weight",
     "blk.0.attn_q.weight ",
     "token_embd.bias",

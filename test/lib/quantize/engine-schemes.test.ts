@@ -13,11 +13,16 @@ import { fable, fableEvaluation, folder, hashes, logits, relativeDistance, small
 /** Options, how far logits may be off, what the configuration says, a format to go to and back. */
 const cases: [QuantizeModelOptions, number, object, QuantizeModelOptions["format"] | null][] = [
   [{ scheme: "w8a8" }, 0.03, { format: "int-quantized" }, null],
-  [{ scheme: "fp8" }, 0.1, { format: "float-quantized" }, "fbgemm_fp8"],
-  [{ scheme: "fp8", groupSize: "tensor" }, 0.1, { format: "float-quantized" }, "fp8"],
-  [{ scheme: "fp8", format: "fp8" }, 0.1, { quant_method: "fp8", weight_block_size: [128, 128] }, "compressed-tensors"],
-  [{ scheme: "fp8", format: "modelopt" }, 0.1, { quant_algo: "FP8_PER_CHANNEL_PER_TOKEN" }, "compressed-tensors"],
-  [{ scheme: "fp8", format: "fbgemm_fp8" }, 0.1, { quant_method: "fbgemm_fp8" }, "modelopt"],
+  [{ scheme: "fp8" }, 0.15, { format: "float-quantized" }, "fbgemm_fp8"],
+  [{ scheme: "fp8", groupSize: "tensor" }, 0.15, { format: "float-quantized" }, "fp8"],
+  [
+    { scheme: "fp8", format: "fp8" },
+    0.15,
+    { quant_method: "fp8", weight_block_size: [128, 128] },
+    "compressed-tensors",
+  ],
+  [{ scheme: "fp8", format: "modelopt" }, 0.15, { quant_algo: "FP8_PER_CHANNEL_PER_TOKEN" }, "compressed-tensors"],
+  [{ scheme: "fp8", format: "fbgemm_fp8" }, 0.15, { quant_method: "fbgemm_fp8" }, "modelopt"],
   [{ scheme: "nvfp4" }, 0.35, { format: "nvfp4-pack-quantized" }, null],
   [{ scheme: "mxfp4" }, 0.45, { format: "mxfp4-pack-quantized" }, null],
 ]

@@ -58,12 +58,6 @@ t.test("options", async t => {
   await option(5 as never, /options are 5/)
 })
 
-t.test("what later versions will know is unsupported, not unknown", async t => {
-  const later = (options: object) =>
-    refused(t, options, { code: "ERR_UNSUPPORTED", message: /not available in this version; available: / })
-  await later({ rounding: "hqq" })
-})
-
 t.test("calibration", async t => {
   const option = (options: object, message: RegExp, from?: string) =>
     refused(t, options, { code: "ERR_OPTION", message }, from)

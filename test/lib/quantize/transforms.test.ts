@@ -21,7 +21,7 @@ t.test("every combination runs, and says what it did", async t => {
     [{ transforms: ["awq", "smooth"], rounding: "mse", alpha: 0.4 }, 0.4],
     [{ preset: "smoothquant" }, 0.05],
     [{ preset: "smoothquant", rounding: "gptq", transforms: ["hadamard", "smooth"], alpha: 0.5 }, 0.05],
-    [{ preset: "fp8", transforms: ["smooth"] }, 0.1],
+    [{ preset: "fp8", transforms: ["smooth"] }, 0.15],
     [{ preset: "nf4", transforms: ["hadamard", "awq"] }, 0.4],
     [{ preset: "llm.int8", transforms: ["smooth"] }, 0.05],
   ] as const satisfies [QuantizeModelOptions, number][]) {

@@ -66,7 +66,15 @@ t.test("what it takes is in the plan, and what it decides itself is refused", as
   t.equal(best.recipe.contest!.strategies.length, strategies.length)
   t.ok(best.plan.estimatedSeconds > gptq.plan.estimatedSeconds)
   t.ok(best.plan.peakMemory > gptq.plan.peakMemory)
-  for (const options of [{ rounding: "mse" }, { transforms: ["awq"] }, { order: "none" }, { scheme: "nf4" }] as const)
+  const own = [{ rounding: "mse" }, { transforms: ["awq"] }, { order: "none" }, { errorCorrection: false }] as const
+  for (const options of own)
     await t.rejects(planQuantization(source, { ...base, ...options }), { code: "ERR_OPTION" }, JSON.stringify(options))
+  for (const scheme of ["nf4", "fp8", "w8a8", "mxfp4", "llm.int8"] as const)
+    for (const options of [{ scheme }, { overrides: [{ pattern: "*.o_proj", scheme }] }])
+      await t.rejects(
+        planQuantization(source, { ...base, symmetric: true, ...options }),
+        { code: "ERR_OPTION", message: new RegExp(`scheme "${scheme}" beside preset "best"`) },
+        JSON.stringify(options),
+      )
   await t.rejects(planQuantization(source, { preset: "best" }), { code: "ERR_OPTION", message: /needs calibration/ })
 })
