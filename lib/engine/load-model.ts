@@ -35,8 +35,8 @@ export interface LoadOptions extends LongWork {
   activations?: Activations
   /**
    * Rounds the linears of the blocks that the checkpoint stores as floats as they are packed, to the nearest codes and without
-   * calibration: "w8a8", "fp8", "llm.int8", "w8a16", "w4a16", "nf4" or "fp4". Embedding and head stay, and so does what is quantized
-   * already. Default: nothing is rounded.
+   * calibration: "w8a8", "fp8", "llm.int8", "w8a16", "w4a16", "nf4" or "fp4". Embedding, head and routers of experts stay, and so does what
+   * is quantized already. Default: nothing is rounded.
    */
   quantize?: OnLoadScheme
   /** How keys and values are cached (docs/kv-cache.md). Default "f32". */
@@ -221,8 +221,13 @@ async function onLoadOf(
   if (scheme === null) return null
   const { OnLoad } = await import("./on-load.ts")
   const { describeModel } = await import("../models/registry.ts")
-  const { embedding, head } = describeModel(configuration)
-  return new OnLoad(scheme, [embedding, head], signal)
+  const program = describeModel(configuration)
+  const kept = program.blocks.flatMap((section, layer) =>
+    program.sections[section]!.weights.flatMap(slot =>
+      slot.kind === "linear" && slot.kept ? [program.blockPrefix(layer) + slot.module] : [],
+    ),
+  )
+  return new OnLoad(scheme, [program.embedding, program.head, ...kept], signal)
 }
 
 async function loadGguf(request: Request, options: Options): Promise<Model> {

@@ -49,7 +49,7 @@ export class OnLoad {
   readonly #outside: ReadonlySet<string>
   readonly #signal: AbortSignal | undefined
 
-  /** outside: modules that stay as they are, the embedding and the head. */
+  /** outside: modules that stay as they are: the embedding, the head, routers. */
   constructor(scheme: OnLoadScheme, outside: readonly string[], signal: AbortSignal | undefined) {
     this.scheme = scheme
     this.#outside = new Set(outside)

@@ -189,12 +189,12 @@ async function quantizeBlocks(
     calibration && left >= 0
       ? await CalibrationRun.start(program, dense, calibration, signal, device, dense, recipe.errorCorrection)
       : null
-  const contest =
-    run && recipe.contest ? await ContestRun.start(program, recipe.contest, dense, calibration!, signal) : null
+  let contest: ContestRun | null = null
   const minZero = minZeroOf(recipe)
   const total = plan.modules.filter(entry => entry.scheme).length
   let done = 0
   try {
+    if (run && recipe.contest) contest = await ContestRun.start(program, recipe.contest, dense, calibration!, signal)
     for (let layer = 0; layer < program.blocks.length; layer++) {
       throwIfAborted(signal)
       const modules = plan.modules.filter(entry => entry.layer === layer)

@@ -302,7 +302,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
       ...{ damp: 0.01, order: "static", scaleSearch: true, block: 128 },
       ...readRoundingOptions(options),
     },
-    errorCorrection: options.boolean("errorCorrection", rounding === "qronos" || contest !== null),
+    errorCorrection: readCorrection(options, rounding, contest),
   }
 }
 
@@ -316,6 +316,18 @@ function readContest(options: Options, own: SchemeName | "none" | undefined): Co
       `quantizeModel: scheme "${own}" beside preset "best", whose strategies are for whole numbers and exact activations ("w8a16" to "w2a16"); leave the preset out`,
     )
   return { strategies, objective: options.oneOf("sensitivity", sensitivityKinds, "kl") }
+}
+
+/** ERR_OPTION rather than nothing for a rounding that has no other target than its weight. */
+function readCorrection(options: Options, rounding: RoundingName, contest: Contest | null): boolean {
+  const corrects = roundingByName(rounding).calibration === "required"
+  const chosen = options.boolean("errorCorrection", rounding === "qronos" || contest !== null)
+  if (chosen && !corrects)
+    options.fail(
+      "errorCorrection",
+      `false beside rounding "${rounding}", which does not round towards the unquantized model's outputs; ${listChoices(roundingNames.filter(name => roundingByName(name).calibration === "required"))} do`,
+    )
+  return chosen
 }
 
 function readAlpha(options: Options, transforms: readonly TransformName[]): Recipe["alpha"] {

@@ -1,6 +1,7 @@
 // Rounding by descent on the output error (native/rounding/learned.h), its target (cross.h), and HQQ (hqq.h).
 #include "rounding/learned.h"
 
+#include <mutex>
 #include <shared_mutex>
 #include <string>
 #include <utility>
@@ -78,15 +79,18 @@ Napi::Value correct(Arguments& a) {
   const auto hessian = readHessian(a, a[3], k);
   const auto cross = a.object<SharedAccumulator>(a[4], "cross");
   if (cross->accumulator.kind != Reduction::kCross || cross->accumulator.width != k)
-    refuse(Code::kOption, "correctTarget: cross is no accumulator of kind 7 (cross) and width " + std::to_string(k));
+    refuse(Code::kOption, "correctTarget: cross is no accumulator of kind 8 (cross) and width " + std::to_string(k));
   const double damp = a.number(a[5], "damp", 0, 1);
   float* target = a.view<float>(a[6], "target", count).data;
   const AbortFlag abort = a.abortFlag(a[7]);
   return promise(
       a,
       [=]() -> Result<TargetReport> {
+        // In the order of addresses, as steps lock theirs: neither waits for the other.
+        std::shared_lock crossLock(cross->mutex, std::defer_lock);
+        if (cross < hessian) crossLock.lock();
         const auto lock = hessian->lockFinished();
-        const std::shared_lock crossLock(cross->mutex);
+        if (!crossLock.owns_lock()) crossLock.lock();
         if (!hessian->accumulator.hessian || !cross->accumulator.cross) return noRows();
         return correctTarget(w, n, k, *hessian->accumulator.hessian, *cross->accumulator.cross, damp, target, abort);
       },

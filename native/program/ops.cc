@@ -113,6 +113,8 @@ int32_t opsTogether(const Op* ops, int32_t count) {
     const Op& op = ops[together];
     const auto sameOutput = [&](const Op& other) { return other.out == op.out; };
     if (op.kind != ops->kind || op.in[0] != ops->in[0] || op.in[1] != ops->in[1]) break;
+    // Experts' rows are as wide as topK says.
+    if (op.kind == OpKind::kExperts && op.p[0] != ops->p[0]) break;
     if (std::any_of(ops, ops + together, sameOutput)) break;
   }
   return together;

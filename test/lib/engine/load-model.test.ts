@@ -120,6 +120,16 @@ t.test("checkpoints that do not fit their configuration", async t => {
   )
 })
 
+t.test("routers of experts are not rounded as they are loaded", async t => {
+  const directory = checkpoint(t, { model_type: "mixtral", num_local_experts: 3, num_experts_per_tok: 2 })
+  const model = await loadModel(directory, { quantize: "w8a16" })
+  const { quantizedModules } = model.weights
+  model.dispose()
+  // q, k, v, o and three linears of three experts in three layers.
+  t.equal(quantizedModules.length, 3 * (4 + 3 * 3))
+  t.notOk(quantizedModules.some(module => module.endsWith(".gate")))
+})
+
 t.test("scales of an fp8 KV cache are used where they are asked for", async t => {
   const scaled = (values: readonly number[]) =>
     checkpoint(t, {}, weights => {

@@ -87,6 +87,17 @@ t.test("a model against itself and against another", async t => {
     const alone = await reference.perplexity(ids, { window: 20, stride: 15 })
     t.ok(Math.abs(perplexity / alone.perplexity - 1) < 1e-6)
   })
+
+  t.test("a reference given by its directory is not rounded as it is loaded", async t => {
+    const directory = t.testdir()
+    writeCheckpoint(`${directory}/a`, tinyConfig, randomWeights(tinyConfig, 1))
+    const ids = Array.from({ length: 60 }, (_, i) => (i * 7) % 37)
+    const [path, load] = [`${directory}/a`, { quantize: "w4a16" }] as const
+    const { against, bitsPerWeight } = await evaluateModel(path, { ids, window: 20, against: path, load })
+    t.ok(bitsPerWeight < 8)
+    t.ok(against!.klMean > 1e-5, `${against!.klMean}`)
+    t.not(against!.perplexityRatio, 1)
+  })
 })
 
 async function distributions(of: typeof model, ids: number[]): Promise<number[][]> {

@@ -204,7 +204,7 @@ const fixtures = {
   mapping: native.mapFile(process.execPath),
   hessian: native.createAccumulator(0, k, 0, 0),
   hessianToCome: native.createAccumulator(0, k, 0, 0),
-  cross: native.createAccumulator(7, k, 0, 0),
+  cross: native.createAccumulator(8, k, 0, 0),
   sums: native.createAccumulator(1, k, 0, 0),
   errors: native.createAccumulator(4, k, 0, 0),
   reservoir: native.createAccumulator(6, k, 4, 1),
@@ -602,7 +602,7 @@ const valid = {
   ],
   layerError: () => [w(), w(), n, k, fixtures.hessian],
   searchClip: () => [w(), n, k, fixtures.hessian, grid(), 5, 0.5, filled(Float32Array, n * groups), flag()],
-  createAccumulator: () => [pick([0, 1, 2, 4, 5, 6, 7]), 1 + below(8), 4, 1],
+  createAccumulator: () => [pick([0, 1, 2, 4, 5, 6, 7, 8]), 1 + below(8), 4, 1],
   accumulate: () => [
     pick([fixtures.hessian, fixtures.sums, fixtures.reservoir, fixtures.cross]),
     filled(Float32Array, 4 * k),

@@ -16,7 +16,7 @@ t.test("every rounding in every kind of scheme", async t => {
     { ...few, rounding: "lsq", scheme: "w4a16", symmetric: false, format: "awq" },
     { ...few, rounding: "qronos", scheme: "w2a16", groupSize: "channel" },
     { ...few, rounding: "qronos", scheme: "w4a16", order: "dynamic" },
-    { ...few, rounding: "mse", scheme: "w4a16", errorCorrection: true },
+    { ...few, rounding: "gptq", scheme: "w4a16", errorCorrection: true },
     {
       ...few,
       rounding: "auto-round",
@@ -75,4 +75,17 @@ t.test("calibration is asked for", async t => {
       code: "ERR_OPTION",
       message: `quantizeModel: rounding ${rounding} needs calibration (text or token ids of the kind the model will see)`,
     })
+})
+
+t.test("error correction is refused where it would do nothing", async t => {
+  const source = smallCheckpoint(t)
+  for (const rounding of ["nearest", "mse", "hqq"] as const)
+    await t.rejects(planQuantization(source, { ...few, preset: "rtn", rounding, errorCorrection: true }), {
+      code: "ERR_OPTION",
+      message: /"?errorCorrection"? is true, expected false beside rounding/,
+    })
+  await t.rejects(planQuantization(source, { ...smallCalibration, preset: "best", errorCorrection: false }), {
+    code: "ERR_OPTION",
+    message: /errorCorrection.* preset "best"/,
+  })
 })

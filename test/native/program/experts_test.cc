@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "kernels/kernels.h"
+#include "program/ops.h"
 #include "tiny_model.h"
 
 using namespace tsq;
@@ -171,6 +172,15 @@ TEST(experts_compute_what_the_definition_says) {
       near(m.run(program.get(), x), expected, std::to_string(shape.experts) + " experts, " + std::to_string(rows));
     }
   }
+}
+
+TEST(experts_of_another_number_of_choices_do_not_run_together) {
+  const Op gate = {OpKind::kExperts, {kGathered, kRoutes, -1}, kGate, {1, -1}, {2}};
+  Op ops[] = {gate, gate};
+  ops[1].out = kUp;
+  CHECK(opsTogether(ops, 2) == 2);
+  ops[1].p[0] = 4;
+  CHECK(opsTogether(ops, 2) == 1);
 }
 
 TEST(experts_take_any_choice_of_rows) {
