@@ -37,6 +37,10 @@ interface Flags extends Omit<SharedFlags, "activations"> {
   saveImatrix?: string
   samples?: number
   sequenceLength?: number
+  errorCorrection?: boolean
+  damp?: number
+  order?: string
+  refine?: number
   expertFloor?: number
   ignore?: string[]
   override?: string[]
@@ -71,6 +75,10 @@ export function addQuantize(program: Command): void {
       .option("--group-size <n|channel|tensor>", "columns that share a scale (default 128)", groupSize)
       .option("--asymmetric", "with zero points")
       .option("--rounding <name>", "nearest, mse, hqq, gptq, auto-round, lsq or qronos")
+      .option("--error-correction", "round towards the outputs of the unquantized model (default with qronos)")
+      .option("--damp <share>", "gptq, auto-round, qronos: share of the mean diagonal added to it (default 0.01)", real)
+      .option("--order <name>", "gptq, auto-round, qronos: static (default), group-aware, none or dynamic")
+      .option("--refine <n>", "sweeps of descent over scales and codes at most, after the rounding", integer)
       .option(
         "--transform <name>",
         "awq, smooth or hadamard; may be given several times, applied in that order; hadamard comes first",
@@ -238,6 +246,10 @@ async function toOptions(flags: Flags): Promise<Record<string, unknown>> {
     saveImatrix: flags.saveImatrix,
     samples: flags.samples,
     sequenceLength: flags.sequenceLength,
+    errorCorrection: flags.errorCorrection,
+    damp: flags.damp,
+    order: flags.order,
+    refine: flags.refine,
     expertFloor: flags.expertFloor,
     ignore: flags.ignore,
     overrides,

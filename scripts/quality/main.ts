@@ -1,7 +1,7 @@
-// Measures quality on real models and writes docs/quality.md: `npm run quality -- [names of parts] [--models FOLDER --texts FOLDER]`. Without
-// names all parts run and the page is written; with names their tables are printed. fable-5m is in the repository; every model in the folder
-// of models is measured as well, with its text in the folder of texts.
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
+// Measures quality on real models and writes docs/quality.md: `npm run quality -- [names of parts] [--models FOLDER --texts FOLDER]`. All
+// parts take hours; with names only those sections of the page are made anew. fable-5m is in the repository; every model in the folder of
+// models is measured as well, with its text in the folder of texts.
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { parseArgs } from "node:util"
@@ -34,9 +34,7 @@ if ((values.models === undefined) !== (values.texts === undefined))
   throw new Error("give --models and --texts together")
 const names = positionals.length > 0 ? positionals : Object.keys(parts)
 
-const work = mkdtempSync(join(tmpdir(), "tsq-quality-"))
-const progress = showProgress()
-const lines = [
+const introduction = [
   "# Quality",
   "",
   "Made by `npm run quality`; not edited by hand. Linears of the blocks are quantized, symmetrically unless a row says otherwise; embedding and head are kept.",
@@ -44,19 +42,33 @@ const lines = [
   "nats per token, with its standard error) and top-token agreement over the whole evaluation text, windows of 512 each begun with BOS.",
   "*Reference* columns are float64 figures of plain nearest and plain GPTQ (damp 1 %, no act order, float64 scales) recorded with the models.",
   "Scales here are stored as compressed-tensors stores them, in the model's own type.",
-  "",
 ]
+
+const page = join(root, "docs/quality.md")
+const mark = (name: string) => `<!-- ${name} -->`
+
+/** Sections of the page as it is, by the part that made them. */
+function readSections(): Map<string, string> {
+  const found = existsSync(page) ? readFileSync(page, "utf8").split(/^<!-- ([\w-]+) -->$/m) : []
+  const sections = new Map<string, string>()
+  for (let i = 1; i < found.length; i += 2) sections.set(found[i]!, found[i + 1]!.trim())
+  return sections
+}
+
+const work = mkdtempSync(join(tmpdir(), "tsq-quality-"))
+const progress = showProgress()
 try {
-  const subjects = findSubjects(values.models, values.texts)
-  const context = createContext(subjects, work, progress)
+  const context = createContext(findSubjects(values.models, values.texts), work, progress)
   for (const name of names) {
     const start = performance.now()
-    lines.push(...(await (await parts[name]!())(context)))
+    const lines = await (await parts[name]!())(context)
+    const sections = readSections().set(name, lines.join("\n").trim())
+    const present = Object.keys(parts).filter(part => sections.has(part))
+    const blocks = [introduction.join("\n"), ...present.map(part => `${mark(part)}\n\n${sections.get(part)}`)]
+    writeFileSync(page, `${blocks.join("\n\n")}\n`)
     progress.note(`${name}: ${((performance.now() - start) / 1000).toFixed(0)} s`)
   }
 } finally {
   progress.stop()
   rmSync(work, { recursive: true, force: true })
 }
-if (positionals.length === 0) writeFileSync(join(root, "docs/quality.md"), `${lines.join("\n").trimEnd()}\n`)
-console.log(lines.join("\n"))
