@@ -109,7 +109,7 @@ class Descent {
     const LaneGrid& grid = job_.grid;
     alignas(64) float by[kRows] = {};
     float* products = products_.data() + alignment();
-    // The steps code - zero, for now.
+    // set.change holds the steps code - zero first, and what changes at the end.
     for (int64_t c = 0; c < rows.columns; ++c) {
       for (int64_t i = 0; i < kRows; ++i) set.change[c * kRows + i] = rows.codes[c * kRows + i] - rows.zero[i];
     }

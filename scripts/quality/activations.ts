@@ -75,7 +75,7 @@ export async function activationLines({ subjects, work, progress }: QualityConte
   const plain = await perplexity(planted, text)
   lines.push(
     "",
-    `Outliers planted into ${subject.name}: channels ${plantedOutliers.channels.join(" and ")} of every norm before linears times ${plantedOutliers.factor}, and the columns that read them divided by it.`,
+    `Outliers planted into ${subject.name}: channels ${plantedOutliers.channels().join(" and ")} of every norm before linears times ${plantedOutliers.factor}, and the columns that read them divided by it.`,
     "",
     "| on load | perplexity |",
     "|---|---|",
@@ -90,7 +90,7 @@ export async function activationLines({ subjects, work, progress }: QualityConte
   return lines
 }
 
-export const plantedOutliers = { factor: 128, channels: [11, 200] }
+export const plantedOutliers = { factor: 128, channels: () => [11, 200] }
 
 async function main(): Promise<void> {
   const root = fileURLToPath(new URL("../..", import.meta.url))

@@ -6,7 +6,7 @@ import { join } from "node:path"
 import { fileURLToPath, pathToFileURL } from "node:url"
 import { showProgress } from "../../lib/cli/progress.ts"
 import { evaluateModel, loadModel, type Model, type QuantizeModelOptions, quantizeModel } from "../../lib/index.ts"
-import { plantOutliers } from "./outliers.ts"
+import { type Outliers, plantOutliers } from "../../test/lib/models/support/planted.ts"
 
 export interface Subject {
   name: string
@@ -50,6 +50,13 @@ const weights: Method[] = [
   { name: "hadamard, GPTQ", options: { rounding: "gptq", transforms: ["hadamard"] } },
 ]
 
+/** One channel of 64, at least two, elsewhere in every block. */
+const outliers: Outliers = {
+  factor: 64,
+  channels: (layer, hiddenSize) =>
+    Array.from({ length: Math.ceil(Math.max(2, hiddenSize / 64)) }, (_, i) => (layer * 17 + i * 29 + 3) % hiddenSize),
+}
+
 /** Markdown of the section on transforms. */
 export async function transforms({ subjects, work, progress }: Context): Promise<string[]> {
   const lines = [
@@ -61,7 +68,7 @@ export async function transforms({ subjects, work, progress }: Context): Promise
   ]
   for (const subject of subjects) {
     const twin = join(work, "outliers")
-    await plantOutliers(subject.path, twin)
+    await plantOutliers(subject.path, twin, outliers)
     const base = await loadModel(subject.path)
     try {
       const text = readFileSync(subject.evaluation, "utf8")

@@ -1,38 +1,57 @@
-// A model with outliers planted into it: the same function, with activations that plain int8 cannot hold.
+// A checkpoint with outlier channels in what its norms put out, as large models have them and small ones do not: the same function, with
+// activations that plain int8 cannot hold.
 import { mkdirSync } from "node:fs"
 import { Checkpoint } from "../../../../lib/containers/checkpoint.ts"
+import { sharedFloats } from "../../../../lib/core/shared-array.ts"
+import { describeModel } from "../../../../lib/models/registry.ts"
+import { native } from "../../../../lib/native.ts"
 import { fromCheckpoint, writeCheckpoint } from "../../../../lib/quantize/write-checkpoint.ts"
 
-/**
- * Writes the model in `directory` to `out` with some channels of every norm before linears times `factor`, a power of two, and the
- * columns that read them divided by it: what linears compute stays as it was, and their inputs have outliers.
- */
-export async function plantOutliers(
-  directory: string,
-  out: string,
-  { factor, channels }: { factor: number; channels: readonly number[] },
-): Promise<void> {
-  const checkpoint = await Checkpoint.open(directory)
+export interface Outliers {
+  /** A power of two: the function stays the same, bit for bit. */
+  factor: number
+  /** Of the norms of a block. */
+  channels(layer: number, hiddenSize: number): readonly number[]
+}
+
+/** Writes the twin of the checkpoint in folder `source` into the new folder `out`: channels of every norm times the factor, and the columns of the linears behind it divided by it. */
+export async function plantOutliers(source: string, out: string, { factor, channels }: Outliers): Promise<void> {
+  const checkpoint = await Checkpoint.open(source)
   try {
-    const norm = /layers\.\d+\.(input|post_attention)_layernorm\.weight$/
-    const reader = /layers\.\d+\.(self_attn\.[qkv]_proj|mlp\.(gate|up)_proj)\.weight$/
-    const changed = async (name: string): Promise<Float32Array | null> => {
-      if (!norm.test(name) && !reader.test(name)) return null
-      const values = await checkpoint.floats(name)
-      const k = norm.test(name) ? values.length : (checkpoint.entry(name).shape[1] as number)
-      for (let i = 0; i < values.length; i += k)
-        for (const channel of channels) values[i + channel]! *= norm.test(name) ? factor : 1 / factor
-      return values
+    const program = describeModel(checkpoint.config, name => checkpoint.has(name))
+    const { hiddenSize } = program.config
+    const scaleOf = (layer: number, by: number) => {
+      const scale = sharedFloats(hiddenSize).fill(1)
+      for (const channel of channels(layer, hiddenSize)) scale[channel] = by
+      return scale
     }
-    mkdirSync(out, { recursive: true })
+    const scaled = (name: string, n: number, scale: Float32Array) =>
+      checkpoint.compute(name, checkpoint.floatType(name), async () => {
+        const values = await checkpoint.storedFloats(name)
+        await native.scaleMatrix(values, n, hiddenSize, null, scale, values)
+        return values
+      })
+    program.blocks.forEach((index, layer) => {
+      const prefix = program.blockPrefix(layer)
+      const { weights } = program.sections[index]!
+      for (const { source: from, targets } of program.scaleGroups(layer)) {
+        if (from.kind !== "vector") continue
+        scaled(prefix + from.tensor, 1, scaleOf(layer, factor))
+        for (const module of targets) {
+          const slot = weights.find(weight => weight.kind === "linear" && weight.module === module)
+          if (slot?.kind === "linear") scaled(`${prefix}${module}.weight`, slot.n, scaleOf(layer, 1 / factor))
+        }
+      }
+    })
+    mkdirSync(out)
     await writeCheckpoint(out, {
-      source: fromCheckpoint(checkpoint, changed),
+      source: fromCheckpoint(checkpoint),
       format: null,
-      summary: { modules: new Map(), unquantized: [] } as never,
-      options: {} as never,
+      summary: { modules: new Map(), unquantized: [], damp: null, version: "" },
+      options: { scaleType: "f32", gptqVersion: "v1" },
       tensor: () => Promise.reject(new Error("nothing is quantized")),
-      omitted: new Set(),
       moduleAt: () => null,
+      omitted: new Set(),
       files: () => ({}),
     })
   } finally {
