@@ -131,7 +131,7 @@ export function addQuantize(program: Command): void {
         "--sensitivity <kind>",
         "with a target: damage measured at the output (kl, default) or scaled from each layer's (layer); preset best: what recipes are judged by",
       )
-      .addOption(new Option("--kv-cache <type>", "type of cached keys and values").choices(["int8", "fp8", "int4"]))
+      .option("--kv-cache <type>", "fp8: write calibrated scales of keys and values, for engines that cache them so")
       .option("--seed <n>", "same seed, same bytes", integer)
       .option("--max-memory <size>", "refuse when more would be needed, e.g. 4GB", byteSize)
       .option("--strict", "refuse to leave tensors unquantized because of the format")
@@ -141,11 +141,6 @@ export function addQuantize(program: Command): void {
       .option("--json", "one JSON object on stdout"),
   ).action(async (source: string, out: string, flags: Flags) => {
     refuseLater(flags, { cuda: true })
-    if (flags.kvCache !== undefined)
-      throw new TsqError(
-        "ERR_UNSUPPORTED",
-        `--kv-cache ${flags.kvCache}: scales of keys and values are not written to checkpoints in this version; choose the cache where the model runs (generate --kv-cache)`,
-      )
     const options = await toOptions(flags)
     if (out.endsWith(".gguf")) return makeGguf(source, out, flags, options)
     const { planQuantization, quantizeModel } = await import("../quantize/quantize-model.ts")
@@ -239,6 +234,7 @@ async function toOptions(flags: Flags): Promise<Record<string, unknown>> {
     format: flags.format,
     gptqVersion: flags.gptqVersion,
     activations: flags.activations,
+    kvCache: flags.kvCache,
     doubleQuantization: flags.doubleQuantization,
     adapters: flags.adapter,
     calibration: flags.calibration === undefined ? undefined : await readText(flags.calibration, "--calibration"),
@@ -279,7 +275,7 @@ function describePlan({
     : [...recipe.transforms, recipe.rounding].join(" + ")
   const schemes = recipe.mix ? `schemes by measured damage (${recipe.mix.sensitivity})` : recipe.scheme
   note(
-    `${schemes}, group ${recipe.groupSize}, ${recipe.symmetric ? "symmetric" : "asymmetric"}, ${steps}, format ${recipe.format}`,
+    `${schemes}, group ${recipe.groupSize}, ${recipe.symmetric ? "symmetric" : "asymmetric"}, ${steps}, format ${recipe.format}${recipe.kvCache ? `, scales of keys and values in ${recipe.kvCache}` : ""}`,
   )
   if (recipe.mix) note(`target: ${targetText(recipe.mix.target)}`)
   else

@@ -22,7 +22,14 @@ export async function storedKvFormat(directory: string, program: ModelProgram): 
     throw new TsqError("ERR_OPTION", `${directory}: GGUF files hold no scales of a KV cache; choose kvCache yourself`)
   const checkpoint = await Checkpoint.open(directory)
   try {
-    const scheme = checkpoint.quantizationConfig?.kv_cache_scheme ?? null
+    const { kv_cache_scheme: scheme = null, kv_cache_quant_algo, quantization } = checkpoint.quantizationConfig ?? {}
+    // ModelOpt's word for it, in the flat form of its configuration or in the other.
+    const algorithm = kv_cache_quant_algo ?? (isObject(quantization) ? quantization.kv_cache_quant_algo : null) ?? null
+    if (algorithm !== null && algorithm !== "FP8")
+      throw new TsqError(
+        "ERR_UNSUPPORTED",
+        `${directory}: kv_cache_quant_algo is ${JSON.stringify(algorithm)}, expected "FP8"; choose kvCache yourself`,
+      )
     if (isObject(scheme) && (scheme.num_bits !== 8 || scheme.type !== "float"))
       throw new TsqError(
         "ERR_UNSUPPORTED",
@@ -51,7 +58,7 @@ export async function storedKvFormat(directory: string, program: ModelProgram): 
       values.push(await read(layer, "v"))
     }
     // Engines take scales of 1 where the scheme is declared and none are stored (formats 7.4).
-    if (found === 0 && !isObject(scheme))
+    if (found === 0 && !isObject(scheme) && algorithm === null)
       throw new TsqError(
         "ERR_OPTION",
         `${directory}: kvCache is "checkpoint", but it holds neither a kv_cache_scheme nor scales of keys and values; use "fp8" or "int8"`,

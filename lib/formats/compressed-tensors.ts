@@ -9,15 +9,19 @@ import { TsqError } from "../core/errors.ts"
 import type { Scheme } from "../core/scheme.ts"
 import { compressedTensorsConfiguration } from "./compressed-tensors-configuration.ts"
 import { CompressedTensorsReader } from "./compressed-tensors-reader.ts"
-import { formatOf, refusesActivations, storageOf } from "./compressed-tensors-scheme.ts"
+import { activationArguments, formatOf, refusesActivations, storageOf } from "./compressed-tensors-scheme.ts"
 import { writeModule } from "./compressed-tensors-writer.ts"
+import { staticTensor } from "./float8.ts"
 import { type CheckpointFormat, refusesOthers, type TensorTraits, traitsOf } from "./format.ts"
+import { plainNames } from "./kv-scales.ts"
 import { mxGroup, nvfp4Group, refusesLevels } from "./stored-scales.ts"
 
 const name = "compressed-tensors"
 
 export const compressedTensors: CheckpointFormat = {
   name,
+
+  kvScales: { names: plainNames, shape: [1], settings: { kv_cache_scheme: activationArguments(staticTensor) } },
 
   detect: config => config.quant_method === "compressed-tensors" || config.quant_method === "compressed_tensors",
 

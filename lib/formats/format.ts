@@ -5,6 +5,7 @@ import type { NamedTensor } from "../containers/safetensors-writer.ts"
 import type { QuantizedTensor, ScaleLevels } from "../core/quantized-tensor.ts"
 import { isFloatScale, isIntegerScheme, type Scheme } from "../core/scheme.ts"
 import type { StoredTensor } from "../core/stored-tensor.ts"
+import type { KvScaleForm } from "./kv-scales.ts"
 
 export type { NamedTensor }
 
@@ -31,7 +32,7 @@ export interface FormatSummary {
   /** damp used, for formats that record it; null where GPTQ was not used. */
   damp: number | null
   version: string
-  /** FormatReader.carried of a source of the same format. */
+  /** FormatReader.carried of a source of the same format, or KvScaleForm.settings. */
   carried?: Readonly<Record<string, unknown>> | undefined
 }
 
@@ -72,6 +73,8 @@ export function refusesOthers(format: string, scheme: Scheme, traits: TensorTrai
 
 export interface CheckpointFormat {
   name: FormatName
+  /** How it keeps scales of an FP8 KV cache; absent where engines look for none. */
+  kvScales?: KvScaleForm
   /** Whether a parsed quantization_config is this format. */
   detect(quantizationConfig: Record<string, unknown>): boolean
   /** Why this format cannot hold such a tensor, for people ("k = 172 is not a multiple of 32"); null when it can. */

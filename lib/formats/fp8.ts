@@ -20,11 +20,14 @@ import {
   writeFloat8,
 } from "./float8.ts"
 import { type CheckpointFormat, type FormatReader, type FormatSummary, traitsOf } from "./format.ts"
-import { kvScaleTensors } from "./kv-scales.ts"
+import { kvScaleTensors, plainNames } from "./kv-scales.ts"
 import { commonSettings, notConverted, warnOfSkipped } from "./skipped-modules.ts"
 
 export const fp8: CheckpointFormat = {
   name: "fp8",
+
+  // Its configuration has no word for them: vLLM reads the tensors where the cache is asked to be fp8.
+  kvScales: { names: plainNames, shape: [], settings: {} },
 
   detect: config => config.quant_method === "fp8",
 

@@ -7,7 +7,7 @@ import { StoredTensor } from "../core/stored-tensor.ts"
 import { bytesOf, expectEntry, matrixShape, packNibbles, pinned } from "./arrays.ts"
 import { perToken, readFloat8, refusesFloat8, scaledModules, staticTensor, writeFloat8 } from "./float8.ts"
 import { type CheckpointFormat, type FormatReader, type NamedTensor, traitsOf } from "./format.ts"
-import { kvScaleTensors } from "./kv-scales.ts"
+import { kvScaleTensors, projectionNames } from "./kv-scales.ts"
 import {
   algorithmOf,
   blockSize,
@@ -22,6 +22,8 @@ import { globalScale, nvfp4Group, nvfp4Scales, nvfp4Scheme, refusesLevels } from
 
 export const modelopt: CheckpointFormat = {
   name: "modelopt",
+
+  kvScales: { names: projectionNames, shape: [], settings: { kv_cache_quant_algo: "FP8" } },
 
   detect: isModelopt,
 

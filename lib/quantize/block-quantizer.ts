@@ -6,6 +6,7 @@ import type { LongWork } from "../core/progress.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
 import { isIntegerScheme, type Scheme } from "../core/scheme.ts"
 import { sharedFloats } from "../core/tensor.ts"
+import type { KvScales } from "../formats/kv-scales.ts"
 import { prepack } from "../kernels/packed-weight.ts"
 import { Accumulator } from "../models/accumulator.ts"
 import { BlockWeights } from "../models/block-weights.ts"
@@ -22,6 +23,7 @@ import type { CalibrationRun } from "./calibration-run.ts"
 import { transformRows } from "./estimate.ts"
 import { expertFloor } from "./expert-coverage.ts"
 import { quantizeExperts } from "./expert-stage.ts"
+import { KvScaleWatch } from "./kv-scales.ts"
 import { stages } from "./linears.ts"
 import type { PlannedModule } from "./plan.ts"
 import type { Recipe } from "./recipe.ts"
@@ -38,6 +40,8 @@ export interface BlockResult {
   residualPeak: number | null
   /** Preset "best": what was tried. */
   contest?: ContestReport
+  /** Where the recipe asks for them. */
+  kvScales?: KvScales
 }
 
 export interface BlockInput extends LongWork {
@@ -172,17 +176,18 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
       }
     }
     const activations = run.own(new StaticActivations(program, stages(section), schemeOf))
+    const cached = recipe.kvCache ? run.own(new KvScaleWatch(program, section)) : null
+    const watched = [...activations.watched, ...(cached?.watched ?? [])]
     const advance = input.advance ?? true
     if (advance) {
-      await run.advance(bound, input.signal, [
-        ...activations.watched,
-        { op: section.ops.length, slot: 0, accumulator: peaks },
-      ])
+      await run.advance(bound, input.signal, [...watched, { op: section.ops.length, slot: 0, accumulator: peaks }])
       await run.advanceOriginal(layer, input.signal)
-    } else if (activations.watched.length > 0) await run.watch(bound, activations.watched, input.signal)
+    } else await run.watch(bound, watched, input.signal)
     activations.apply(prefix, tensors)
     const residualPeak = advance ? peaks.read(peaks.width).reduce((most, peak) => Math.max(most, peak), 0) : null
-    return { tensors, reports, changed: await changedTensors(weights, prefix, tensors), transforms, residualPeak }
+    const changed = await changedTensors(weights, prefix, tensors)
+    const kvScales = cached && { kvScales: cached.scales(prefix) }
+    return { tensors, reports, changed, transforms, residualPeak, ...kvScales }
   } finally {
     peaks.dispose()
     run.releaseOwned()

@@ -19,6 +19,7 @@ import { ioError, TsqError, throwIfAborted } from "../core/errors.ts"
 import { QuantizedTensor, type ScaleLevels } from "../core/quantized-tensor.ts"
 import { type Scheme, storedScales } from "../core/scheme.ts"
 import { sharedBytes, sharedFloats, sharedInts } from "../core/tensor.ts"
+import type { KvScales } from "../formats/kv-scales.ts"
 import { native } from "../native.ts"
 import type { RoundingReport } from "../rounding/rounding.ts"
 import type { TransformReport } from "../transforms/transform.ts"
@@ -77,6 +78,7 @@ interface BlockMetadata {
   transforms: TransformReport[]
   residualPeak: number | null
   contest?: ContestReport
+  kvScales?: KvScales
 }
 
 export class BlockStore {
@@ -136,6 +138,7 @@ export class BlockStore {
       transforms: [...block.transforms],
       residualPeak: block.residualPeak,
       ...(block.contest && { contest: block.contest }),
+      ...(block.kvScales && { kvScales: block.kvScales }),
     }
     for (const [module, tensor] of block.tensors) {
       const [n, k] = tensor.shape
@@ -238,6 +241,10 @@ export class StoredBlock {
 
   get contest(): ContestReport | undefined {
     return this.#metadata.contest
+  }
+
+  get kvScales(): KvScales | undefined {
+    return this.#metadata.kvScales
   }
 
   scheme(module: string): Scheme {

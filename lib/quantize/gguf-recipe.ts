@@ -108,6 +108,11 @@ function refuseOthers(values: GgufOptions): void {
   const more = ["expertFloor", "device", "maxMemory", "strict", "resume"]
   const given = { ...(values as unknown as Record<string, unknown>) }
   if (given.device === "cpu") delete given.device
+  if (given.kvCache !== undefined)
+    throw new TsqError(
+      "ERR_OPTION",
+      "quantizeModel: kvCache is for checkpoint folders: GGUF files hold no scales of keys and values; leave it out, and choose the cache where the model runs (loadModel's kvCache, generate --kv-cache)",
+    )
   for (const name of [...others, ...more])
     if (given[name] !== undefined)
       throw new TsqError(

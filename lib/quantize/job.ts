@@ -3,6 +3,7 @@ import { Checkpoint } from "../containers/checkpoint.ts"
 import { TsqError, throwIfAborted } from "../core/errors.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
+import { roundingByName } from "../rounding/registry.ts"
 import { prepareRotation, type RotationReport, rotate } from "../transforms/hadamard.ts"
 import { Adapters } from "./adapters.ts"
 import { type CalibrationSet, readCalibration } from "./calibration.ts"
@@ -127,7 +128,9 @@ async function calibrationOf(
         ? "static activations"
         : transform
           ? `transform ${transform}`
-          : `rounding ${recipe.rounding}`
+          : roundingByName(recipe.rounding).calibration === "required"
+            ? `rounding ${recipe.rounding}`
+            : 'kvCache "fp8"'
     throw new TsqError(
       "ERR_OPTION",
       `quantizeModel: ${what} needs calibration (text or token ids of the kind the model will see)`,

@@ -83,7 +83,10 @@ export function makePlan(
     warnings.push(found)
   }
   if (!modules.some(entry => entry.scheme))
-    throw new TsqError("ERR_UNSUPPORTED", `nothing would be quantized: ${modules[0]?.module}: ${modules[0]?.reason}`)
+    throw new TsqError(
+      "ERR_UNSUPPORTED",
+      `nothing would be quantized: ${modules[0]?.module}: ${modules[0]?.reason}${recipe.kvCache ? "; scales of keys and values are written beside quantized weights only" : ""}`,
+    )
 
   const sizes = sizeUp(checkpoint, modules)
   const nominal = nominalBits(recipe, scaleTypeOf(recipe.format, program))
@@ -102,7 +105,7 @@ export function makePlan(
     modules,
     bitsPerWeight: sizes.quantizedBits / Math.max(sizes.quantizedWeights, 1),
     sourceBytes: sizes.sourceBytes,
-    outputBytes: sizes.outputBytes,
+    outputBytes: sizes.outputBytes + (recipe.kvCache ? program.blocks.length * 2 * 4 : 0),
     peakMemory,
     memoryParts,
     estimatedSeconds: estimateSeconds(program, recipe, calibrationTokens?.rows ?? 0, sizes.sourceBytes),

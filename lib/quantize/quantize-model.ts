@@ -14,6 +14,7 @@ import { BlockStore, fingerprint, type StoredBlock } from "./block-store.ts"
 import { CalibrationRun } from "./calibration-run.ts"
 import { quantizeEnds } from "./ends.ts"
 import { QuantizationJob, refuseBadWeights } from "./job.ts"
+import { kvScaleTensors, verifyKvScales } from "./kv-scales.ts"
 import { type StoredBlocks, storedDivergence } from "./mixed/measured.ts"
 import { type MixReport, MixSearch } from "./mixed/search.ts"
 import { SearchFile } from "./mixed/search-file.ts"
@@ -311,6 +312,8 @@ async function writeOutput(
     const result: QuantizationReport = { ...makeReport(job, blocks), ...(mix && { mix }) }
     for (const warning of result.warnings.slice(plan.warnings.length)) options.onWarning?.(warning)
     const damps = result.tensors.map(entry => entry.damp).filter(damp => damp !== undefined)
+    const { kvScales } = result
+    const cached = kvScales && kvScaleTensors(program, recipe.format, kvScales)
     const contents: CheckpointContents = {
       source: fromCheckpoint(checkpoint, changed),
       format: formatByName(recipe.format),
@@ -323,11 +326,13 @@ async function writeOutput(
           .map(entry => entry.module),
         damp: damps.length > 0 ? Math.max(...damps) : null,
         version: packageVersion,
+        carried: cached?.settings,
       },
       options: { scaleType: scaleTypeOf(recipe.format, program), gptqVersion: recipe.gptqVersion },
       tensor,
       moduleAt: name => (name.endsWith(".weight") && blockOf.has(name.slice(0, -7)) ? name.slice(0, -7) : null),
-      omitted: new Set(),
+      omitted: new Set(cached?.tensors.map(({ name }) => name)),
+      ...(cached && { added: cached.tensors }),
       files: totalBytes => {
         result.outputBytes = totalBytes
         return { "quantization-report.json": result }
@@ -338,6 +343,7 @@ async function writeOutput(
     await writeCheckpoint(output.path, { ...contents, tensors: await foreseenTensors(contents) })
     report({ stage: "verify", done: 0, total: 1 })
     await verifyModules(output.path, recipe.format, blockOf.keys(), tensor, signal)
+    if (kvScales) await verifyKvScales(output.path, program, kvScales)
     await smokeTest(output.path, smokeTokens(program.config.vocabularySize, calibration?.windows[0]), signal)
     report({ stage: "verify", done: 1, total: 1 })
     return result

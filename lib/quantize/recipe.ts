@@ -15,6 +15,7 @@ import type { Rounding, RoundingOptions } from "../rounding/rounding.ts"
 import { blockTransforms, type TransformName, transformNames } from "../transforms/registry.ts"
 import { type Contest, strategies } from "./best/strategies.ts"
 import { isEngineScheme } from "./engine-schemes.ts"
+import { readStoredKvCache, refuseOtherNames, refuseWithoutPlace, type StoredKvCache } from "./kv-scales.ts"
 import {
   type Candidate,
   type MixRequest,
@@ -68,6 +69,11 @@ export interface QuantizeModelOptions extends LongWork, RoundingOptions {
    * (dynamic, with zero points).
    */
   activations?: ActivationKind
+  /**
+   * "fp8": scales of keys and values of every layer are chosen in calibration and written beside the weights, for engines (and loadModel's
+   * kvCache "checkpoint") that cache them in FP8. Formats: compressed-tensors, modelopt and fp8.
+   */
+  kvCache?: StoredKvCache
   /** nf4 and fp4: quantize the scales once more, in blocks of 256, as bnb_4bit_use_double_quant has it. Default false. */
   doubleQuantization?: boolean
   /** Folders of LoRA adapters as PEFT saves them, merged into the weights first, in this order. */
@@ -133,6 +139,8 @@ export interface Recipe {
   gptqVersion: GptqVersion
   activations: ActivationKind
   doubleQuantization: boolean
+  /** Absent: no scales of keys and values. */
+  kvCache?: StoredKvCache
   /** Names of the folders. */
   adapters: readonly string[]
   samples: number | null
@@ -180,6 +188,7 @@ const known = [
   "format",
   "gptqVersion",
   "activations",
+  "kvCache",
   "doubleQuantization",
   "adapters",
   "calibration",
@@ -213,6 +222,7 @@ const groupSizes = [defaultGroupSize, 64, 32]
  * of every linear of the blocks; where only less than 32 would, the largest that none has too few columns for.
  */
 export function closeRecipe(recipe: OpenRecipe, program: ModelProgram): Recipe {
+  refuseOtherNames(recipe, program)
   if (recipe.groupSize !== null) return { ...recipe, groupSize: recipe.groupSize }
   const usual = defaultGroups(recipe.scheme, recipe.format)
   if (usual !== null) return { ...recipe, groupSize: usual }
@@ -263,13 +273,15 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
       "ERR_OPTION",
       `quantizeModel: scheme "${own}" is symmetric${nearestOnly ? " and rounded to the nearest value" : ""}; found rounding "${rounding}"${symmetric ? "" : ", symmetric false"}`,
     )
+  const kvCache = readStoredKvCache(options)
   const format =
     readFormat(options) ??
     (isBitsandbytes(scheme)
       ? "bitsandbytes"
-      : isEngineScheme(scheme)
+      : isEngineScheme(scheme) || kvCache !== null
         ? "compressed-tensors"
         : defaultFormat(defaults.format, { bits: bitsOf(scheme), symmetric, groupSize, overrides, mix }))
+  if (kvCache !== null) refuseWithoutPlace(format)
   for (const name of ["strict", "force", "resume", "scaleSearch"] as const) options.boolean(name, false)
   options.number("maxMemory", { min: 0, aboveMin: true }, 0)
   options.signal()
@@ -288,6 +300,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     gptqVersion: options.oneOf("gptqVersion", gptqVersions, "v1"),
     activations: options.oneOf("activations", activationKinds, "dynamic"),
     doubleQuantization: options.boolean("doubleQuantization", false),
+    ...(kvCache !== null && { kvCache }),
     adapters: options.strings("adapters", []).map(path => basename(resolve(path))),
     samples: options.integer("samples", { min: 1 }, null),
     sequenceLength: options.integer("sequenceLength", { min: 2 }, null),
@@ -365,7 +378,8 @@ export const needsCalibration = (recipe: Recipe): boolean =>
   roundingByName(recipe.rounding).calibration === "required" ||
   blockTransforms(recipe.transforms).length > 0 ||
   recipe.mix !== undefined ||
-  recipe.activations === "static"
+  recipe.activations === "static" ||
+  recipe.kvCache !== undefined
 
 /** Whether the calibration set is sent through the model: weighted scale search uses it too where it is there. */
 export const needsCalibrationRun = (recipe: Recipe): boolean =>

@@ -1,6 +1,7 @@
 // quantization-report.json: what was done to every tensor. Holds no times, so that the same run writes the same bytes.
 import type { Scheme } from "../core/scheme.ts"
 import { packageVersion } from "../core/version.ts"
+import type { KvScales } from "../formats/kv-scales.ts"
 import type { RoundingReport } from "../rounding/rounding.ts"
 import type { RotationReport } from "../transforms/hadamard.ts"
 import type { TransformReport } from "../transforms/transform.ts"
@@ -40,6 +41,8 @@ export interface QuantizationReport {
   warnings: string[]
   /** Preset "best": by block, in order, the strategy that was chosen and the errors of all. */
   contests?: ContestReport[]
+  /** Option kvCache: the scale of keys and of values of every block, in order. */
+  kvScales?: KvScales[]
   /** Where schemes were chosen by measured damage. */
   mix?: MixReport
 }
@@ -49,11 +52,13 @@ export function makeReport(job: QuantizationJob, blocks: Iterable<StoredBlock>):
   const reports = new Map<string, RoundingReport>()
   const transforms: TransformReport[][] = []
   const contests: ContestReport[] = []
+  const kvScales: KvScales[] = []
   const residualPeaks: number[] = []
   for (const block of blocks) {
     for (const [name, report] of block.reports) reports.set(name, report)
     if (block.transforms.length > 0) transforms.push([...block.transforms])
     if (block.contest) contests.push(block.contest)
+    if (block.kvScales) kvScales.push(block.kvScales)
     if (block.residualPeak !== null) residualPeaks.push(block.residualPeak)
   }
   const tensors = plan.modules
@@ -81,6 +86,7 @@ export function makeReport(job: QuantizationJob, blocks: Iterable<StoredBlock>):
     rotation: job.rotation,
     transforms,
     ...(contests.length > 0 && { contests }),
+    ...(kvScales.length > 0 && { kvScales }),
     residualPeaks,
     warnings: [
       ...plan.warnings,

@@ -15,7 +15,7 @@ export const activationKinds = ["dynamic", "static", "asymmetric"] as const
 export type ActivationKind = (typeof activationKinds)[number]
 
 /** Largest codes. */
-const largest: Partial<Record<ActivationScheme["type"], number>> = { int8: 127, e4m3: 448, e5m2: 57344 }
+export const largest: Partial<Record<ActivationScheme["type"], number>> = { int8: 127, e4m3: 448, e5m2: 57344 }
 
 /** The scheme with activations of this kind. ERR_OPTION for a scheme that has none, or none of these. */
 export function withActivations(scheme: Scheme, kind: ActivationKind, caller: string): Scheme {
@@ -33,6 +33,17 @@ export function withActivations(scheme: Scheme, kind: ActivationKind, caller: st
 }
 
 const isStatic = ({ activations }: Scheme): boolean => activations?.dynamic === false
+
+/** What makes the largest magnitude that an absMax accumulator has seen the largest code. ERR_NUMERIC, naming `what`, where it is not finite. */
+export function staticScale(accumulator: Accumulator, largestCode: number, what: string): number {
+  const peak = accumulator.read(accumulator.width).reduce((most, value) => Math.max(most, value), 0)
+  if (!Number.isFinite(peak))
+    throw new TsqError(
+      "ERR_NUMERIC",
+      `${what} in calibration are not finite; check the checkpoint and the calibration text`,
+    )
+  return Math.fround(peak > 0 ? Math.max(peak / largestCode, 2 ** -126) : 1)
+}
 
 /** Linears of a block that read the same slot. */
 interface Stage {
@@ -63,18 +74,11 @@ export class StaticActivations {
   /** Gives the block's tensors, by full name, the scale of what was seen. ERR_NUMERIC for activations that are not finite. */
   apply(prefix: string, tensors: Map<string, QuantizedTensor>): void {
     for (const { modules, watched } of this.#stages) {
-      const { accumulator } = watched
-      const peak = accumulator.read(accumulator.width).reduce((most, value) => Math.max(most, value), 0)
       for (const module of modules) {
         const tensor = tensors.get(prefix + module)
         if (!tensor) continue
-        if (!Number.isFinite(peak))
-          throw new TsqError(
-            "ERR_NUMERIC",
-            `${prefix}${module}: its inputs in calibration are not finite; check the checkpoint and the calibration text`,
-          )
         const most = largest[tensor.scheme.activations!.type] as number
-        const scale = Float32Array.of(peak > 0 ? Math.max(peak / most, 2 ** -126) : 1)
+        const scale = Float32Array.of(staticScale(watched.accumulator, most, `${prefix}${module}: its inputs`))
         tensors.set(
           prefix + module,
           new QuantizedTensor({ ...tensor, codebook: own(tensor), activation: { scale, zero: null } }),

@@ -48,6 +48,8 @@ export interface CheckpointContents {
   options: WriteOptions
   /** A quantized module by its full name. */
   tensor(module: string): Promise<QuantizedTensor>
+  /** Tensors of no module that come last; source tensors of their names belong into `omitted`. */
+  added?: readonly NamedTensor[]
   /** Source tensors that are left out because they belong to a module's former format. */
   omitted: ReadonlySet<string>
   /** The module that is written at the place of a source tensor, or null. */
@@ -122,6 +124,7 @@ export async function foreseenTensors(contents: CheckpointContents): Promise<Omi
     }
     tensors.push(...parts.map(part => ({ ...part, name: module + part.name })))
   }
+  for (const { data: _, ...entry } of contents.added ?? []) tensors.push(entry)
   return tensors
 }
 
@@ -136,6 +139,7 @@ async function addTensors(writer: SafetensorsWriter, contents: CheckpointContent
     else if (!contents.omitted.has(name)) await writer.add(await source.dense(name))
     contents.onTensor?.(name, ++done, source.names.length)
   }
+  for (const tensor of contents.added ?? []) await writer.add(tensor)
   return writer.finish()
 }
 

@@ -55,6 +55,8 @@ t.test("quantize: every flag, and a plan in words", async t => {
       fableCalibration,
       "--samples",
       "3",
+      "--kv-cache",
+      "fp8",
       "--sequence-length",
       "100",
     ],
@@ -81,7 +83,7 @@ t.test("quantize: every flag, and a plan in words", async t => {
       transforms: ["awq"],
       format: "compressed-tensors",
     },
-    ...{ samples: 3, sequenceLength: 100, seed: 7, ignore: ["q_proj", "*.o_proj"] },
+    ...{ kvCache: "fp8", samples: 3, sequenceLength: 100, seed: 7, ignore: ["q_proj", "*.o_proj"] },
     overrides: [
       { pattern: "v_proj", scheme: "w6a16" },
       { pattern: "model.layers.0.*", scheme: "none" },
@@ -89,6 +91,7 @@ t.test("quantize: every flag, and a plan in words", async t => {
   })
   const words = await tsq("quantize", fable, out, ...flags, "--plan")
   t.equal(words.code, 0)
+  t.match(words.stderr, /format compressed-tensors, scales of keys and values in fp8\n/)
   t.match(words.stdout, /model\.layers\.1\.self_attn\.v_proj\s+128×256\s+6 bit, group 256, asymmetric/)
   t.match(words.stdout, /model\.layers\.1\.self_attn\.q_proj\s+256×256\s+left alone: ignored by option/)
   t.notOk(existsSync(out))

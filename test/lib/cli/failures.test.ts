@@ -50,6 +50,9 @@ t.test("failures end with 1 and one line: code, what, what to do", async t => {
     [["quantize", fable, out, "--calibration", join(parent, "absent")], /^ERR_IO: .*--calibration/],
     [["quantize", fable, out, "--override", "q_proj"], /^ERR_OPTION: .*expected pattern=scheme/],
     [["quantize", fable, out, "--max-memory", "1MB"], /^ERR_MEMORY: /],
+    [["quantize", fable, out, "--kv-cache", "int8"], /^ERR_OPTION: .*expected "fp8"/],
+    [["quantize", fable, out, "--kv-cache", "fp8"], /^ERR_OPTION: .*kvCache "fp8" needs calibration/],
+    [["quantize", fable, out, "--kv-cache", "fp8", "--format", "gptq"], /^ERR_OPTION: .*no place for scales/],
     [["evaluate", fable, "--text", empty], /^ERR_OPTION: .*is empty/],
     [["convert", fable, out, "--format", "awq"], /^ERR_FORMAT: .*is not quantized/],
     [["convert", fable, out, "--format", "gguf"], /^ERR_OPTION: .*called \.gguf/],
@@ -82,11 +85,9 @@ t.test("a device that is not there is ERR_DEVICE", async t => {
 
 t.test("what later versions bring is ERR_UNSUPPORTED", async t => {
   const parent = folder(t)
-  const out = join(parent, "out")
   for (const args of [
     ["serve", fable, "--port", "1234"],
     ["quantize", fable, join(parent, "out.gguf"), "--preset", "q4_k_m", "--scheme", "w4a16"],
-    ["quantize", fable, out, "--kv-cache", "int8"],
     ["generate", fable, "--prompt", "a", "--device", "cuda"],
   ]) {
     const { code, stdout, stderr } = await inProcess(...args)
