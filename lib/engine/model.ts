@@ -81,6 +81,8 @@ export class Model {
   readonly #parts: ModelParts
   readonly #queue = new SerialQueue()
   readonly #adapters = new AdapterSet()
+  /** By what decides them: with the epilogue or not, constants of long sequences or not. */
+  readonly #runs = new Map<string, readonly StepRun[]>()
   #eosTokenIds: readonly number[] | null = null
   #disposed = false
 
@@ -274,16 +276,23 @@ export class Model {
 
   /**
    * The whole model as runs of a step; without the epilogue where nothing is asked of the last hidden state. tokens: of the sequences
-   * altogether, on which rope may depend (longLength).
+   * altogether, on which rope may depend (longLength). The same list for the same runs, so that a step knows it (Step.runs).
    */
-  runs(epilogue: boolean, tokens: number): StepRun[] {
+  runs(epilogue: boolean, tokens: number): readonly StepRun[] {
     this.#checkOpen()
+    const { longLength } = this
+    const long = longLength !== null && tokens > longLength
+    const key = `${epilogue} ${long}`
+    const known = this.#runs.get(key)
+    if (known) return known
     const { prologue, blocks, epilogue: last } = this.#parts
     const runs: StepRun[] = [
       { section: prologue },
       ...blocks.map((section, layer) => ({ section: section.forLength(tokens), layer })),
+      ...(epilogue ? [{ section: last }] : []),
     ]
-    return epilogue ? [...runs, { section: last }] : runs
+    this.#runs.set(key, runs)
+    return runs
   }
 
   /** Sequences of more tokens than this run with other constants from their first token on; null: there are none. */
