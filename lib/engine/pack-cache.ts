@@ -19,7 +19,7 @@ import {
 import { StoredPack } from "./stored-pack.ts"
 import type { WeightRecorder } from "./weight-recorder.ts"
 
-/** Beside a checkpoint; elsewhere the folder's name stands in front of it. */
+/** Beside a checkpoint, behind the options that change packing; elsewhere the folder's name stands in front of it all. */
 const suffix = ".tsq-cache"
 
 /** A partial file that nobody has written to for so long was left by a process that was killed. */
@@ -129,10 +129,12 @@ export class PackCache {
   async #places(): Promise<string[]> {
     const path = await realpath(this.directory)
     const key = createHash("sha256").update(path).digest("hex").slice(0, 16)
-    const name = `${basename(path)}-${key}${suffix}`
+    // Files of one folder that are packed differently lie side by side.
+    const packing = Object.values(this.#packing)
+    const name = `${[basename(path), key, ...packing].join("-")}${suffix}`
     if (this.#cacheDir !== undefined) return [join(resolve(this.#cacheDir), name)]
     const own = userCache()
-    return [join(path, suffix), ...(own === null ? [] : [join(own, name)])]
+    return [join(path, packing.map(value => `.${value}`).join("") + suffix), ...(own === null ? [] : [join(own, name)])]
   }
 
   #stale(meta: PackMeta): string | null {

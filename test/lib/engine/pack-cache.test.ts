@@ -209,6 +209,9 @@ t.test("a file made with other options or by another version is stale", async t 
   const found = await cache({}).find()
   t.ok(found)
   t.equal(await cache({ head: "u8" }).find(), null)
+  t.same(warnings, [], "a name of its own")
+  copyFileSync(beside(directory), join(directory, ".u8.tsq-cache"))
+  t.equal(await cache({ head: "u8" }).find(), null)
   t.match(warnings.splice(0), [/made with other options; the model is packed anew/])
   const meta = found!.meta
   await found!.close()
@@ -384,6 +387,35 @@ t.test("where the file lies", async t => {
   t.match(first.warnings, [/cannot open .* it is a directory/])
   t.equal(found(join(process.env.XDG_CACHE_HOME!, "tsq-native")).length, 1)
   t.ok(await isCached({ cache: true }), "the user's own, without a word about the other")
+})
+
+t.test("rounded on load in several ways: a file each", async t => {
+  const directory = smallCheckpoint(t)
+  const cacheDir = folder(t)
+  const loaded = async (quantize: LoadOptions["quantize"], options: LoadOptions) =>
+    load(directory, { ...options, ...(quantize && { quantize }) })
+  for (const place of [{ cache: true }, { cache: true, cacheDir }] as const) {
+    const results = new Map<LoadOptions["quantize"], Loaded>()
+    for (const quantize of ["w8a8", undefined, "w4a16"] as const) {
+      const first = await loaded(quantize, place)
+      t.ok(first.stages.includes("cache"), `${quantize} is written`)
+      t.same(first.warnings, [])
+      results.set(quantize, first)
+    }
+    for (const [quantize, first] of results) {
+      const again = await loaded(quantize, place)
+      t.notOk(again.stages.includes("cache"), `${quantize} is there`)
+      t.same([again.warnings, again.logits], [[], first.logits])
+    }
+    t.notSame(results.get("w8a8")!.logits, results.get("w4a16")!.logits)
+  }
+  const names = (path: string) => readdirSync(path).filter(name => name.endsWith("tsq-cache"))
+  t.same(names(directory).sort(), [".tsq-cache", ".w4a16.tsq-cache", ".w8a8.tsq-cache"])
+  t.match(names(cacheDir).sort(), [
+    /^model-[0-9a-f]{16}-w4a16\.tsq/,
+    /-w8a8\.tsq-cache$/,
+    /^model-[0-9a-f]{16}\.tsq-cache$/,
+  ])
 })
 
 t.test("no place at all is no error", async t => {
