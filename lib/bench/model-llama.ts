@@ -55,6 +55,8 @@ export async function startLlama(request: LoadLlama): Promise<{
       loadMs,
       weightBytes: bytesOfStep(model.fileInfo.fullTensorInfo ?? [], statSync(path).size),
       bitsPerWeight: null,
+      // llama.cpp's default (llama_context_default_params: type_k, type_v), which is left as it is.
+      kvCache: "f16",
       isa: null,
     },
     async generate({ prompt, newTokens }) {

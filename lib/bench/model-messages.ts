@@ -1,5 +1,6 @@
 // What the benchmark of models and the processes that hold a model say to each other. A process holds one model, so that its memory and
 // its start are its own.
+import type { KvCacheOption } from "../models/kv-cache.ts"
 
 export interface LoadTsq {
   kind: "load"
@@ -11,6 +12,7 @@ export interface LoadTsq {
   context: number
   cache: boolean | "read"
   cacheDir: string
+  kvCache: KvCacheOption | undefined
 }
 
 export interface LoadLlama {
@@ -41,6 +43,8 @@ export interface Loaded {
   weightBytes: number | null
   /** Of the blocks' weights as stored; null likewise. */
   bitsPerWeight: number | null
+  /** What keys and values are cached as. */
+  kvCache: string
   /** Kernels in use: a table of ours, or what the peer says of itself. */
   isa: string | null
 }

@@ -6,6 +6,7 @@ import { parseJsonObject } from "../containers/json.ts"
 import { ioError, TsqError } from "../core/errors.ts"
 import { describe, listChoices, Options } from "../core/options.ts"
 import type { LongWork } from "../core/progress.ts"
+import { type KvCacheOption, readKvCache } from "../models/kv-cache.ts"
 import { describeModel } from "../models/registry.ts"
 import { native } from "../native.ts"
 import { type ModelShape, modelShape } from "./shapes.ts"
@@ -20,6 +21,8 @@ export interface ModelBenchOptions extends LongWork {
   threads?: number
   /** Default: both. */
   activations?: "exact" | "int8" | "both"
+  /** How this library caches keys and values (docs/kv-cache.md); peers keep to their own. Default "f32". */
+  kvCache?: KvCacheOption
   /** Of a made-up checkpoint: bits of linears, columns that share a scale, bits of embedding and head. */
   bits?: number
   groupSize?: number
@@ -48,6 +51,7 @@ export interface ModelPlan extends LongWork {
   newTokens: number
   threads: number
   activations: ("exact" | "int8")[]
+  kvCache: KvCacheOption | undefined
   rounds: number
   starts: number
   gguf: string[]
@@ -58,7 +62,18 @@ export interface ModelPlan extends LongWork {
 }
 
 const known = [
-  ...["promptTokens", "newTokens", "threads", "activations", "bits", "groupSize", "headBits", "rounds", "starts"],
+  ...[
+    "promptTokens",
+    "newTokens",
+    "threads",
+    "activations",
+    "kvCache",
+    "bits",
+    "groupSize",
+    "headBits",
+    "rounds",
+    "starts",
+  ],
   ...["gguf", "ggufTypes", "peers", "workDir", "onNote", "signal", "onProgress"],
 ]
 
@@ -85,8 +100,13 @@ export async function readModelOptions(
     groupSize: options.integer("groupSize", { min: 1 }, 128),
     headBits: headBits as SyntheticScheme["headBits"],
   }
+  const cache = readKvCache(options)
+  const chosen = await chooseModel(model)
+  if (cache === "checkpoint" && chosen.directory === null)
+    options.fail("kvCache", "another type for random weights: only a checkpoint's folder may hold scales")
   return {
-    ...(await chooseModel(model)),
+    ...chosen,
+    kvCache: values?.kvCache,
     scheme,
     promptTokens: options.integer("promptTokens", { min: 1, max: 65536 }, 512),
     // The first new token belongs to the prompt's time.

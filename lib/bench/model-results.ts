@@ -37,6 +37,8 @@ export interface ModelRow extends ModelLabel {
   /** 100 × decodeGBps / read bandwidth of the same rounds. */
   percentOfRoof: number | null
   bitsPerWeight: number | null
+  /** What keys and values were cached as: ours as asked, the peers' as they have it by default. */
+  kvCache: string
   /** Of a process that holds nothing else, after the last round. Our rows share one process, whatever the activations. */
   residentBytes: number
   peakBytes: number

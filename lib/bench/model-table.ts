@@ -15,7 +15,7 @@ export function modelText(report: ModelBenchReport): string {
   ].join("\n\n")
 }
 
-export function machineLines({ machine, model, peers, options, read }: ModelBenchReport): string[] {
+export function machineLines({ machine, model, peers, options, read, results }: ModelBenchReport): string[] {
   const { cpu, cpus, system, node, version, commit, date, hugePages } = machine
   const peerText = peers.map(peer => `; ${peer.name} ${peer.version}`).join("")
   const { promptTokens, newTokens, threads, rounds, resident } = options
@@ -24,7 +24,14 @@ export function machineLines({ machine, model, peers, options, read }: ModelBenc
     `tsq-native ${version}${commit ? ` (${commit})` : ""}${peerText}`,
     `${model.name}, ${(model.parameters / 1e9).toFixed(2)} G parameters, ${model.synthetic ? "random weights" : model.path}`,
     `${promptTokens} prompt tokens, ${newTokens} new, ${threadsText(threads)}, ${rounds} ${rounds === 1 ? "round" : "interleaved rounds"}${resident ? "" : ", each model loaded anew in every round"}; memory reads at ${rangeText(read)} GB/s`,
+    `keys and values: ${cacheText(results)}`,
   ]
+}
+
+/** "tsq int8, last 65 tokens f16; node-llama-cpp its own f16". */
+function cacheText(rows: readonly ModelRow[]): string {
+  const caches = new Map(rows.map(({ backend, kvCache }) => [backend, kvCache]))
+  return [...caches].map(([name, kvCache]) => `${name} ${name === "tsq" ? "" : "its own "}${kvCache}`).join("; ")
 }
 
 export const speedHead = [

@@ -8,14 +8,16 @@ export async function startTsq(request: LoadTsq): Promise<{
   const start = performance.now()
   const { loadModel } = await import("../index.ts")
   const importMs = performance.now() - start
-  const { path, threads, context, cache, cacheDir } = request
+  const { path, threads, context, cache, cacheDir, kvCache } = request
   const model = await loadModel(path, {
     threads,
     maxContext: context,
     ...(cache !== false && { cache, cacheDir }),
+    ...(kvCache !== undefined && { kvCache }),
   })
   const loadMs = performance.now() - start - importMs
   const { native } = await import("../native.ts")
+  const { kvFormatText } = await import("../models/kv-cache.ts")
   // A token reads one row of the embedding, but all of it where it is the head as well.
   const embedding = model.runs(false, 1)[0]!.section
   const rows = model.config.tiedEmbeddings
@@ -27,6 +29,7 @@ export async function startTsq(request: LoadTsq): Promise<{
       loadMs,
       weightBytes: model.weights.bytes - rows,
       bitsPerWeight: model.bitsPerWeight,
+      kvCache: kvFormatText(model.kvFormat),
       isa: native.cpu().kernels,
     },
     async generate({ prompt, newTokens, activations }) {

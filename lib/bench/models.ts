@@ -110,7 +110,7 @@ class ModelBench {
   }
 
   async #own(): Promise<Contender> {
-    const { shape, directory, scheme, threads, activations, signal } = this.#plan
+    const { shape, directory, scheme, threads, activations, kvCache, signal } = this.#plan
     let path = directory
     let weights = "checkpoint"
     if (path === null) {
@@ -120,7 +120,7 @@ class ModelBench {
     }
     const load: LoadTsq = {
       ...{ kind: "load", engine: "tsq", path, threads, context: this.#context },
-      ...{ cache: false, cacheDir: this.#work.cache },
+      ...{ cache: false, cacheDir: this.#work.cache, kvCache },
     }
     return { backend: "tsq", weights, load, activations, bytes: await weightFiles(path) }
   }
@@ -257,7 +257,7 @@ class ModelBench {
 
   #rows(contender: Contender, { loaded, memory, runs }: Measured, starts: StartTimes[], readGBps: number): ModelRow[] {
     const { shape, promptTokens, newTokens, threads } = this.#plan
-    const { weightBytes, bitsPerWeight, isa } = loaded
+    const { weightBytes, bitsPerWeight, kvCache, isa } = loaded
     return [...runs].map(([activations, list]) => {
       const prefill = summarize(list.map(({ firstMs }) => (promptTokens * 1000) / firstMs))
       const decode = summarize(list.map(({ restMs, tokens }) => ((tokens - 1) * 1000) / restMs))
@@ -269,7 +269,7 @@ class ModelBench {
         prefillGflops: (2 * weightsOfBlocks(shape) * prefill.median) / 1e9,
         ...{ weightBytes, decodeGBps },
         percentOfRoof: decodeGBps === null ? null : (100 * decodeGBps) / readGBps,
-        bitsPerWeight,
+        ...{ bitsPerWeight, kvCache },
         ...memory,
         starts,
       }

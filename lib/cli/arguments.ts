@@ -3,6 +3,7 @@ import { type Command, InvalidArgumentError, Option } from "commander"
 import { parseByteSize } from "../core/byte-size.ts"
 import { TsqError } from "../core/errors.ts"
 import type { LoadOptions } from "../engine/load-model.ts"
+import { type OnLoadScheme, onLoadSchemes } from "../engine/on-load-schemes.ts"
 import type { Activations } from "../kernels/packed-weight.ts"
 import { parseKvCache } from "../models/kv-cache.ts"
 
@@ -61,6 +62,7 @@ export interface SharedFlags {
   threads?: number
   activations?: Activations
   kvCache?: string
+  quantize?: string
   cache?: boolean
   cacheDir?: string
   json?: boolean
@@ -86,23 +88,29 @@ export function addRunFlags(command: Command): Command {
       "--kv-cache <type>",
       "cached keys and values: f32, f16, int8, fp8, int4, checkpoint, or details (keys=int8,values=int4,window=64 …)",
     )
+    .option(
+      "--quantize <scheme>",
+      `round linears that the checkpoint stores as floats as they are loaded: ${onLoadSchemes.join(", ")}`,
+    )
     .option("--cache", "keep the packed weights in a file beside the model, and start from it")
     .option("--cache-dir <folder>", "keep that file in this folder")
 }
 
-/** The options of loadModel that --cache, --cache-dir and --kv-cache stand for. */
-export const cacheOptions = ({
+/** The options of loadModel that --cache, --cache-dir, --kv-cache and --quantize stand for; loadModel checks them. */
+export const loadOptions = ({
   cache,
   cacheDir,
   kvCache,
-}: SharedFlags): Pick<LoadOptions, "cache" | "cacheDir" | "kvCache"> => ({
+  quantize,
+}: SharedFlags): Pick<LoadOptions, "cache" | "cacheDir" | "kvCache" | "quantize"> => ({
+  ...(quantize !== undefined && { quantize: quantize as OnLoadScheme }),
   ...(kvCache !== undefined && { kvCache: parseKvCache(kvCache) }),
   ...((cache || cacheDir !== undefined) && { cache: true }),
   ...(cacheDir !== undefined && { cacheDir }),
 })
 
 /** What belongs to the surface and is not built yet is refused by name. cuda: whether the command computes there. */
-export function refuseLater(flags: Pick<SharedFlags, "device" | "kvCache">, { cuda = false } = {}): void {
+export function refuseLater(flags: Pick<SharedFlags, "device">, { cuda = false } = {}): void {
   if (flags.device !== undefined && flags.device !== "cpu" && !cuda) {
     if (flags.device !== "cuda")
       throw new TsqError("ERR_OPTION", `--device is ${JSON.stringify(flags.device)}, expected "cpu" or "cuda"`)

@@ -2,6 +2,7 @@
 import { type Command, InvalidArgumentError, Option } from "commander"
 import type { Device } from "../core/cuda.ts"
 import { TsqError } from "../core/errors.ts"
+import { parseKvCache } from "../models/kv-cache.ts"
 import {
   byteSize,
   collect,
@@ -151,7 +152,7 @@ async function deviceKernels(flags: KernelFlags, device: string): Promise<void> 
   }
 }
 
-interface ModelFlags extends Pick<SharedFlags, "device" | "json"> {
+interface ModelFlags extends Pick<SharedFlags, "device" | "kvCache" | "json"> {
   promptTokens?: number
   newTokens?: number
   threads?: number
@@ -177,6 +178,7 @@ function addModel(bench: Command): void {
     .option("--new-tokens <n>", "tokens generated after it, the end of text ignored (default 128)", positive)
     .option("--threads <n>", "of every contender (default: all CPUs of this process)", positive)
     .addOption(new Option("--activations <kind>", "ours (default both)").choices(["exact", "int8", "both"]))
+    .option("--kv-cache <type>", "our keys and values (default f32), as of generate; llama.cpp keeps its own f16")
     .option("--bits <n>", "random weights: bits of linears (default 4)", positive)
     .option("--group <n>", "random weights: columns that share a scale (default 128)", positive)
     .option("--head-bits <n>", "random weights: embedding and head in 8, 4 or 16 bits (default 8)", positive)
@@ -205,6 +207,7 @@ function addModel(bench: Command): void {
             newTokens: flags.newTokens,
             threads: flags.threads,
             activations: flags.activations,
+            kvCache: flags.kvCache === undefined ? undefined : parseKvCache(flags.kvCache),
             bits: flags.bits,
             groupSize: flags.group,
             headBits: flags.headBits,

@@ -9,11 +9,11 @@ import type { Activations } from "../kernels/packed-weight.ts"
 import type { Part } from "../report/html.ts"
 import {
   addRunFlags,
-  cacheOptions,
   collect,
   integer,
   integers,
   interruptible,
+  loadOptions,
   positive,
   refuseLater,
   type SharedFlags,
@@ -105,7 +105,7 @@ export function addEvaluate(program: Command): void {
       ...(flags.activations && { activations: flags.activations }),
       ...(flags.adapter !== undefined && { adapter: "adapter" }),
       load: {
-        ...cacheOptions(flags),
+        ...loadOptions(flags),
         ...(flags.adapter !== undefined && { adapters: { adapter: flags.adapter } }),
         onWarning: text => progress.note(`warning: ${text}`),
       },

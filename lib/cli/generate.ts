@@ -1,9 +1,9 @@
 import type { Command } from "commander"
 import {
   addRunFlags,
-  cacheOptions,
   integer,
   interruptible,
+  loadOptions,
   positive,
   real,
   refuseLater,
@@ -51,7 +51,7 @@ export function addGenerate(program: Command): void {
     const interrupt = interruptible()
     try {
       const model = await loadModel(path, {
-        ...cacheOptions(flags),
+        ...loadOptions(flags),
         ...(flags.adapter !== undefined && { adapters: { adapter: flags.adapter } }),
         signal: interrupt.signal,
         onProgress: progress.onProgress,

@@ -27,7 +27,7 @@ t.test("our own rows, and what is missing", async t => {
   const progress: Progress[] = []
   const report = await benchModel(shape, {
     ...quick,
-    ...{ workDir, gguf: [join(workDir, "none.gguf")] },
+    ...{ workDir, gguf: [join(workDir, "none.gguf")], kvCache: { keys: "int8", values: "f16", window: 20 } },
     onNote: text => notes.push(text),
     onProgress: step => progress.push(step),
   })
@@ -54,6 +54,7 @@ t.test("our own rows, and what is missing", async t => {
   )
   for (const row of report.results) {
     t.match(row, { isa: native.cpu().kernels, threads: 1, promptTokens: 6, newTokens: 3 })
+    t.equal(row.kvCache, "keys int8, values f16, first 16 and last 33 tokens f16")
     for (const summary of [row.prefill, row.decode, row.firstTokenMs]) {
       t.equal(summary.count, 2)
       t.ok(summary.min > 0 && summary.min <= summary.median && summary.median <= summary.max)
@@ -73,6 +74,9 @@ t.test("our own rows, and what is missing", async t => {
     )
   }
   t.match(modelText(report), /tiny, .*random weights.*\n.*\n\nmodel +prefill\/s.*\ntsq w4 g128, head w8 .*\[int8\]/s)
+  t.match(modelText(report), /\nkeys and values: tsq keys int8, values f16, first 16 and last 33 tokens f16\n/)
+  const peer = { ...report.results[0]!, backend: "node-llama-cpp", kvCache: "f16" }
+  t.match(modelPage({ ...report, results: [...report.results, peer] }), /tokens f16; node-llama-cpp its own f16/)
   t.match(modelPage(report), /<svg.*Prefill, 6 tokens.*<svg.*Decoding, 3 new tokens/s)
 
   // The folder is kept, and what is in it is used again.
@@ -96,7 +100,7 @@ t.test("a checkpoint that exists, with a head of its own", async t => {
   const report = await benchModel(directory, { ...quick, rounds: 1, starts: 0, activations: "exact", ggufTypes: [] })
   t.match(report.model, { name: "model", path: directory, synthetic: false })
   const [row] = report.results
-  t.match(row, { weights: "checkpoint", activations: "exact" })
+  t.match(row, { weights: "checkpoint", activations: "exact", kvCache: "f32" })
   t.ok(row!.weightBytes! <= all - embedding, "a token reads one row of the embedding")
   t.strictSame(readdirSync(directory).sort(), [
     "config.json",
@@ -114,6 +118,11 @@ t.test("refusals", async t => {
   await t.rejects(benchModel(shape, { headBits: 6 }), { code: "ERR_OPTION", message: /4, 8 or 16/ })
   await t.rejects(benchModel(shape, { ggufTypes: ["q5_0"] }), { code: "ERR_OPTION", message: /"q4_0" or "q4_k_m"/ })
   await t.rejects(benchModel(shape, { newTokens: 1 }), { code: "ERR_OPTION" })
+  await t.rejects(benchModel(shape, { kvCache: "int9" as never }), {
+    code: "ERR_OPTION",
+    message: /benchModel: .*kvCache/,
+  })
+  await t.rejects(benchModel(shape, { kvCache: "checkpoint" }), { code: "ERR_OPTION", message: /random weights/ })
   await t.rejects(benchModel(t.testdir({}), none), { code: "ERR_IO", message: /config\.json/ })
   const signal = AbortSignal.timeout(300)
   await t.rejects(benchModel(shape, { ...none, newTokens: 20000, signal }), { code: "ERR_ABORTED" })

@@ -27,14 +27,15 @@ t.test("a checkpoint, as one JSON object and as a page", async t => {
   )
   const small = ["--prompt-tokens", "4", "--new-tokens", "3", "--threads", "1", "--rounds", "1", "--starts", "0"]
   const missing = ["--gguf", join(folder, "a.gguf"), "--gguf", join(folder, "b.gguf")]
-  const result = await tsq("bench", "model", model, ...small, ...missing, "--html", html, "--json")
+  const cached = ["--kv-cache", "keys=int8,values=int4,rotate=off"]
+  const result = await tsq("bench", "model", model, ...small, ...missing, ...cached, "--html", html, "--json")
   t.equal(result.code, 0, result.stderr)
   const report = onlyJson(result)
   t.match(report, {
     machine: { node: process.version },
     model: { name: "model", synthetic: false },
     options: { promptTokens: 4, newTokens: 3, threads: 1, rounds: 1, starts: 0 },
-    results: [{ activations: "exact" }, { activations: "int8" }],
+    results: [{ activations: "exact", kvCache: /^keys int8, values int4, first 16/ }, { activations: "int8" }],
   })
   // Each file, or the peer itself where it is not installed.
   t.match(result.stderr, /node-llama-cpp( a\.gguf)? was not measured: /)
@@ -46,6 +47,7 @@ t.test("refusals", async t => {
   t.match(await inProcess("bench", "model"), { code: 2, stderr: /missing required argument/ })
   t.match(await inProcess("bench", "model", "llama-4"), { stderr: /no model is called "llama-4"/ })
   t.match(await inProcess("bench", "model", "llama-3.2-1b", "--activations", "none"), { code: 2 })
+  t.match(await inProcess("bench", "model", "llama-3.2-1b", "--kv-cache", "int9"), { code: 1, stderr: /"int8", "fp8"/ })
   t.match(await inProcess("bench", "model", "llama-3.2-1b", "--gguf-type", "q5_0"), { stderr: /"q4_0" or "q4_k_m"/ })
   t.match(await inProcess("bench", "model", "llama-3.2-1b", "--device", "cuda"), { stderr: /cuda/ })
 })

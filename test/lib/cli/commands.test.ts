@@ -112,6 +112,12 @@ t.test("evaluate", async t => {
   for (const name of ["tokenCount", "nll", "perplexity"]) t.type(found[name], "number", name)
   for (const name of ["perplexity", "klMean", "klMedian", "klP99", "klMax", "topAgreement"])
     t.type((found.against as Record<string, unknown>)[name], "number", name)
+  const onLoad = ["evaluate", fable, ...args.slice(2)]
+  t.match(onlyJson(await tsq(...onLoad, "--quantize", "w8a8", "--json")), {
+    activations: "scheme",
+    bitsPerWeight: /^8\./,
+  })
+  t.equal((onlyJson(await tsq(...onLoad, "--json")).against as { klMax: number }).klMax, 0)
   const rounded = onlyJson(await tsq(...args, "--activations", "int8", "--json"))
   t.equal(rounded.activations, "int8")
   t.not(rounded.nll, found.nll)
@@ -149,6 +155,12 @@ t.test("generate", async t => {
   t.equal((result.tokens as number[]).length, result.newTokens)
   t.equal(result.activations, "exact")
   t.equal(onlyJson(await tsq(...args, "--activations", "int8", "--json")).activations, "int8")
+  const rounded = ["generate", fable, ...args.slice(2), "--quantize", "w4a16"]
+  t.not(onlyJson(await tsq(...rounded, "--json")).text, "")
+  t.match(await tsq(...rounded.slice(0, -1), "w9a9"), {
+    code: 1,
+    stderr: /^ERR_OPTION: loadModel: .*quantize.* is "w9a9", expected "w8a8", .* or "fp4"/,
+  })
   const words = await tsq(...args)
   t.equal(words.stdout, `${result.text}\n`)
   t.match(words.stderr, /8 new at [\d.]+\/s/)
