@@ -27,7 +27,7 @@ Status product(const PackedWeight& weight, const float* x, int64_t rows, float* 
       {&weight, x, Dtype::kF32, weight.shape.k, rows, y, Dtype::kF32, weight.shape.n, nullptr, Activations::kExact});
 }
 
-// Rows [begin, end) of one sequence.
+// Rows [begin, end), which have the same adapter.
 Status addProduct(const StepContext& step, const LowRank& pair, const Op& op, int64_t begin, int64_t end) {
   LowRankWorkspace& work = step.work.lowRank;
   const int64_t k = pair.a->shape.k, rank = pair.a->shape.n, n = pair.b->shape.n;
@@ -76,12 +76,17 @@ Status addLowRank(const StepContext& step, const SectionRun& run, const Op& op, 
   const auto& adapters = step.request.adapters;
   if (adapters.empty()) return Status();
   const PackedWeight* weight = &step.matrix(run, op.weight[0]);
-  for (const Sequence& sequence : step.request.sequences) {
-    if (sequence.adapter < 0) continue;
-    const int64_t begin = std::max(row, sequence.rowBegin);
-    const int64_t end = std::min(row + rows, sequence.rowBegin + sequence.rows);
+  const auto& sequences = step.request.sequences;
+  for (size_t first = 0, next = 0; first < sequences.size(); first = next) {
+    const int32_t adapter = sequences[first].adapter;
+    // Sequences lie side by side: neighbours that share an adapter are multiplied together.
+    while (next < sequences.size() && sequences[next].adapter == adapter) ++next;
+    if (adapter < 0) continue;
+    const Sequence& last = sequences[next - 1];
+    const int64_t begin = std::max(row, sequences[first].rowBegin);
+    const int64_t end = std::min(row + rows, last.rowBegin + last.rows);
     if (begin >= end) continue;
-    const LowRank* pair = adapters[static_cast<size_t>(sequence.adapter)]->find(weight);
+    const LowRank* pair = adapters[static_cast<size_t>(adapter)]->find(weight);
     if (pair != nullptr) TSQ_RETURN_IF_ERROR(addProduct(step, *pair, op, begin, end));
   }
   return Status();

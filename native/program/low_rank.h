@@ -42,7 +42,8 @@ struct LowRankWorkspace {
 };
 
 // Adds to `rows` rows from `row` on of the linear's output what the sequences' adapters ask for. Activations are taken
-// as they are. A sequence's result does not depend on the adapters of the others.
+// as they are. Neighbouring sequences with the same adapter are one product, whose last bits may depend on its number
+// of rows as the weights' own do; nothing else of a sequence's result depends on the others.
 Status addLowRank(const StepContext& step, const SectionRun& run, const Op& op, int64_t row, int64_t rows);
 
 }  // namespace tsq
