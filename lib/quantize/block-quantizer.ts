@@ -26,7 +26,7 @@ import { quantizeExperts } from "./expert-stage.ts"
 import { KvScaleWatch } from "./kv-scales.ts"
 import { stages } from "./linears.ts"
 import type { PlannedModule } from "./plan.ts"
-import type { Recipe } from "./recipe.ts"
+import { type Recipe, usesStatistics } from "./recipe.ts"
 import { StaticActivations } from "./static-activations.ts"
 
 export interface BlockResult {
@@ -143,6 +143,11 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
       const modules = stage.modules.filter(module => schemeOf(module))
       if (modules.length === 0) continue
       throwIfAborted(input.signal)
+      if (!usesStatistics(recipe)) {
+        for (const module of modules)
+          bound = run.own(bound.set(module, run.own(await prepack(await round(module, undefined)))))
+        continue
+      }
       if (stage.experts) {
         bound = await quantizeExperts({
           run,

@@ -9,7 +9,7 @@ import { blockTransforms } from "../transforms/registry.ts"
 import { strategyRecipe } from "./best/strategies.ts"
 import { fusedGroups, type LinearSlot, linearsOf } from "./linears.ts"
 import type { PlannedModule } from "./plan.ts"
-import { needsCalibrationRun, type Recipe } from "./recipe.ts"
+import { needsCalibrationRun, type Recipe, usesStatistics } from "./recipe.ts"
 import { isBitsandbytes } from "./scheme.ts"
 
 /** Bits of a weight whose groups are all whole. */
@@ -131,15 +131,16 @@ export function estimateMemory(
     rounding["keys and values"] = rows * kvHeads * (headDim + Math.ceil(headDim / 16) * 16) * 4
     // What a step leaves for the device, whose second moments come back as an accumulator's.
     if (recipe.device !== "cpu") rounding["rows for the device"] = rows * Math.max(...linears.map(({ k }) => k)) * 4
-    rounding["second moments"] = Math.max(
-      ...linears.map(({ k, expert }) =>
-        secondMomentBytes(
-          k,
-          recipe,
-          expert === undefined ? 1 : Math.min(expertsAtOnce(k), program.config.experts?.count ?? 1),
+    if (usesStatistics(recipe))
+      rounding["second moments"] = Math.max(
+        ...linears.map(({ k, expert }) =>
+          secondMomentBytes(
+            k,
+            recipe,
+            expert === undefined ? 1 : Math.min(expertsAtOnce(k), program.config.experts?.count ?? 1),
+          ),
         ),
-      ),
-    )
+      )
   }
   const total = (parts: Record<string, number>) => Object.values(parts).reduce((sum, bytes) => sum + bytes, 0)
   return total(verifying) > total(rounding) ? verifying : rounding
@@ -244,6 +245,7 @@ function quantizationFlops(program: ModelProgram, recipe: Costs, rows: number): 
     flops += 2 * 2 * active * rows * (errorCorrection ? 2 : 1)
     // Some 22 candidates for each of four groups of linears, each a run through most of the block.
     flops += blockTransforms(transforms).length * 4 * 22 * 0.7 * 2 * active * Math.min(rows, transformRows)
+    if (!usesStatistics(recipe)) continue
     const inputs = (list: readonly LinearSlot[]) => new Set(list.map(({ k }) => k))
     for (const k of inputs(linears.filter(({ expert }) => expert === undefined)))
       flops += k * k * rows * (errorCorrection ? 3 : 1) + (gptq || errorCorrection ? k ** 3 : 0)

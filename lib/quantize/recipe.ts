@@ -385,6 +385,13 @@ export const needsCalibration = (recipe: Recipe): boolean =>
 export const needsCalibrationRun = (recipe: Recipe): boolean =>
   needsCalibration(recipe) || roundingByName(recipe.rounding).calibration !== "none"
 
+/**
+ * Whether codes depend on second moments of the inputs. Otherwise a calibration set only runs through the finished blocks, for static activations or
+ * for keys and values.
+ */
+export const usesStatistics = ({ rounding, transforms }: Pick<Recipe, "rounding" | "transforms">): boolean =>
+  roundingByName(rounding).calibration !== "none" || blockTransforms(transforms).length > 0
+
 /** Whether groups may turn out not to be neighbouring columns. */
 export const usesGroupIndex = ({ rounding, roundingOptions }: Recipe): boolean =>
   ["gptq", "auto-round", "qronos"].includes(rounding) && roundingOptions.order === "dynamic"

@@ -226,6 +226,23 @@ t.test("fused projections, norms of keys and windows: what attention caches", as
   }
 })
 
+t.test("a rounding that looks at no inputs gives the same weights with and without", async t => {
+  for (const change of [{}, { model_type: "mixtral", num_local_experts: 4, num_experts_per_tok: 1 }]) {
+    const source = smallCheckpoint(t, change)
+    const out = folder(t)
+    const warnings: string[] = []
+    const rtn = { preset: "rtn", groupSize: 32, format: "compressed-tensors" } as const
+    const onWarning = (text: string) => warnings.push(text)
+    const plain = await quantizeModel(source, join(out, "plain"), { ...rtn, onWarning })
+    const before = warnings.length
+    const { tensors, kvScales, experts } = await quantizeModel(source, join(out, "kv"), { ...kv, ...rtn, onWarning })
+    t.strictSame(tensors, plain.tensors)
+    t.equal(kvScales?.length, 3)
+    t.equal(experts, undefined, "no expert sees too few tokens for what uses none")
+    t.equal(warnings.length, 2 * before)
+  }
+})
+
 t.test("preset best takes those of the block that was chosen", async t => {
   const source = smallCheckpoint(t, { num_hidden_layers: 1 })
   const out = join(folder(t), "out")
