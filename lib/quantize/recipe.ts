@@ -300,7 +300,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     device: readDevice("quantizeModel", options.raw("device") ?? "cpu"),
     roundingOptions: {
       ...{ damp: 0.01, order: "static", scaleSearch: true, block: 128 },
-      ...readRoundingOptions(options),
+      ...readRoundingOptions(options, contest ? null : rounding),
     },
     errorCorrection: readCorrection(options, rounding, contest),
   }
