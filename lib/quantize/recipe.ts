@@ -270,6 +270,12 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
       : isEngineScheme(scheme)
         ? "compressed-tensors"
         : defaultFormat(defaults.format, { bits: bitsOf(scheme), symmetric, groupSize, overrides, mix }))
+  const doubleQuantization = options.boolean("doubleQuantization", false)
+  const schemes = [scheme, ...[...overrides, ...(mix?.candidates ?? [])].map(entry => entry.scheme)]
+  if (doubleQuantization && !schemes.some(name => name === "nf4" || name === "fp4"))
+    options.fail("doubleQuantization", 'false without scheme "nf4" or "fp4": it is of their scales')
+  if (options.has("gptqVersion") && format !== "gptq")
+    options.fail("gptqVersion", `no value beside format "${format}", which has no versions`)
   for (const name of ["strict", "force", "resume", "scaleSearch"] as const) options.boolean(name, false)
   options.number("maxMemory", { min: 0, aboveMin: true }, 0)
   options.signal()
@@ -287,7 +293,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     format,
     gptqVersion: options.oneOf("gptqVersion", gptqVersions, "v1"),
     activations: options.oneOf("activations", activationKinds, "dynamic"),
-    doubleQuantization: options.boolean("doubleQuantization", false),
+    doubleQuantization,
     adapters: options.strings("adapters", []).map(path => basename(resolve(path))),
     samples: options.integer("samples", { min: 1 }, null),
     sequenceLength: options.integer("sequenceLength", { min: 2 }, null),
