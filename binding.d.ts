@@ -771,7 +771,7 @@ export interface Binding {
   ): Promise<LearnReport>
   /**
    * target [n, k] = w + (H + damp I)^-1 M^T w, damp in units of the mean of diag(H): what gives the outputs of w on the references of
-   * `cross`, an accumulator of kind cross (M = sum of (reference - x) x^T), from the inputs x of H. kept: target is w.
+   * `cross`, an accumulator of kind cross (M = sum of (reference - x) x^T), from the inputs x of H. kept: target is w, for the reason in note.
    */
   correctTarget(
     w: Float32Array,
@@ -782,7 +782,7 @@ export interface Binding {
     damp: number,
     target: Float32Array,
     abort: AbortFlag,
-  ): Promise<{ damp: number; kept: boolean }>
+  ): Promise<{ damp: number; kept: boolean; note: string }>
   /** tr(D H D^T) / rows, D = w - approx: mean squared output error summed over outputs. */
   layerError(w: Float32Array, approx: Float32Array, n: number, k: number, hessian: Handle): Promise<number>
   searchClip(

@@ -77,6 +77,8 @@ export async function evaluateSuite(
 ): Promise<SuiteReport> {
   const options = new Options("evaluateSuite", values, optionNames)
   const entries = readEntries(list)
+  if (options.has("text") === options.has("ids"))
+    throw new TsqError("ERR_OPTION", 'evaluateSuite: give what to score as one of the options "text" and "ids"')
   const rounds = options.integer("rounds", { min: 0, max: 1000 }, 5)
   const asked = {
     promptTokens: options.integer("promptTokens", { min: 1 }, 128),

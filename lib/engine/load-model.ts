@@ -139,7 +139,7 @@ async function loadBase(path: string, values?: LoadOptions): Promise<Model> {
 
   const checkpoint = await Checkpoint.open(path)
   try {
-    const source = new CheckpointSource(checkpoint, warn, await onLoadOf(quantize, checkpoint.config, signal))
+    const source = new CheckpointSource(checkpoint, warn, await onLoadOf(quantize, checkpoint, signal))
     const folder = new Folder(path)
     if (!cache?.write) return told(await assemble(request, checkpoint.config, source, folder), warn)
     const recorder = new WeightRecorder(source)
@@ -215,13 +215,13 @@ class Folder implements Companions {
 /** What rounds linears as they are loaded; null where nothing does. */
 async function onLoadOf(
   scheme: OnLoadScheme | null,
-  configuration: Record<string, unknown>,
+  checkpoint: Checkpoint,
   signal: AbortSignal | undefined,
 ): Promise<OnLoad | null> {
   if (scheme === null) return null
   const { OnLoad } = await import("./on-load.ts")
   const { describeModel } = await import("../models/registry.ts")
-  const program = describeModel(configuration)
+  const program = describeModel(checkpoint.config, tensor => checkpoint.has(tensor))
   const kept = program.blocks.flatMap((section, layer) =>
     program.sections[section]!.weights.flatMap(slot =>
       slot.kind === "linear" && slot.kept ? [program.blockPrefix(layer) + slot.module] : [],

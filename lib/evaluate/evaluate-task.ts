@@ -8,7 +8,7 @@ import { type LoadOptions, loadModel } from "../engine/load-model.ts"
 import type { Likelihood, LikelihoodOptions } from "../engine/loglikelihood.ts"
 import { Model } from "../engine/model.ts"
 import { type Activations, readActivations } from "../kernels/packed-weight.ts"
-import { lengthOf, parseTask, type Task } from "./task.ts"
+import { checkTask, lengthOf, parseTask, type Task } from "./task.ts"
 
 export interface EvaluateTaskOptions extends LongWork {
   /** Only the first so many documents. */
@@ -57,7 +57,7 @@ export async function evaluateTask(
   ])
   const limit = options.integer("limit", { min: 1 }, undefined)
   const [signal, onProgress] = [options.signal(), options.onProgress()]
-  const found = typeof task === "string" ? await readTask(task) : task
+  const found = typeof task === "string" ? await readTask(task) : checkTask(task)
   if (typeof model !== "string" && !(model instanceof Model))
     throw new TsqError(
       "ERR_OPTION",

@@ -18,7 +18,7 @@ export type NeedleKind = "passkey" | "pairs"
 export interface NeedleOptions extends LongWork {
   /** Default "passkey". */
   kind?: NeedleKind
-  /** Tokens of a prompt. Default: powers of two from 1024, or from an eighth of the context where it is shorter, to the context. */
+  /** Tokens of a prompt. Default: powers of two from 1024, or from an eighth of the context where it is shorter, to the context, as far as needles fit. */
   lengths?: readonly number[]
   /** Where the needle lies, from 0 (the beginning) to 1 (just before the question). Default 0, 0.25, 0.5, 0.75 and 1. */
   depths?: readonly number[]
@@ -86,14 +86,14 @@ export async function evaluateNeedle(model: string | Model, values?: NeedleOptio
   try {
     const fits = (value: number) => Number.isInteger(value) && value >= 1 && value <= opened.maxContext
     const expected = `whole numbers from 1 to the context of ${opened.maxContext}`
-    const lengths = numbers(options, "lengths", defaultLengths(opened.maxContext), fits, expected)
+    const wished = numbers(options, "lengths", defaultLengths(opened.maxContext), fits, expected)
+    const prompts = promptsOf({ model: opened, kind, depths, trials, seed }, wished, !options.has("lengths"))
+    const lengths = prompts.map(({ length }) => length)
     const activations = readActivations(options, opened.activations)
     const report = progressOf("needle", lengths.length * depths.length * trials, onProgress)
     const cells: NeedleCell[] = []
     let done = 0
-    for (const length of lengths) {
-      const request = { model: opened, length, depths, trials, next: uniform(seed * 7919 + length) }
-      const sequences = kind === "pairs" ? pairSequences(request) : passkeySequences(request)
+    for (const { length, sequences } of prompts) {
       throwIfAborted(signal)
       const before = done
       const scores = await scoreSequences(opened, sequences, {
@@ -134,16 +134,34 @@ function defaultLengths(context: number): number[] {
   return [...lengths, context]
 }
 
-interface Request {
+interface Grid {
   model: Model
-  length: number
+  kind: NeedleKind
   depths: readonly number[]
   trials: number
+  seed: number
+}
+
+/** By length. Lengths that needles do not fit are ERR_OPTION, or left out as long as one fits: `some`. */
+function promptsOf(grid: Grid, lengths: readonly number[], some: boolean) {
+  const prompts = lengths.map(length => {
+    const request = { ...grid, length, next: uniform(grid.seed * 7919 + length) }
+    return { length, made: grid.kind === "pairs" ? pairSequences(request) : passkeySequences(request) }
+  })
+  const fitting = prompts.flatMap(({ length, made }) => (typeof made === "string" ? [] : [{ length, sequences: made }]))
+  const why = prompts.findLast(({ made }) => typeof made === "string")?.made
+  if (typeof why === "string" && (!some || fitting.length === 0))
+    throw new TsqError("ERR_OPTION", `evaluateNeedle: ${why}`)
+  return fitting
+}
+
+interface Request extends Grid {
+  length: number
   next: () => number
 }
 
-/** Trials of each depth, all planted in one prompt: they are asked for one after the other behind the same tokens. */
-function pairSequences({ model, length, depths, trials, next }: Request): ScoredSequence[] {
+/** Why they do not fit, or the trials of each depth, all planted in one prompt: they are asked for one after the other behind the same tokens. */
+function pairSequences({ model, length, depths, trials, next }: Request): ScoredSequence[] | string {
   const bos = model.tokenizer.bosTokenId
   const needles = depths.length * trials
   const reserved = needles * (1 + valueTokens)
@@ -153,10 +171,7 @@ function pairSequences({ model, length, depths, trials, next }: Request): Scored
   // The last token of a value is never run.
   const body = length - start - valueTokens
   if (body < reserved || ids.length < 2 * reserved)
-    throw new TsqError(
-      "ERR_OPTION",
-      `evaluateNeedle: ${needles} pairs of a key and ${valueTokens} tokens do not fit ${length} tokens and a vocabulary of ${ids.length}; give fewer depths or trials, or longer lengths`,
-    )
+    return `${needles} pairs of a key and ${valueTokens} tokens do not fit ${length} tokens and a vocabulary of ${ids.length}; give fewer depths or trials, or longer lengths`
   const planted = ids.splice(0, reserved)
   const tokens = new Int32Array(start + body)
   tokens[0] = bos ?? ids[0]!
@@ -208,29 +223,33 @@ const filler =
   "The river runs to the sea. The wind moves the trees. Birds rest on the roof. The day goes on, and then the next."
 
 /** A prompt for every needle: two pass keys in one text would be a different question. */
-function passkeySequences({ model, length, depths, trials, next }: Request): ScoredSequence[] {
+function passkeySequences({ model, length, depths, trials, next }: Request): ScoredSequence[] | string {
   const encode = (text: string, addSpecial = false) => model.tokenizer.encode(text, { addSpecial })
   const head = encode(opening, true)
   const rest = encode(` ${filler}`)
-  return depths.flatMap(depth =>
-    Array.from({ length: trials }, () => {
+  const question = " What is the pass key? The pass key is"
+  const asked = encode(question)
+  const sequences: ScoredSequence[] = []
+  for (const depth of depths)
+    for (let trial = 0; trial < trials; trial++) {
       const key = String(Math.floor(10000 + next() * 90000))
       const needle = encode(` The pass key is ${key}. Keep it in mind: ${key} is the pass key.`)
-      const question = " What is the pass key? The pass key is"
-      const asked = encode(question)
       const answer = encode(`${question} ${key}`).slice(asked.length)
       const room = length - head.length - needle.length - asked.length - answer.length
       if (room < rest.length || answer.length === 0)
-        throw new TsqError(
-          "ERR_OPTION",
-          `evaluateNeedle: a pass key with its question takes ${length - room + rest.length} tokens of ${model.path}, more than ${length}; give longer lengths`,
-        )
+        return `a pass key with its question takes ${length - room + rest.length} tokens of ${model.path}, more than ${length}; give longer lengths`
       // The needle lies between two repetitions of the filler.
       const before = Math.round((depth * room) / rest.length) * rest.length
-      const hay = (count: number) => Array.from({ length: Math.max(0, count) }, (_, i) => rest[i % rest.length]!)
+      const hay = new Int32Array(room)
+      for (let i = 0; i < room; i++) hay[i] = rest[i % rest.length]!
       const first = Math.min(before, room)
-      const tokens = [...head, ...hay(first), ...needle, ...hay(room - first), ...asked, ...answer]
-      return { tokens: Int32Array.from(tokens), from: tokens.length - answer.length }
-    }),
-  )
+      const tokens = new Int32Array(length)
+      let at = 0
+      for (const part of [head, hay.subarray(0, first), needle, hay.subarray(0, room - first), asked, answer]) {
+        tokens.set(part, at)
+        at += part.length
+      }
+      sequences.push({ tokens, from: length - answer.length })
+    }
+  return sequences
 }

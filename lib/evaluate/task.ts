@@ -34,7 +34,27 @@ export type Task = { name: string; delimiter: string } & (
  * kind: { context, choices, label }, { context, continuation } or { text }; other keys are ignored. ERR_FORMAT names the document.
  */
 export function parseTask(source: string, name: string): Task {
-  const { documents, ...about } = readDocuments(source, name)
+  return makeTask(readDocuments(source, name), name)
+}
+
+/** A task that was not read from a file. ERR_OPTION for what is none, ERR_FORMAT for its documents. */
+export function checkTask(task: unknown): Task {
+  if (!isRecord(task) || !Array.isArray(task.documents))
+    throw new TsqError(
+      "ERR_OPTION",
+      `evaluateTask: the task is ${describe(task)}, expected the path of a file or { name, kind, delimiter, documents }`,
+    )
+  const name = typeof task.name === "string" ? task.name : "task"
+  const { kind, delimiter: targetDelimiter, documents } = task
+  const checked = makeTask(checkAbout({ name, targetDelimiter, documents } as Documents, name), name)
+  if (kind === checked.kind) return checked
+  throw new TsqError(
+    "ERR_OPTION",
+    `evaluateTask: the kind of ${name} is ${describe(kind)}, expected ${JSON.stringify(checked.kind)} for its documents`,
+  )
+}
+
+function makeTask({ documents, ...about }: Documents, name: string): Task {
   const task = { name: about.name ?? name, delimiter: about.targetDelimiter ?? defaultDelimiter }
   const kind = kindOf(documents[0], place(name, 0))
   const objects = documents.map((document, i) => {
@@ -79,6 +99,10 @@ function readDocuments(source: string, name: string): Documents {
     else if (isRecord(value) && Array.isArray(value.documents)) found = value as unknown as Documents
     else found = { documents: [value] }
   }
+  return checkAbout(found, name)
+}
+
+function checkAbout(found: Documents, name: string): Documents {
   if (found.documents.length === 0) throw new TsqError("ERR_FORMAT", `${name} has no documents, expected at least one`)
   for (const key of ["name", "targetDelimiter"] as const)
     if (found[key] !== undefined && typeof found[key] !== "string")

@@ -6,6 +6,8 @@ const incomplete = "\uFFFD"
 /** Tokens decoded together; the oldest are dropped beyond it. Long enough for any state that decoders carry along. */
 const window = 24
 const kept = 8
+/** No character takes so many tokens: what does not end by then is broken, and decoding it again for every token would take for ever. */
+const longest = 4 * window
 
 /**
  * Emits a character when it is complete: byte-level and byte-fallback tokens split characters, and a decoder that strips the
@@ -28,11 +30,10 @@ export class StreamDecoder {
   push(id: number): string {
     this.#ids.push(id)
     const text = this.#decode(this.#ids)
-    // One replacement character at the end may be the beginning of a character; any before it is really broken.
-    const stable = text.endsWith(incomplete) ? text.length - incomplete.length : text.length
+    const stable = stableLength(text)
     const piece = text.slice(this.#sent, stable)
     this.#sent = Math.max(this.#sent, stable)
-    if (this.#ids.length >= window && stable === text.length) this.#shorten()
+    if (this.#ids.length >= (stable === text.length ? window : longest)) this.#shorten()
     return piece
   }
 
@@ -46,6 +47,10 @@ export class StreamDecoder {
 
   #shorten(): void {
     this.#ids = this.#ids.slice(-kept)
-    this.#sent = this.#decode(this.#ids).length
+    this.#sent = stableLength(this.#decode(this.#ids))
   }
 }
+
+/** One replacement character at the end may be the beginning of a character; any before it is really broken. */
+const stableLength = (text: string): number =>
+  text.endsWith(incomplete) ? text.length - incomplete.length : text.length

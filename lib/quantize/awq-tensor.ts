@@ -219,7 +219,7 @@ export async function withScaledInput<T>(
   }
 }
 
-/** Rounds with and without the clipped ranges that searchClip finds, and keeps the better. */
+/** Rounds with and without the clipped ranges that searchClip finds, which are of neighbouring columns, and keeps the better. */
 async function attempt(
   input: RoundingInput,
   statistics: InputStatistics,
@@ -228,12 +228,14 @@ async function attempt(
 ): Promise<Attempt> {
   const { weight, n, k, scheme, signal } = input
   let best = await rounding.round(input)
-  const clip = sharedFloats(n * Math.ceil(k / scheme.groupSize))
-  const grid = gridOf(scheme, input.minZero)
-  const hessian = statistics.hessian.value
-  await abortable(signal, flag => native.searchClip(weight, n, k, hessian, grid, clipSteps, clipShrink, clip, flag))
-  const clipped = await rounding.round({ ...input, clip })
-  if (clipped.report.error < best.report.error) best = clipped
+  if (input.options.order !== "dynamic") {
+    const clip = sharedFloats(n * Math.ceil(k / scheme.groupSize))
+    const grid = gridOf(scheme, input.minZero)
+    const hessian = statistics.hessian.value
+    await abortable(signal, flag => native.searchClip(weight, n, k, hessian, grid, clipSteps, clipShrink, clip, flag))
+    const clipped = await rounding.round({ ...input, clip })
+    if (clipped.report.error < best.report.error) best = clipped
+  }
   const { tensor, report } = best
   const { codes, scales, zeros, groupIndex } = tensor
   const inputScale = scale && inverse(scale)

@@ -30,7 +30,7 @@ import type { Recipe } from "./recipe.ts"
 
 const storeVersion = 3
 
-/** SHA-256 over the source's tensors and configuration, the calibration windows, the recipe, kernels and versions. */
+/** SHA-256 over the source's tensors and configuration, the calibration windows and those that choices are judged on, the recipe, kernels and versions. */
 export async function fingerprint(
   checkpoint: Checkpoint,
   recipe: Recipe,
@@ -53,7 +53,11 @@ export async function fingerprint(
       throw ioError("read", path, cause)
     }
   }
-  for (const window of calibration?.windows ?? []) hash.update(new Uint8Array(window.buffer.slice(0)))
+  const judged = recipe.mix || recipe.contest ? (calibration?.heldOut ?? []) : []
+  for (const windows of [calibration?.windows ?? [], judged]) {
+    hash.update(`${windows.length} `)
+    for (const window of windows) hash.update(new Uint8Array(window.buffer.slice(0)))
+  }
   return hash.digest("hex")
 }
 

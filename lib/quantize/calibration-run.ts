@@ -400,10 +400,11 @@ export class CalibrationRun {
     const { sequenceLength: length, windows } = this.#set
     const { section, width, weight, softcap } = this.#head
     const original = await this.runner.bindSection(section, "", this.#source)
-    const bound = epilogue === this.#source ? original : await this.runner.bindSection(section, "", epilogue)
+    let bound = original
     const perWindow = length - 1
     let sum = 0
     try {
+      if (epilogue !== this.#source) bound = await this.runner.bindSection(section, "", epilogue)
       for (const batch of this.#batches) {
         throwIfAborted(signal)
         const count = batch.rows / length

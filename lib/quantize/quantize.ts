@@ -145,7 +145,7 @@ function readRequest(weight: Tensor, values: QuantizeOptions): Request {
     alpha: readAlpha(options, transform),
     calibration,
     device: readDevice("quantize", options.raw("device") ?? "cpu"),
-    roundingOptions: readRoundingOptions(options),
+    roundingOptions: readRoundingOptions(options, rounding.name),
     n,
     k,
     signal: options.signal(),

@@ -282,6 +282,12 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
         ? "compressed-tensors"
         : defaultFormat(defaults.format, { bits: bitsOf(scheme), symmetric, groupSize, overrides, mix }))
   if (kvCache !== null) refuseWithoutPlace(format)
+  const doubleQuantization = options.boolean("doubleQuantization", false)
+  const schemes = [scheme, ...[...overrides, ...(mix?.candidates ?? [])].map(entry => entry.scheme)]
+  if (doubleQuantization && !schemes.some(name => name === "nf4" || name === "fp4"))
+    options.fail("doubleQuantization", 'false without scheme "nf4" or "fp4": it is of their scales')
+  if (options.has("gptqVersion") && format !== "gptq")
+    options.fail("gptqVersion", `no value beside format "${format}", which has no versions`)
   for (const name of ["strict", "force", "resume", "scaleSearch"] as const) options.boolean(name, false)
   options.number("maxMemory", { min: 0, aboveMin: true }, 0)
   options.signal()
@@ -299,7 +305,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     format,
     gptqVersion: options.oneOf("gptqVersion", gptqVersions, "v1"),
     activations: options.oneOf("activations", activationKinds, "dynamic"),
-    doubleQuantization: options.boolean("doubleQuantization", false),
+    doubleQuantization,
     ...(kvCache !== null && { kvCache }),
     adapters: options.strings("adapters", []).map(path => basename(resolve(path))),
     samples: options.integer("samples", { min: 1 }, null),
@@ -313,7 +319,7 @@ export function makeRecipe(values: QuantizeModelOptions): OpenRecipe {
     device: readDevice("quantizeModel", options.raw("device") ?? "cpu"),
     roundingOptions: {
       ...{ damp: 0.01, order: "static", scaleSearch: true, block: 128 },
-      ...readRoundingOptions(options),
+      ...readRoundingOptions(options, contest ? null : rounding),
     },
     errorCorrection: readCorrection(options, rounding, contest),
   }

@@ -3,7 +3,7 @@
 // native/rounding/learned.cc.
 import { abortable, type RoundedArrays } from "../native.ts"
 import { gridOf, quantizedTensor, roundedArrays } from "./arrays.ts"
-import { corrected } from "./correction.ts"
+import { corrected, noted } from "./correction.ts"
 import { gptqCodes, requireStatistics } from "./gptq.ts"
 import { learn } from "./learned.ts"
 import { loopsOn } from "./loops.ts"
@@ -19,8 +19,9 @@ export const autoRound: Rounding = {
   calibration: "required",
   async round(original) {
     requireStatistics(original, "auto-round")
-    const input = await corrected(original)
-    const { arrays, groupIndex, report } = await gptqCodes(input, "auto-round")
+    const { input, note } = await corrected(original)
+    const { arrays, groupIndex, report: own } = await gptqCodes(input, "auto-round")
+    const report = noted(own, note)
     const tensor = quantizedTensor(input, arrays, groupIndex)
     if (!Number.isFinite(report.error)) return { tensor, report }
     // Rows choose among starts, which one scale for all of them does not allow; nor do groups of other columns.

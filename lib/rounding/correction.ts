@@ -3,18 +3,25 @@
 // H = X~ᵀX~, |X W − X~ V|² is least for V = W + H⁻¹ X~ᵀ(X − X~) W, and any rounding that approximates V under H serves.
 import { sharedFloats } from "../core/shared-array.ts"
 import { abortable, native } from "../native.ts"
-import type { RoundingInput } from "./rounding.ts"
+import type { RoundingInput, RoundingReport } from "./rounding.ts"
 
-/** The input with the corrected target in the place of its weight, where statistics know the original inputs; itself otherwise. */
-export async function corrected(input: RoundingInput): Promise<RoundingInput> {
+/**
+ * The input with the corrected target in the place of its weight, where statistics know the original inputs; itself otherwise. note: why the
+ * weight stayed the target all the same, "" where it did not.
+ */
+export async function corrected(input: RoundingInput): Promise<{ input: RoundingInput; note: string }> {
   const { weight, n, k, statistics, signal } = input
   const cross = statistics?.cross
-  if (!statistics || !cross) return input
+  if (!statistics || !cross) return { input, note: "" }
   const target = sharedFloats(n * k)
   const damp = input.options.damp ?? 0.01
-  await abortable(signal, flag =>
+  const { note } = await abortable(signal, flag =>
     native.correctTarget(weight, n, k, statistics.hessian.value, cross.value, damp, target, flag),
   )
   const { cross: _, ...rest } = statistics
-  return { ...input, weight: target, statistics: rest }
+  return { input: { ...input, weight: target, statistics: rest }, note }
 }
+
+/** A report with another note behind its own. */
+export const noted = (report: RoundingReport, note: string): RoundingReport =>
+  note === "" ? report : { ...report, note: report.note === undefined ? note : `${report.note}; ${note}` }

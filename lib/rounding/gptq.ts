@@ -5,7 +5,7 @@ import { listChoices } from "../core/options.ts"
 import { sharedInts } from "../core/shared-array.ts"
 import { abortable, type GptqOptions, type RoundedArrays } from "../native.ts"
 import { gridOf, quantizedTensor, roundedArrays } from "./arrays.ts"
-import { corrected } from "./correction.ts"
+import { corrected, noted } from "./correction.ts"
 import { learn } from "./learned.ts"
 import { loopsOn } from "./loops.ts"
 import { scaleSearch } from "./mse.ts"
@@ -22,14 +22,14 @@ export const gptq: Rounding = {
 /** GPTQ, then as many sweeps of exact descent as asked for; `refine`: where nothing was. */
 export async function roundByGptq(original: RoundingInput, name: Rounding["name"], refine: number) {
   requireStatistics(original, name)
-  const input = await corrected(original)
+  const { input, note } = await corrected(original)
   const { arrays, groupIndex, report } = await gptqCodes(input, name)
   const sweeps = input.options.refine ?? refine
   if (sweeps > 0 && Number.isFinite(report.error))
     report.error = (
       await learn(input, [arrays], groupIndex, { steps: 0, offsets: false, sweeps, codes: true }, arrays)
     ).error
-  return { tensor: quantizedTensor(input, arrays, groupIndex), report }
+  return { tensor: quantizedTensor(input, arrays, groupIndex), report: noted(report, note) }
 }
 
 export function requireStatistics(input: RoundingInput, rounding: Rounding["name"]): void {

@@ -36,7 +36,7 @@ export interface RoundingInput extends LongWork {
 }
 
 export interface RoundingOptions {
-  /** gptq, auto-round, qronos, and errorCorrection: share of the mean of diag(H) added to it. Default 0.01. */
+  /** gptq, auto-round, qronos, and lsq with errorCorrection: share of the mean of diag(H) added to it. Default 0.01. */
   damp?: number
   /** gptq, auto-round, qronos: order of columns, "static" (default) | "group-aware" | "none" | "dynamic". */
   order?: "static" | "group-aware" | "none" | "dynamic"
@@ -46,7 +46,7 @@ export interface RoundingOptions {
   block?: number
   /** auto-round, lsq: steps of signed gradients. Default 200. */
   steps?: number
-  /** Sweeps of exact descent over codes, scales and zero points at the end, at most. Default 30 of auto-round and qronos, otherwise 0. */
+  /** gptq, auto-round, lsq, qronos: sweeps of exact descent over codes, scales and zero points at the end, at most. Default 30 of auto-round and qronos, otherwise 0. */
   refine?: number
 }
 

@@ -6,6 +6,7 @@
 // that everything in front of a group still holds what the original weights computed.
 import { isIntegerScheme, type Scheme } from "../core/scheme.ts"
 import { sharedFloats, Tensor } from "../core/tensor.ts"
+import { dequantizeAsync } from "../kernels/dequantize.ts"
 import { type Activations, PackedWeight, prepack, prepackDense } from "../kernels/packed-weight.ts"
 import { Accumulator } from "../models/accumulator.ts"
 import type { ScaleGroup, Section } from "../models/program.ts"
@@ -186,10 +187,7 @@ async function candidate(
   if (inPlace || targets.every(({ scheme }) => isIntegerScheme(scheme) && !scheme.activations)) {
     // Rounded as W·s and divided by s again in one pass: what feeds the linears runs as it is.
     for (const { module, scheme } of targets) {
-      const [n, k] = input.weights.shape(module)
-      const weight = await input.weights.linear(module)
-      const handle = await native.packRounded(weight, n, k, gridOf(scheme, input.minZero), columns, null)
-      bound = own(bound.set(module, own(new PackedWeight(handle, [n, k], 32))))
+      bound = own(bound.set(module, own(await roundedInPlace(input, module, scheme, columns))))
     }
     return { bound, begin: op, activations: "exact" }
   }
@@ -206,6 +204,26 @@ async function candidate(
   const activations = "scheme"
   if (!scale) return { bound, begin: op, activations }
   return { ...(await dividedSource(input, group, scale, bound, own)), activations }
+}
+
+/** W·s rounded and divided by s again. */
+async function roundedInPlace(
+  input: TransformInput,
+  name: string,
+  scheme: Scheme,
+  columns: Float32Array | null,
+): Promise<PackedWeight> {
+  const { weights, minZero, signal } = input
+  const [n, k] = weights.shape(name)
+  const weight = await weights.linear(name)
+  if (isIntegerScheme(scheme)) {
+    const handle = await native.packRounded(weight, n, k, gridOf(scheme, minZero), columns, null)
+    return new PackedWeight(handle, [n, k], 32)
+  }
+  const multiplied = await scaled(weight, n, k, null, columns)
+  const { tensor } = await nearest.round({ name, weight: multiplied, n, k, scheme, minZero, options: {}, signal })
+  const back = columns && inverse(columns)
+  return prepackDense(Tensor.from(await scaled(await dequantizeAsync(tensor), n, k, null, back), [n, k]))
 }
 
 async function roundedWeight(

@@ -98,6 +98,7 @@ Napi::Value correct(Arguments& a) {
         auto object = Napi::Object::New(env);
         object.Set("damp", report.damp);
         object.Set("kept", report.kept);
+        object.Set("note", report.note);
         return object;
       });
 }

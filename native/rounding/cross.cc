@@ -110,10 +110,15 @@ Result<TargetReport> correctTarget(const float* w, int64_t n, int64_t k, const H
                                     " and the cross Gram matrix of " + std::to_string(cross.k()) + " columns");
   }
   TSQ_RETURN_IF_ERROR(checkFinite("corrected target", w, n, k));
+  TargetReport report;
+  const auto keep = [&](std::string why) {
+    report.kept = true;
+    report.note = std::move(why);
+    std::memcpy(target, w, static_cast<size_t>(n * k) * sizeof(float));
+    return report;
+  };
   if (!isFinite(hessian) || !allFinite(cross.data(), k)) {
-    return Status(Code::kNumeric,
-                  "corrected target: the Hessian or the cross Gram matrix holds NaN or infinite values: activations "
-                  "overflowed in calibration");
+    return keep("the Hessian or the cross Gram matrix holds NaN or infinite values: the outputs are not corrected");
   }
   std::vector<double> diagonal(static_cast<size_t>(k));
   for (int64_t c = 0; c < k; ++c) diagonal[static_cast<size_t>(c)] = hessian.data()[c * k + c];
@@ -121,13 +126,8 @@ Result<TargetReport> correctTarget(const float* w, int64_t n, int64_t k, const H
   std::iota(columns.begin(), columns.end(), 0);
   Result<InverseFactor> factor = factorInverse(hessian, diagonal, columns, damp, 0.01, abort);
   if (!factor.ok()) return factor.status();
-  TargetReport report;
   report.damp = factor.value().damp;
-  report.kept = !factor.value().usable;
-  if (report.kept) {
-    std::memcpy(target, w, static_cast<size_t>(n * k) * sizeof(float));
-    return report;
-  }
+  if (!factor.value().usable) return keep("the Hessian cannot be factored: the outputs are not corrected");
   const PackedUpper<float>& u = factor.value().u;
   Result<PackedSquare> uRows = transposed(u);
   if (!uRows.ok()) return uRows.status();

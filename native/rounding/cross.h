@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "rounding/rounding.h"
 
@@ -26,12 +27,13 @@ class CrossGram {
 struct TargetReport {
   double damp = 0;    // used
   bool kept = false;  // nothing could be solved: the target is w
+  std::string note;   // why, for people
 };
 
-// target [n, k] = w + (H + damp I)^-1 M^T w, damp in units of the mean diagonal: the least |X w - X~ target|^2 + damp
-// |w
-// - target|^2 of each row. H of x~. Threaded, the same bytes for any number of threads. target may not be w. Errors:
-// kShape, kNumeric (w, H or M not finite), kMemory, kAborted.
+// target [n, k] = w + (H + damp I)^-1 M^T w, damp in units of the mean diagonal: the least of |X w - X~ target|^2 +
+// damp |w - target|^2 for each row. H of x~. w itself where H or M is not finite, or H cannot be factored. Threaded,
+// the same bytes for any number of threads. target may not be w. Errors: kShape, kNumeric (w not finite), kMemory,
+// kAborted.
 Result<TargetReport> correctTarget(const float* w, int64_t n, int64_t k, const Hessian& hessian, const CrossGram& cross,
                                    double damp, float* target, AbortFlag abort);
 

@@ -48,9 +48,10 @@ bool gains(double slope, double curve, double x) {
 
 class Descent {
  public:
-  Descent(const LearnJob& job, std::vector<RowSet>& sets)
+  Descent(const LearnJob& job, std::vector<RowSet>& sets, AbortFlag abort)
       : job_(job),
         sets_(sets),
+        abort_(abort),
         products_(static_cast<size_t>(job.longest * kRows + 16)),
         block_(static_cast<size_t>(kDescentBlock * kDescentBlock)),
         live_(sets.size()) {}
@@ -58,7 +59,7 @@ class Descent {
   // Scales and zero points of all groups. Whether any changed.
   bool moveGrids() {
     bool any = false;
-    for (int64_t g = 0; g < job_.groups; ++g) {
+    for (int64_t g = 0; g < job_.groups && !abort_.raised(); ++g) {
       const int64_t begin = job_.groupBegin[static_cast<size_t>(g)], end = job_.groupBegin[static_cast<size_t>(g) + 1];
       if (begin == end) continue;
       bool anyLive = false;
@@ -75,7 +76,7 @@ class Descent {
   // Codes of all columns. Whether any changed.
   bool moveCodes() {
     bool any = false;
-    for (int64_t begin = 0; begin < job_.k; begin += kDescentBlock) {
+    for (int64_t begin = 0; begin < job_.k && !abort_.raised(); begin += kDescentBlock) {
       const int64_t end = std::min(job_.k, begin + kDescentBlock);
       loadBlock(begin, end);
       bool anyLive = false;
@@ -177,6 +178,7 @@ class Descent {
 
   const LearnJob& job_;
   std::vector<RowSet>& sets_;
+  const AbortFlag abort_;
   std::vector<float> products_, block_;
   std::vector<uint8_t> live_;
 };
@@ -192,7 +194,7 @@ void descend(const LearnJob& job, std::vector<RowSet>& sets, AbortFlag abort) {
     set.subtract();
   }
   computeGradients(job, sets);
-  Descent descent(job, sets);
+  Descent descent(job, sets, abort);
   std::vector<std::array<double, kRows>> before(sets.size());
   for (size_t s = 0; s < sets.size(); ++s) sets[s].objective(before[s].data());
   for (int sweep = 0; sweep < job.spec.sweeps && !abort.raised(); ++sweep) {
@@ -215,6 +217,7 @@ void descend(const LearnJob& job, std::vector<RowSet>& sets, AbortFlag abort) {
     }
     if (!worthwhile) break;
   }
+  if (abort.raised()) return;
   for (RowSet& set : sets) set.subtract();
   computeGradients(job, sets);
   for (RowSet& set : sets) {

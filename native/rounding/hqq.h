@@ -15,8 +15,8 @@ struct HqqSpec {
   double kappa = 1.01;  // growth of beta a step
 };
 
-// Scales, zero points and nearest codes: no group has a larger sum of |error| than nearest codes on its range. clip:
-// [n, G] largest |w| kept, or null. Threaded over rows; the same bytes for any number of threads.
+// Scales, zero points and nearest codes: no group has a larger sum of |error|^norm than nearest codes on its range.
+// clip: [n, G] largest |w| kept, or null. Threaded over rows; the same bytes for any number of threads.
 Status roundHqq(const float* w, int64_t n, int64_t k, const HqqSpec& spec, const float* clip, RoundedWeight out,
                 AbortFlag abort);
 

@@ -143,7 +143,9 @@ void learnTask(const LearnJob& job, const std::vector<RoundedWeight>& starts, in
     }
     errors->starts.push_back(total);
   }
-  if (job.spec.steps > 0) followSigns(job, sets, abort);
+  // The one scale of a tensor stays as it is.
+  const bool moves = job.spec.offsets || !job.spec.grid.perTensor;
+  if (job.spec.steps > 0 && moves) followSigns(job, sets, abort);
   if (job.spec.sweeps > 0) descend(job, sets, abort);
   if (abort.raised()) return;
   for (const RowSet& set : sets) {

@@ -49,12 +49,6 @@ TSQ_INLINE void moveScaleBody(const GroupRows& rows, const float* by, float* cha
   }
 }
 
-TSQ_INLINE void addScaledBody(const float* b, const float* by, int64_t columns, float* a) {
-  for (int64_t c = 0; c < columns; ++c) {
-    for (int i = 0; i < kRows; ++i) a[c * kRows + i] += by[i] * b[c * kRows + i];
-  }
-}
-
 TSQ_INLINE bool descendBody(const float* block, int64_t columns, const float* scales, const float* zeros,
                             const int32_t* groups, float maxCode, float* codes, float* difference, float* gradient,
                             float* change) {
@@ -155,9 +149,6 @@ TSQ_INLINE void climbBody(const GroupRows& rows, const float* base, float maxCod
   attribute void name##MoveScale(const GroupRows& rows, const float* by, float* change) {                              \
     moveScaleBody(rows, by, change);                                                                                   \
   }                                                                                                                    \
-  attribute void name##AddScaled(const float* b, const float* by, int64_t columns, float* a) {                         \
-    addScaledBody(b, by, columns, a);                                                                                  \
-  }                                                                                                                    \
   attribute bool name##Descend(const float* block, int64_t columns, const float* scales, const float* zeros,           \
                                const int32_t* groups, float maxCode, float* codes, float* difference, float* gradient, \
                                float* change) {                                                                        \
@@ -173,7 +164,7 @@ TSQ_INLINE void climbBody(const GroupRows& rows, const float* base, float maxCod
                              SlopeSums sums) {                                                                         \
     climbBody(rows, base, maxCode, rate, offsets, sums);                                                               \
   }                                                                                                                    \
-  const RowLoops name##Loops = {name##Subtract, name##Dot,    name##DotSteps,  name##MoveScale, name##AddScaled,       \
+  const RowLoops name##Loops = {name##Subtract, name##Dot,    name##DotSteps,  name##MoveScale,                        \
                                 name##Descend,  name##Encode, name##OffsetsOf, name##Climb};
 
 TSQ_ROW_LOOPS(baseline, )

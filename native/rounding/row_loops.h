@@ -38,8 +38,6 @@ struct RowLoops {
   void (*dotSteps)(const GroupRows& rows, const float* b, double* sums);
   // change = -(code - zero) * by[lane]; difference += change.
   void (*moveScale)(const GroupRows& rows, const float* by, float* change);
-  // a[c][lane] += by[lane] * b[c][lane].
-  void (*addScaled)(const float* b, const float* by, int64_t columns, float* a);
   // Codes of at most kDescentBlock columns, each to where the objective is least while all others stay. block [64][64]:
   // H of these columns; gradient: of these columns, changed on the way; groups [columns]: which scale [16] and zero
   // [16]; change: what is added to difference. Whether any code changed.

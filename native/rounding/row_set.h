@@ -78,7 +78,7 @@ class RowSet {
 void computeGradients(const LearnJob& job, std::vector<RowSet>& sets);
 
 // Exact descent (descent.cc) and signed gradients (signed_gradient.cc) from each set's kept state, which they replace
-// where they find a better one. They return early, with what they have, when aborted.
+// where they find a better one. They return early when aborted.
 void descend(const LearnJob& job, std::vector<RowSet>& sets, AbortFlag abort);
 void followSigns(const LearnJob& job, std::vector<RowSet>& sets, AbortFlag abort);
 

@@ -63,7 +63,7 @@ export class ContestRun {
     }
   }
 
-  /** Quantizes a block by every strategy. Leaves all runs in front of it: advance() follows. */
+  /** Quantizes a block by every strategy. Leaves the quantized runs in front of it, and the original's behind: advance() follows. */
   async choose(input: Omit<BlockInput, "onTensor">, onStrategy: (name: string) => void): Promise<BlockResult> {
     const { layer, recipe, signal } = input
     const original = await this.#quantized.bind(layer)
@@ -82,7 +82,7 @@ export class ContestRun {
       const result = await quantizeBlock({ ...input, recipe: own, advance: false, onTensor: () => {} })
       const error = await this.#error(layer, resultSource(result, this.#dense), signal)
       errors[name] = error
-      if (best === null || error < best.error) best = { result, error, strategy }
+      if (best === null || error < best.error || Number.isNaN(best.error)) best = { result, error, strategy }
     }
     return { ...best!.result, contest: { chosen: strategyName(best!.strategy), errors } }
   }

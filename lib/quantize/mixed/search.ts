@@ -116,36 +116,56 @@ export class MixSearch {
     return new MixSearch(job, request, groups, damages, costs, file)
   }
 
-  /** Schemes for the modules, within the target as far as it can be told. ERR_OPTION where no mixture is predicted to meet targetKl. */
+  /**
+   * Schemes for the modules, within the target as far as it can be told; after an interruption those that were accepted before. ERR_OPTION where
+   * no mixture is predicted to meet targetKl.
+   */
   choose(): Override[] {
-    this.#chosen = this.#next()
+    const { target } = this.#request
+    this.#chosen = this.#settled() ? this.#within(this.#lastBudget) : this.#next()
+    if (!this.#chosen)
+      throw new TsqError(
+        "ERR_OPTION",
+        `quantizeModel: targetKl is ${Object.values(target)[0]}, which no mixture of the candidates ${this.#file.attempts.length === 0 ? "is predicted to keep to" : "keeps to, beside what overrides decide"}; ` +
+          'allow more, or give finer candidates ("none" leaves a linear unquantized)',
+      )
     return this.#groups.flatMap((group, index) => {
       const { candidate } = group.choices[this.#chosen!.picks[index]!]!
       return group.modules.map(pattern => ({ pattern, ...candidate }))
     })
   }
 
-  #next(): Chosen {
+  /** For targetKl the mixture to measure next: one that may keep to it, or else the best that was found to; null where there is neither. */
+  #next(): Chosen | null {
     const { target } = this.#request
+    if (!("kl" in target)) return this.#within(this.#budget)
+    const { attempts } = this.#file
+    const least = this.#damages.reduce((sum, list) => sum + Math.min(...list.map(({ kl }) => kl)), 0)
+    for (let predicted = nextPrediction(target.kl, attempts); ; ) {
+      const found = this.#within(predicted)
+      if (!found) break
+      // A mixture that is known to miss the target needs no second look.
+      if (!attempts.some(({ picks, measured }) => !(measured <= target.kl) && samePicks(picks, found.picks)))
+        return found
+      const damage = this.#damageOf(found.picks)
+      if (damage <= least) break
+      predicted = Math.min(predicted, damage) * smaller
+    }
+    const kept = attempts.filter(({ measured }) => measured <= target.kl).map(({ predicted }) => predicted)
+    return kept.length > 0 ? this.#within(Math.max(...kept)) : null
+  }
+
+  /** The best mixture for a budget: bits, or nats for targetKl. */
+  #within(budget: number): Chosen | null {
     const bits = (i: number, j: number) => this.#costs[i]![j]!
     const kl = (i: number, j: number) => this.#damages[i]![j]!.kl
-    if (!("kl" in target)) {
-      const found = this.#allocate(bits, kl, this.#budget)!
+    if (!("kl" in this.#request.target)) {
+      const found = this.#allocate(bits, kl, budget)!
       return { picks: found.picks, predicted: found.damage, gap: found.damage - found.bound }
     }
     // The other way round: least bits for a divergence.
-    const { attempts } = this.#file
-    for (let predicted = nextPrediction(target.kl, attempts); ; predicted *= smaller) {
-      const found = this.#allocate(kl, bits, predicted)
-      if (!found)
-        throw new TsqError(
-          "ERR_OPTION",
-          `quantizeModel: targetKl is ${target.kl}, which no mixture of the candidates is predicted to keep to; allow more, or give finer candidates ("none" leaves a linear unquantized)`,
-        )
-      // A mixture that is known to miss the target needs no second look.
-      if (attempts.some(({ picks, measured }) => measured > target.kl && samePicks(picks, found.picks))) continue
-      return { picks: found.picks, predicted, gap: found.damage - found.bound }
-    }
+    const found = this.#allocate(kl, bits, budget)
+    return found && { picks: found.picks, predicted: budget, gap: found.damage - found.bound }
   }
 
   #allocate(cost: Table, damage: Table, budget: number): Allocation | null {
@@ -155,27 +175,43 @@ export class MixSearch {
     return allocate(table, budget)
   }
 
+  /** Whether the last mixture measured is to be kept. */
+  #settled(): boolean {
+    const { target } = this.#request
+    const { attempts } = this.#file
+    const last = attempts.at(-1)
+    if (!last) return false
+    if (!("kl" in target)) return true
+    if (!(last.measured <= target.kl)) return false
+    if (last.measured >= target.kl * closeEnough || attempts.length >= maxAttempts) return true
+    const next = this.#next()
+    return next !== null && samePicks(next.picks, last.picks)
+  }
+
+  /** That of the last mixture measured. */
+  get #lastBudget(): number {
+    return "kl" in this.#request.target ? this.#file.attempts.at(-1)!.predicted : this.#budget
+  }
+
   /** Takes what was measured of the chosen mixture; whether it is to be kept. ERR_OPTION where targetKl is out of reach. */
   async accept(measured: number): Promise<boolean> {
     const { target } = this.#request
     const { predicted, picks } = this.#chosen!
-    const attempts = [...this.#file.attempts, { predicted, measured, picks }]
-    await this.#file.save({ attempts, blocks: null })
-    if (!("kl" in target)) return true
-    if (measured <= target.kl)
-      return (
-        measured >= target.kl * closeEnough || attempts.length >= maxAttempts || samePicks(this.#next().picks, picks)
-      )
-    if (attempts.length >= 2 * maxAttempts)
+    const known = this.#file.attempts
+    // One that was accepted before an interruption is measured again, and counts once.
+    if (!this.#settled()) await this.#file.save({ attempts: [...known, { predicted, measured, picks }] })
+    if (this.#settled()) return true
+    const { length } = this.#file.attempts
+    if ("kl" in target && !(measured <= target.kl) && length >= 2 * maxAttempts)
       throw new TsqError(
         "ERR_OPTION",
-        `quantizeModel: targetKl is ${target.kl}; after ${attempts.length} mixtures the divergence measured is still ${measured.toPrecision(3)}; allow more, or give finer candidates`,
+        `quantizeModel: targetKl is ${target.kl}; after ${length} mixtures the divergence measured is still ${measured.toPrecision(3)}; allow more, or give finer candidates`,
       )
     return false
   }
 
-  get #predicted(): number {
-    return this.#chosen!.picks.reduce((sum, pick, group) => sum + this.#damages[group]![pick]!.kl, 0)
+  #damageOf(picks: readonly number[]): number {
+    return picks.reduce((sum, pick, group) => sum + this.#damages[group]![pick]!.kl, 0)
   }
 
   report(): MixReport {
@@ -189,7 +225,7 @@ export class MixSearch {
       target: this.#request.target,
       sensitivity: this.#request.sensitivity,
       bitsPerWeight: bits / weights,
-      predictedKl: this.#predicted,
+      predictedKl: this.#damageOf(chosen.picks),
       measuredKl: attempts.at(-1)!.measured,
       tokens: probe.windows.length * (probe.sequenceLength - 1),
       heldOut: (calibration!.heldOut?.length ?? 0) > 0,

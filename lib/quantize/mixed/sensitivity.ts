@@ -8,11 +8,13 @@
 // Weights are rounded one by one on second moments of the original model's activations: GPTQ where the recipe has it or something that
 // learns more, otherwise by its own rounding. Transforms and errors of earlier blocks, which the real run has, are left out.
 import type { Checkpoint } from "../../containers/checkpoint.ts"
-import { throwIfAborted } from "../../core/errors.ts"
+import { TsqError, throwIfAborted } from "../../core/errors.ts"
 import type { LongWork } from "../../core/progress.ts"
+import type { QuantizedTensor } from "../../core/quantized-tensor.ts"
 import { CheckpointSource } from "../../engine/checkpoint-source.ts"
 import { prepack } from "../../kernels/packed-weight.ts"
 import { Accumulator } from "../../models/accumulator.ts"
+import { BlockWeights } from "../../models/block-weights.ts"
 import type { ModelProgram } from "../../models/program.ts"
 import type { BoundSection } from "../../models/runner.ts"
 import type { Handle } from "../../native.ts"
@@ -23,8 +25,8 @@ import { CalibrationRun, type HeadInput } from "../calibration-run.ts"
 import { probeTokens } from "../estimate.ts"
 import { stages } from "../linears.ts"
 import type { Recipe } from "../recipe.ts"
-import type { GroupChoice, LinearGroup } from "./groups.ts"
-import type { SensitivityKind } from "./request.ts"
+import type { LinearGroup } from "./groups.ts"
+import { candidateName, type SensitivityKind } from "./request.ts"
 
 /** Of one choice of a group: what the output loses, and the group's own mean squared output error summed over outputs. */
 export interface Damage {
@@ -127,43 +129,45 @@ async function measureGroup(
   const statistics = await statisticsOf(input, group, bound, calibrated)
   try {
     const prefix = program.blockPrefix(group.layer)
-    const weights = new Map<string, Float32Array>()
-    for (const module of group.modules) weights.set(module, await input.checkpoint.floats(`${module}.weight`))
-    const probed = probedChoices(group, input.kind)
+    const weights = new BlockWeights(input.checkpoint, prefix, program.sections[program.blocks[group.layer]!]!)
     const forks = new Map<number, CalibrationRun>()
-    const errors: number[] = []
-    for (const [index, choice] of group.choices.entries()) {
+    const errors = new Array<number>(group.choices.length).fill(0)
+    for (const index of roundingOrder(group, input.kind)) {
       throwIfAborted(signal)
-      let error = 0
-      let changed = bound
+      const { schemes } = group.choices[index]!
+      const rounded = new Map<string, QuantizedTensor>()
+      for (const [i, module] of group.modules.entries()) {
+        const scheme = schemes[i]
+        if (!scheme) continue
+        const name = module.slice(prefix.length)
+        const [n, k] = group.shapes[i]!
+        const { tensor, report } = await roundingByName(probeRounding(input.recipe)).round({
+          ...{ name: module, weight: await weights.linear(name), n, k, scheme, minZero: input.minZero, signal },
+          statistics: statistics.value,
+          options: input.recipe.roundingOptions,
+          device: input.device,
+        })
+        errors[index]! += report.error
+        rounded.set(name, tensor)
+      }
+      // Of a scheme that loses nothing there is nothing to learn about the others.
+      const measure = input.kind === "kl" ? rounded.size > 0 : forks.size === 0 && errors[index]! > 0
+      if (!measure) continue
       const owned: { dispose(): void }[] = []
       try {
-        for (const [i, module] of group.modules.entries()) {
-          const scheme = choice.schemes[i]
-          if (!scheme) continue
-          const [n, k] = group.shapes[i]!
-          const { tensor, report } = await roundingByName(probeRounding(input.recipe)).round({
-            ...{ name: module, weight: weights.get(module)!, n, k, scheme, minZero: input.minZero, signal },
-            statistics: statistics.value,
-            options: input.recipe.roundingOptions,
-            device: input.device,
-          })
-          error += report.error
-          if (!probed.has(index)) continue
+        let changed = bound
+        for (const [name, tensor] of rounded) {
           const packed = await prepack(tensor)
           owned.push(packed)
-          changed = changed.set(module.slice(prefix.length), packed)
+          changed = changed.set(name, packed)
           owned.push(changed)
         }
-        if (changed !== bound) {
-          const fork = probe.fork()
-          await fork.advance(changed, signal)
-          forks.set(index, fork)
-        }
+        const fork = probe.fork()
+        await fork.advance(changed, signal)
+        forks.set(index, fork)
       } finally {
         for (const object of owned) object.dispose()
       }
-      errors.push(error)
     }
     const runs = [...forks.values()]
     if (runs.length > 0)
@@ -171,7 +175,7 @@ async function measureGroup(
         await advanceThrough(runs, layer, signal)
     const measured = new Map<number, number>()
     for (const [index, fork] of forks) measured.set(index, Math.max(0, await fork.divergence(reference, signal)))
-    return damagesOf(group.choices, errors, measured)
+    return damagesOf(group, errors, measured)
   } finally {
     statistics.dispose()
   }
@@ -197,17 +201,21 @@ async function statisticsOf(
   }
 }
 
-/** Choices whose damage is measured at the output: all, or the one in the middle of the quantized ones. */
-function probedChoices(group: LinearGroup, kind: SensitivityKind): Set<number> {
-  const quantized = [...group.choices.entries()]
+/**
+ * Indices of choices in the order in which they are rounded. "layer": the quantized ones from the middle outwards, the first of which that
+ * loses anything is measured at the output.
+ */
+function roundingOrder({ choices }: LinearGroup, kind: SensitivityKind): number[] {
+  if (kind === "kl") return [...choices.keys()]
+  const byBits = [...choices.entries()]
     .filter(([, { candidate }]) => candidate.scheme !== "none")
     .sort(([, a], [, b]) => a.bits - b.bits)
-    .map(([index]) => index)
-  return new Set(kind === "kl" ? quantized : [quantized[Math.floor((quantized.length - 1) / 2)]!])
+  const distance = (place: number) => Math.abs(place - Math.floor((byBits.length - 1) / 2))
+  return [...byBits.keys()].sort((a, b) => distance(a) - distance(b) || a - b).map(place => byBits[place]![0])
 }
 
 function damagesOf(
-  choices: readonly GroupChoice[],
+  { modules, choices }: LinearGroup,
   errors: readonly number[],
   measured: ReadonlyMap<number, number>,
 ): Damage[] {
@@ -215,8 +223,13 @@ function damagesOf(
   return choices.map(({ candidate }, index) => {
     if (candidate.scheme === "none") return { kl: 0, layerError: 0 }
     const layerError = errors[index]!
-    const known = measured.get(index)
-    return { kl: known ?? (kl * layerError) / Math.max(errors[probed]!, Number.MIN_VALUE), layerError }
+    const damage = measured.get(index) ?? (kl * layerError) / Math.max(errors[probed]!, Number.MIN_VALUE)
+    if (!Number.isFinite(damage) || !Number.isFinite(layerError))
+      throw new TsqError(
+        "ERR_NUMERIC",
+        `the damage of ${candidateName(candidate)} to ${modules.join(", ")} is ${damage} (their own error is ${layerError}): activations or logits overflow; leave them alone (ignore), or that candidate out`,
+      )
+    return { kl: damage, layerError }
   })
 }
 

@@ -72,4 +72,5 @@ t.test("what cannot be compared", async t => {
   await refuses([base, join(directory, "x/base")], { ids }, /two models are called "base"/)
   await refuses([base], { ids, rounds: -1 }, /"rounds" is -1/)
   await refuses([base], {}, /one of the options "text" and "ids"/)
+  await refuses([base], undefined as never, /one of the options "text" and "ids"/)
 })

@@ -74,6 +74,25 @@ t.test("gemma3 under its newer names", async t => {
   )
 })
 
+t.test("rounded as they are loaded, whatever the names", async t => {
+  const pairs = [
+    ["gpt2", (name: string) => name.replace("transformer.", "")],
+    [
+      "gemma3, text half of a multimodal checkpoint",
+      (name: string) =>
+        name.replace("language_model.model.", "model.language_model.").replace("language_model.lm_", "lm_"),
+    ],
+  ] as const
+  for (const [name, renamed] of pairs) {
+    const { directory, config, weights } = made(t, name)
+    const other = join(directory, "other")
+    const entries = Object.entries(weights).map(([tensor, value]) => [renamed(tensor), value] as const)
+    writeCheckpoint(other, config, Object.fromEntries(entries))
+    const options = { quantize: "w4a16" } as const
+    t.same(await logitsOf(other, options), await logitsOf(directory, options), `${name}: embedding and head stay`)
+  }
+})
+
 /** Mean negative log probability of every token after the first. */
 function meanNll(logits: Float64Array[]): number {
   let total = 0

@@ -37,6 +37,13 @@ t.test("a model that does not copy retrieves nothing", async t => {
   t.ok(passkey.retrieval < 0.5)
 })
 
+t.test("by default the lengths that needles fit", async t => {
+  const { lengths } = await evaluateNeedle(fable.directory, { depths: [0.5], trials: 1 })
+  t.same(lengths, [128, 256, 512])
+  const many = evaluateNeedle(fable.directory, { kind: "pairs", trials: 1000 })
+  await t.rejects(many, { code: "ERR_OPTION", message: /5000 pairs .* do not fit 512 tokens/ })
+})
+
 t.test("a rotated 4-bit cache retrieves what a plain one loses", async t => {
   const retrieval = async (kvCache: KvCacheOption) =>
     (await evaluateNeedle(directory, { kind: "pairs", lengths: [2048], load: { kvCache } })).retrieval

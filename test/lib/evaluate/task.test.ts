@@ -3,7 +3,7 @@ import { join } from "node:path"
 import t from "tap"
 import { loadModel } from "../../../lib/engine/load-model.ts"
 import { evaluateTask } from "../../../lib/evaluate/evaluate-task.ts"
-import { parseTask } from "../../../lib/evaluate/task.ts"
+import { parseTask, type Task } from "../../../lib/evaluate/task.ts"
 import { native } from "../../../lib/native.ts"
 import { fable } from "../models/support/reference-models.ts"
 
@@ -108,4 +108,20 @@ t.test("cloze and rolling, from files, with the model by its directory", async t
   t.ok(Math.abs(rolling.metrics.bitsPerByte!.value / (-total / bytes / Math.LN2) - 1) < 1e-9)
   t.equal(rolling.metrics.bitsPerByte!.stdError, null)
   t.equal(native.handleCount(), before)
+})
+
+t.test("what is no task", async t => {
+  const { documents } = parseTask('[{"text":"a"}]', "t")
+  const refused = (task: unknown, code: string, message: RegExp) =>
+    t.rejects(evaluateTask(model, task as Task), { code, message }, JSON.stringify(task))
+  for (const task of [null, 5, {}, { kind: "loglikelihood" }])
+    await refused(task, "ERR_OPTION", /the task is .*, expected/)
+  await refused(
+    { kind: "multiple_choice", documents },
+    "ERR_OPTION",
+    /"multiple_choice", expected "loglikelihood_rolling"/,
+  )
+  await refused({ kind: "multiple_choice", documents: [{}] }, "ERR_FORMAT", /document 1 is/)
+  await refused({ kind: "loglikelihood_rolling", documents: [] }, "ERR_FORMAT", /no documents/)
+  await refused({ kind: "loglikelihood_rolling", documents, delimiter: 1 }, "ERR_FORMAT", /targetDelimiter is 1/)
 })

@@ -1,6 +1,7 @@
 import { mkdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import t, { type Test } from "tap"
+import { StreamDecoder } from "../../../lib/models/stream-decoder.ts"
 import { loadTokenizer } from "../../../lib/models/tokenizer.ts"
 import { fable, referenceModels } from "./support/reference-models.ts"
 import { letterTokenizer } from "./support/tiny-checkpoint.ts"
@@ -137,4 +138,18 @@ t.test("files that are no tokenizer", async t => {
   await t.rejects(bad('{"model":{}}'), { code: "ERR_FORMAT", message: /does not describe a tokenizer/ })
   const unknown = { ...letterTokenizer(20), decoder: { type: "Other" } }
   await t.rejects(bad(JSON.stringify(unknown)), { code: "ERR_FORMAT", message: /Unknown Decoder type: Other/ })
+})
+
+t.test("a text that never completes a character is decoded a stretch at a time", async t => {
+  let decoded = 0
+  // One broken byte a token.
+  const decoder = new StreamDecoder(ids => {
+    decoded += ids.length
+    return "\uFFFD".repeat(ids.length)
+  })
+  let text = ""
+  for (let i = 0; i < 5000; i++) text += decoder.push(i)
+  text += decoder.finish()
+  t.equal(text, "\uFFFD".repeat(5000))
+  t.ok(decoded < 100 * 5000, `${decoded} tokens decoded`)
 })

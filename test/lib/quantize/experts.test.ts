@@ -33,6 +33,23 @@ const withoutTokens = (weights: Weights) => {
   }
 }
 
+t.test("AWQ within experts, in front of what is no whole number", async t => {
+  const source = smallCheckpoint(t, mixtral)
+  for (const scheme of ["fp8", "nf4"] as const) {
+    const out = join(folder(t), "out")
+    const options = { ...smallCalibration, preset: "rtn", scheme, transforms: ["awq"] } as const
+    const { transforms, tensors } = await quantizeModel(source, out, options)
+    const own = transforms
+      .flat()
+      .flatMap(({ groups }) => groups)
+      .filter(({ targets }) => targets[0]!.endsWith(".w2"))
+    t.equal(own.length, 2 * 4, "every expert of every block")
+    t.ok(own.every(({ error, errorBefore }) => error <= errorBefore && errorBefore > 0 && errorBefore < 0.1))
+    t.ok(own.some(({ error, errorBefore }) => error < errorBefore))
+    t.equal(tensors.length, 2 * (4 + 3 * 4))
+  }
+})
+
 for (const [name, change] of [
   ["mixtral", mixtral],
   ["qwen3_moe", qwen],

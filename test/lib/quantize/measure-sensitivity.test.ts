@@ -28,6 +28,20 @@ t.test("damage by group and scheme", async t => {
   t.ok(page.startsWith("<!doctype html>") && page.includes("layers.2.mlp.down_proj") && !page.includes("NaN"))
 })
 
+t.test("by layer, a scheme that loses nothing does not stand for the others", async t => {
+  const name = "model.layers.1.mlp.down_proj"
+  // All 16 codes of a grid in every group: exact in 4 bits with zero points.
+  const source = smallCheckpoint(t, {}, "BF16", weights => {
+    const { values } = weights[`${name}.weight`]!
+    for (let i = 0; i < values.length; i++) values[i] = (((i * 7) % 16) - 8) / 64
+  })
+  const { groups } = await measureSensitivity(source, { ...base, symmetric: false, sensitivity: "layer" })
+  const [w2, w4, w8] = groups.find(({ modules }) => modules.includes(name))!.candidates
+  t.equal(w4!.layerError, 0)
+  t.equal(w4!.damage, 0)
+  t.ok(w2!.damage > 0 && w8!.damage > 0 && w2!.damage > w8!.damage, `${w2!.damage} and ${w8!.damage}`)
+})
+
 t.test("refusals", async t => {
   const source = smallCheckpoint(t)
   const refused = (options: object, message: RegExp) =>

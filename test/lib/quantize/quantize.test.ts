@@ -201,6 +201,13 @@ t.test("progress", async t => {
   await t.rejects(quantize(weight, failing), { message: "mine" })
 })
 
+t.test("awq in front of an order whose groups are no neighbouring columns", async t => {
+  const options = { scheme: "w4a16", groupSize: 32, rounding: "gptq", calibration, order: "dynamic" } as const
+  const plain = await quantize(weight, options)
+  const awq = await quantize(weight, { ...options, transform: "awq" })
+  t.ok(awq.groupIndex && plain.groupIndex)
+})
+
 t.test("abort: before, and at every stage", async t => {
   const reason = new Error("enough")
   const options = { scheme: "w4a16", rounding: "gptq", transform: "awq", calibration } as const

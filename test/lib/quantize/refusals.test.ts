@@ -47,6 +47,14 @@ t.test("options", async t => {
   await option({ ...rtn, symmetric: "yes" }, /symmetric/)
   await option({ ...rtn, maxMemory: 0 }, /maxMemory/)
   await option({ ...rtn, damp: 0 }, /damp/)
+  await option(
+    { ...rtn, doubleQuantization: true },
+    /"doubleQuantization" is true, expected false without scheme "nf4"/,
+  )
+  await option(
+    { ...rtn, format: "awq", symmetric: false, gptqVersion: "v2" },
+    /"gptqVersion" is "v2", expected no value/,
+  )
   await option({ ...rtn, order: "random" }, /order/)
   await option({ ...rtn, overrides: [{ pattern: "q_proj", scheme: "w9a16" }] }, /overrides\["q_proj"\] is "w9a16"/)
   await option({ ...rtn, overrides: ["q_proj=w8a16"] }, /overrides/)

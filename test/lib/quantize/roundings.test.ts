@@ -5,20 +5,22 @@ import t from "tap"
 import { planQuantization, type QuantizeModelOptions, quantizeModel } from "../../../lib/quantize/quantize-model.ts"
 import { folder, hashes, smallCalibration, smallCheckpoint } from "./support.ts"
 
-const few = { ...smallCalibration, groupSize: 32, steps: 5 } as const
+const few = { ...smallCalibration, groupSize: 32 } as const
+const steps = 5
 
 t.test("every rounding in every kind of scheme", async t => {
   const source = smallCheckpoint(t)
   const directory = folder(t)
   const cases: QuantizeModelOptions[] = [
     { preset: "rtn", rounding: "hqq", scheme: "w4a16", groupSize: 64, symmetric: false },
-    { ...few, rounding: "auto-round", scheme: "w3a16", transforms: ["awq"] },
-    { ...few, rounding: "lsq", scheme: "w4a16", symmetric: false, format: "awq" },
+    { ...few, steps, rounding: "auto-round", scheme: "w3a16", transforms: ["awq"] },
+    { ...few, steps, rounding: "lsq", scheme: "w4a16", symmetric: false, format: "awq" },
     { ...few, rounding: "qronos", scheme: "w2a16", groupSize: "channel" },
     { ...few, rounding: "qronos", scheme: "w4a16", order: "dynamic" },
     { ...few, rounding: "gptq", scheme: "w4a16", errorCorrection: true },
     {
       ...few,
+      steps,
       rounding: "auto-round",
       scheme: "w4a16",
       groupSize: "tensor",
@@ -66,6 +68,25 @@ t.test("the plan counts the second stream", async t => {
   const both = await memory({ rounding: "qronos" })
   t.ok("hidden states of the original" in both && !("hidden states of the original" in plain))
   t.equal(both["hidden states of the original"], plain["hidden states"])
+})
+
+t.test("options that mean nothing to a rounding are refused", async t => {
+  const source = smallCheckpoint(t)
+  const refused: QuantizeModelOptions[] = [
+    { rounding: "mse", refine: 3 },
+    { rounding: "hqq", steps },
+    { rounding: "gptq", steps },
+    { rounding: "nearest", damp: 0.1 },
+    { rounding: "lsq", order: "static" },
+    { rounding: "mse", scaleSearch: true },
+  ]
+  for (const options of refused)
+    await t.rejects(
+      planQuantization(source, { ...few, ...options }),
+      { code: "ERR_OPTION", message: new RegExp(`no value beside rounding "${options.rounding}"`) },
+      JSON.stringify(options),
+    )
+  await planQuantization(source, { ...few, preset: "best", damp: 0.02, steps, refine: 3 })
 })
 
 t.test("calibration is asked for", async t => {

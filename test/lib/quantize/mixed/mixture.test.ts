@@ -5,6 +5,8 @@ import t from "tap"
 import { inspectModel } from "../../../../lib/quantize/inspect-model.ts"
 import { nextPrediction } from "../../../../lib/quantize/mixed/search.ts"
 import { type QuantizeModelOptions, quantizeModel } from "../../../../lib/quantize/quantize-model.ts"
+import { familyWeights } from "../../models/support/family-models.ts"
+import { writeCheckpoint } from "../../models/support/tiny-checkpoint.ts"
 import { beside, folder, hashes, smallCalibration, smallCheckpoint, tokens } from "../support.ts"
 
 const base = { groupSize: 32, ...smallCalibration } as const
@@ -88,6 +90,49 @@ t.test("divergence", async t => {
     { predicted: 0.04, measured: 0.05, picks: [] },
   ])
   t.ok(between > 0.04 && between < 0.1)
+})
+
+t.test("a divergence that what is decided already exceeds", { timeout: 60_000 }, async t => {
+  const source = smallCheckpoint(t)
+  const options = { ...base, targetKl: 1e-9, overrides: [{ pattern: "*.0.mlp.down_proj", scheme: "w2a16" }] } as const
+  await t.rejects(quantizeModel(source, join(folder(t), "out"), { ...options, sensitivity: "layer" }), {
+    code: "ERR_OPTION",
+    message: /no mixture of the candidates keeps to, beside what overrides decide/,
+  })
+})
+
+t.test("a mixture that was accepted is written after an interruption", async t => {
+  const source = smallCheckpoint(t)
+  const options = { targetKl: 2e-5, sensitivity: "layer" } as const
+  const { out, mix } = await mixture(t, source, options)
+  const again = join(folder(t), "out")
+  const controller = new AbortController()
+  const interrupted = quantizeModel(source, again, {
+    ...{ ...base, ...options, signal: controller.signal },
+    onProgress: ({ stage }) => stage === "write" && controller.abort(),
+  })
+  await t.rejects(interrupted, { code: "ERR_ABORTED" })
+  const stages = new Set<string>()
+  const report = await quantizeModel(source, again, {
+    ...{ ...base, ...options, resume: true },
+    onProgress: ({ stage }) => stages.add(stage),
+  })
+  t.notOk(stages.has("quantize"), "its blocks are there")
+  t.strictSame(report.mix!.attempts, mix.attempts)
+  t.strictSame(hashes(again), hashes(out))
+})
+
+t.test("damages of weights that are stored [in, out]", async t => {
+  const config = {
+    ...{ model_type: "gpt2", vocab_size: 64, n_embd: 64, n_layer: 2, n_head: 4, n_positions: 64 },
+    torch_dtype: "float32",
+  }
+  const source = join(folder(t), "model")
+  writeCheckpoint(source, config, familyWeights(config, 17))
+  const { mix } = await mixture(t, source, { targetBits: 8.5, format: "gptq", candidates: ["w4a16", "w8a16"] })
+  t.equal(mix.groups.length, 8)
+  for (const { modules, candidates } of mix.groups)
+    t.ok(candidates[1]!.damage < candidates[0]!.damage / 10, `${modules}: ${candidates.map(({ damage }) => damage)}`)
 })
 
 t.test("decided modules stay as they are", async t => {
