@@ -172,8 +172,8 @@ export interface LearnReport {
   startErrors: number[]
 }
 
-/** hessian 0, sum of squares 1, absolute maximum 2, copy 3, squared error 4, mean 5, reservoir 6, rows with something other than 0 by column 7, cross Gram matrix 8. */
-export type ReductionCode = 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8
+/** hessian 0, sum of squares 1, absolute maximum 2, copy 3, squared error 4, mean 5, reservoir 6, rows with something other than 0 by column 7, cross Gram matrix 8, products with a reference 9. */
+export type ReductionCode = 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9
 
 /** One execution of ops [opBegin, opEnd) of a section: [section, opBegin, opEnd, weightBase, cacheLayer]. */
 export interface StepObserver {
@@ -186,8 +186,10 @@ export interface StepObserver {
   accumulator?: Handle
   /** copy: [rows, slot width]. */
   out?: Float32Array
-  /** squared error, cross: [rows, slot width]. */
+  /** squared error, cross, products: [rows, slot width]. */
   reference?: Float32Array
+  /** cross with a capacity, and no other: the slot of x, while this one is compared with the reference. */
+  inputs?: number
   /** Both: the slot is grouped by the routes in that slot, and only rows of this expert are reduced. All reductions but copy. */
   routes?: number
   expert?: number
@@ -770,8 +772,9 @@ export interface Binding {
     abort: AbortFlag,
   ): Promise<LearnReport>
   /**
-   * target [n, k] = w + (H + damp I)^-1 M^T w, damp in units of the mean of diag(H): what gives the outputs of w on the references of
-   * `cross`, an accumulator of kind cross (M = sum of (reference - x) x^T), from the inputs x of H. kept: target is w, for the reason in note.
+   * target [n, k] = w + (H + damp I)^-1 (M^T w + R^T), damp in units of the mean of diag(H): what gives the outputs of w on the references
+   * of `cross`, an accumulator of kind cross (M = sum of (reference - x) x^T), from the inputs x of H, and the drift that `residual`, one
+   * that compares n columns, has seen (R = sum of drift x^T). kept: target is w, for the reason in note.
    */
   correctTarget(
     w: Float32Array,
@@ -779,6 +782,7 @@ export interface Binding {
     k: number,
     hessian: Handle,
     cross: Handle,
+    residual: Handle | null,
     damp: number,
     target: Float32Array,
     abort: AbortFlag,
@@ -798,11 +802,12 @@ export interface Binding {
   ): Promise<void>
 
   // Accumulators
+  /** capacity: of a reservoir its rows; of cross the columns that are compared, 0 for those of x. Otherwise unused. */
   createAccumulator(kind: ReductionCode, width: number, capacity: number, seed: number): Handle
-  /** Feeds rows [rows, width]; squared error and cross: beside the reference [rows, width]. */
+  /** Feeds rows [rows, width]; squared error, products and cross: beside the reference [rows, width]; cross with a capacity: beside the drift itself, [rows, capacity]. */
   accumulate(accumulator: Handle, x: Float32Array, rows: number, reference?: Float32Array | null): Promise<void>
   accumulatorRows(accumulator: Handle): number
-  /** hessian: its diagonal [width]; sum of squares, absolute maximum, mean, non-zero: [width]; squared error: [2]; reservoir: [min(rows, capacity), width]; cross: nothing. */
+  /** hessian: its diagonal [width]; sum of squares, absolute maximum, mean, non-zero, products: [width]; squared error: [2]; reservoir: [min(rows, capacity), width]; cross: nothing. */
   readAccumulator(accumulator: Handle, out: Float32Array | Float64Array): void
 
   // Programs

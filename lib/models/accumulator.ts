@@ -12,11 +12,12 @@ export const reductions = {
   reservoir: 6,
   nonZero: 7,
   cross: 8,
+  products: 9,
 } as const satisfies Record<string, ReductionCode>
 
 export type Reduction = keyof typeof reductions
 
-/** A native accumulator of one kind over rows of `width` values. */
+/** A native accumulator of one kind over rows of `width` values. capacity: see binding.d.ts, createAccumulator. */
 export class Accumulator {
   readonly kind: Exclude<Reduction, "copy">
   readonly width: number

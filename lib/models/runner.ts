@@ -30,11 +30,13 @@ export interface Observer {
   accumulator?: NativeHandle
   /** copy: [rows, slot width]. */
   out?: Float32Array
-  /** squaredError, cross: [rows, slot width]. */
+  /** squaredError, cross, products: [rows, slot width]. */
   reference?: Float32Array
   /** The slot is grouped by the routes in this one, and only the rows of `expert` are reduced. Not for "copy". */
   routes?: number
   expert?: number
+  /** cross with a capacity: the slot whose products with reference - slot are summed. */
+  inputs?: number
 }
 
 /** What the logits operation computes for rows of the step. Arrays lie on shared memory. */

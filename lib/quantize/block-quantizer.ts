@@ -163,8 +163,13 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
       }
       const hessian = new Accumulator("hessian", stage.k)
       const cross = recipe.errorCorrection && run.carriesOriginal ? new Accumulator("cross", stage.k) : null
+      const { addend } = stage
+      const residual =
+        cross && addend ? new Accumulator("cross", stage.k, { capacity: program.slots[addend.stream]! }) : null
       try {
-        const drift = cross ? { original: unquantized, accumulator: cross } : undefined
+        const drift = cross
+          ? { original: unquantized, accumulator: cross, residual, stream: addend?.stream }
+          : undefined
         await run.observe(bound, stage.op, stage.slot, hessian, input.signal, drift)
         const statistics: InputStatistics = {
           hessian: hessian.handle,
@@ -173,11 +178,13 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
           cross: cross?.handle,
         }
         for (const module of modules) {
-          bound = run.own(bound.set(module, run.own(await prepack(await round(module, statistics)))))
+          const own = module === addend?.module ? { ...statistics, residual: residual?.handle } : statistics
+          bound = run.own(bound.set(module, run.own(await prepack(await round(module, own)))))
         }
       } finally {
         hessian.dispose()
         cross?.dispose()
+        residual?.dispose()
       }
     }
     const activations = run.own(new StaticActivations(program, stages(section), schemeOf))

@@ -27,6 +27,13 @@ interface Batch {
   sequences: readonly StepSequence[]
 }
 
+/** A slot that is compared with the unquantized model's: see Observer. */
+interface Compared {
+  slot: number
+  inputs?: number
+  accumulator: Accumulator
+}
+
 /** Final hidden states as the head reads them, f32 [rows, width]. */
 export interface HeadInput {
   states: Float32Array
@@ -195,7 +202,7 @@ export class CalibrationRun {
 
   /**
    * Runs the block up to op `op` over the whole set and reduces the slot that op reads. drift: what that slot holds in the unquantized
-   * model, whose block is `original`, is compared into an accumulator of kind cross.
+   * model, whose block is `original`, is compared into an accumulator of kind cross, and slot `stream` into `residual`.
    */
   async observe(
     bound: BoundSection,
@@ -203,20 +210,30 @@ export class CalibrationRun {
     slot: number,
     accumulator: Accumulator,
     signal?: AbortSignal,
-    drift?: { original: BoundSection; accumulator: Accumulator },
+    drift?: {
+      original: BoundSection
+      accumulator: Accumulator
+      residual?: Accumulator | null
+      stream?: number | undefined
+    },
   ): Promise<void> {
     const onDevice = accumulator.kind === "hessian" && this.#device !== null
     const sum = onDevice ? await HessianSum.start(accumulator, this.#device) : null
     try {
       // One array for all batches: what was copied has been added before the next step.
-      const most = Math.max(...this.#batches.map(batch => batch.rows)) * accumulator.width
-      const rows = sum && sharedFloats(most)
-      const references = drift && sharedFloats(most)
+      const most = Math.max(...this.#batches.map(batch => batch.rows))
+      const rows = sum && sharedFloats(most * accumulator.width)
+      const compared: Compared[] = drift ? [{ slot, accumulator: drift.accumulator }] : []
+      if (drift?.residual) compared.push({ slot: drift.stream!, inputs: slot, accumulator: drift.residual })
+      const references = compared.map(({ slot }) => sharedFloats(most * this.#program.slots[slot]!))
       for (const batch of this.#batches) {
         throwIfAborted(signal)
         const out = rows?.subarray(0, batch.rows * accumulator.width)
-        const reference = references?.subarray(0, batch.rows * accumulator.width)
-        if (drift && reference) await this.#copyOriginal(drift.original, op, slot, batch, reference, signal)
+        const observed = compared.map((each, i) => ({
+          ...{ run: 0, op: op - 1, ...each },
+          reference: references[i]!.subarray(0, batch.rows * this.#program.slots[each.slot]!),
+        }))
+        if (drift) await this.#copyOriginal(drift.original, op, batch, observed, signal)
         await this.runner.step({
           runs: [{ section: bound, layer: 0, opBegin: 0, opEnd: op }],
           rows: batch.rows,
@@ -227,14 +244,10 @@ export class CalibrationRun {
             out
               ? { run: 0, op: op - 1, slot, reduction: "copy", out }
               : { run: 0, op: op - 1, slot, reduction: accumulator.kind, accumulator: accumulator.handle },
-            ...(drift && reference
-              ? [
-                  {
-                    ...{ run: 0, op: op - 1, slot, reduction: drift.accumulator.kind, reference },
-                    accumulator: drift.accumulator.handle,
-                  },
-                ]
-              : []),
+            ...observed.map(({ accumulator: { kind, handle }, ...rest }) => ({
+              ...rest,
+              ...{ reduction: kind, accumulator: handle },
+            })),
           ],
           signal,
         })
@@ -246,13 +259,12 @@ export class CalibrationRun {
     }
   }
 
-  /** What `slot` holds before op `op` in the unquantized model. */
+  /** What slots hold before op `op` in the unquantized model. */
   #copyOriginal(
     bound: BoundSection,
     op: number,
-    slot: number,
     batch: Batch,
-    out: Float32Array,
+    slots: readonly { slot: number; reference: Float32Array }[],
     signal: AbortSignal | undefined,
   ): Promise<unknown> {
     return this.runner.step({
@@ -261,7 +273,7 @@ export class CalibrationRun {
       sequences: batch.sequences,
       cache: this.cache,
       hidden: this.#slice(batch, this.#original!),
-      observers: [{ run: 0, op: op - 1, slot, reduction: "copy", out }],
+      observers: slots.map(({ slot, reference: out }) => ({ run: 0, op: op - 1, slot, reduction: "copy", out })),
       signal,
     })
   }
@@ -295,10 +307,10 @@ export class CalibrationRun {
     }
   }
 
-  /** Reduces what enters the head, once every block has advanced. */
-  async observeHead(accumulator: Accumulator, signal?: AbortSignal): Promise<void> {
+  /** Reduces what enters the head, once every block has advanced. source: of the final norm. */
+  async observeHead(accumulator: Accumulator, signal?: AbortSignal, source = this.#source): Promise<void> {
     const last = this.#program.sections.length - 1
-    const bound = await this.runner.bindSection(last, "", this.#source)
+    const bound = await this.runner.bindSection(last, "", source)
     try {
       const op = this.#program.sections[last]!.ops.findIndex(({ kind }) => kind === "logits")
       await this.observe(bound, op, this.#program.sections[last]!.ops[op]!.in[0]!, accumulator, signal)
@@ -363,6 +375,42 @@ export class CalibrationRun {
       return difference! / Math.max(square!, Number.MIN_VALUE)
     } finally {
       error.dispose()
+    }
+  }
+
+  /** Of every channel of what the logits are made of: the factor that brings it closest to the unquantized model's, once every block has advanced. */
+  async headGains(signal?: AbortSignal): Promise<Float64Array> {
+    const { section, slot, width } = this.#head
+    const bound = await this.runner.bindSection(section, "", this.#source)
+    const op = this.#program.sections[section]!.ops.length - 1
+    const squares = new Accumulator("sumSquares", width)
+    const products = new Accumulator("products", width)
+    const reference = sharedFloats(Math.max(...this.#batches.map(batch => batch.rows)) * width)
+    try {
+      for (const batch of this.#batches) {
+        throwIfAborted(signal)
+        const expected = reference.subarray(0, batch.rows * width)
+        await this.#copyOriginal(bound, op, batch, [{ slot, reference: expected }], signal)
+        const at = { run: 0, op: op - 1, slot }
+        await this.runner.step({
+          runs: [{ section: bound, layer: 0, opBegin: 0, opEnd: op }],
+          rows: batch.rows,
+          sequences: batch.sequences,
+          cache: this.cache,
+          hidden: this.#slice(batch),
+          observers: [
+            { ...at, reduction: "sumSquares", accumulator: squares.handle },
+            { ...at, reduction: "products", accumulator: products.handle, reference: expected },
+          ],
+          signal,
+        })
+      }
+      const [sums, mixed] = [squares.read(width), products.read(width)]
+      return sums.map((sum, i) => (sum > 0 ? mixed[i]! / sum : 1))
+    } finally {
+      squares.dispose()
+      products.dispose()
+      bound.dispose()
     }
   }
 

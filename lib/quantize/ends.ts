@@ -2,6 +2,7 @@
 import type { LongWork } from "../core/progress.ts"
 import type { QuantizedTensor } from "../core/quantized-tensor.ts"
 import { Accumulator } from "../models/accumulator.ts"
+import type { WeightSource } from "../models/runner.ts"
 import type { Handle } from "../native.ts"
 import { roundingByName } from "../rounding/registry.ts"
 import type { InputStatistics, RoundingReport } from "../rounding/rounding.ts"
@@ -12,6 +13,8 @@ export interface EndsInput extends LongWork {
   job: QuantizationJob
   minZero: number
   run: CalibrationRun | null
+  /** Where the head's input gets its final norm from. */
+  source: WeightSource
   /** null: the CPU. */
   device: Handle | null
   onTensor(module: string, report: RoundingReport): void
@@ -34,7 +37,7 @@ export async function quantizeEnds(
     const hasInput = module === program.head && module !== program.embedding
     const hessian = hasInput && run ? new Accumulator("hessian", shape[1]) : null
     try {
-      if (hessian) await run!.observeHead(hessian, input.signal)
+      if (hessian) await run!.observeHead(hessian, input.signal, input.source)
       const statistics: InputStatistics | undefined = hessian
         ? { hessian: hessian.handle, meanSquare: hessian.meanSquare(), rows: hessian.rows }
         : undefined

@@ -120,7 +120,7 @@ export function estimateMemory(
     if (recipe.contest) rounding["codes of a block"] = 2 * block
     if (recipe.errorCorrection) {
       rounding["hidden states of the original"] = hidden
-      rounding["inputs of the original"] = rows * Math.max(...linears.map(({ k }) => k)) * 4
+      rounding["inputs of the original"] = rows * (hiddenSize + Math.max(...linears.map(({ k }) => k))) * 4
     }
     // As they are stored and, bit by bit, quantized; f32 copies, changed weights and candidates of a transform.
     rounding["block weights"] =
@@ -136,6 +136,7 @@ export function estimateMemory(
         ...linears.map(({ k, expert }) =>
           secondMomentBytes(
             k,
+            hiddenSize,
             recipe,
             expert === undefined ? 1 : Math.min(expertsAtOnce(k), program.config.experts?.count ?? 1),
           ),
@@ -167,9 +168,9 @@ export const expertsAtOnce = (k: number): number => Math.max(1, Math.floor(exper
 /**
  * Hessians in f32 and rows of a chunk, and the largest of what comes after another: GPTQ's triangular factor (f64 up to a certain
  * width) and its inverse in f32, the Hessian packed for descent, the inverse beside two packed matrices for a corrected target. With
- * correction also the cross Gram matrix.
+ * correction also the cross Gram matrices of inputs and of the residual stream.
  */
-function secondMomentBytes(k: number, recipe: Costs, hessians: number): number {
+function secondMomentBytes(k: number, hiddenSize: number, recipe: Costs, hessians: number): number {
   const { errorCorrection } = recipe
   const factor = usesFactor(recipe) || errorCorrection ? (k <= doubleLimit ? 4 : 2) + 2 : 0
   const after = Math.max(
@@ -177,7 +178,9 @@ function secondMomentBytes(k: number, recipe: Costs, hessians: number): number {
     roundingByName(recipe.rounding).calibration === "required" ? 4 : 0,
     errorCorrection ? 10 : 0,
   )
-  return k * k * (4 * hessians + (errorCorrection ? 4 : 0) + after) + (errorCorrection ? 2560 : 512) * k * 4
+  // Both cross Gram matrices, that of the residual stream no wider than this.
+  const cross = errorCorrection ? 4 * k * (k + hiddenSize) : 0
+  return k * k * (4 * hessians + after) + cross + (errorCorrection ? 2560 : 512) * k * 4
 }
 
 /** What a rounding's memory and time depend on. */

@@ -15,6 +15,8 @@ export interface Stage {
   modules: string[]
   /** Where the slot is grouped by routes: their slot, and the modules of every expert. */
   experts: { routes: number; modules: ReadonlyMap<number, string[]> } | null
+  /** The linear whose output the next operation adds to another slot, as a rule the residual stream; null where there is none. */
+  addend: { module: string; stream: number } | null
 }
 
 /** Linears of a section grouped by the slot they read, in program order. */
@@ -26,9 +28,11 @@ export function stages(section: Section): Stage[] {
     let stage = result.find(stage => stage.slot === op.in[0])
     if (!stage) {
       const experts = op.kind === "experts" ? { routes: op.in[1]!, modules: new Map<number, string[]>() } : null
-      stage = { op: index, slot: op.in[0]!, k: linears[0]!.k, modules: [], experts }
+      stage = { op: index, slot: op.in[0]!, k: linears[0]!.k, modules: [], experts, addend: null }
       result.push(stage)
     }
+    const stream = op.kind === "linear" ? addedTo(section, index) : undefined
+    if (stream !== undefined) stage.addend = { module: linears[0]!.module, stream }
     for (const { module, expert } of linears) {
       stage.modules.push(module)
       if (expert === undefined || !stage.experts) continue
@@ -37,6 +41,13 @@ export function stages(section: Section): Stage[] {
     }
   })
   return result
+}
+
+/** The slot that the next operation adds the output of this one to. */
+function addedTo({ ops }: Section, index: number): number | undefined {
+  const next = ops[index + 1]
+  const { out } = ops[index]!
+  return next?.kind === "add" && next.in.includes(out) ? next.in.find(slot => slot !== out) : undefined
 }
 
 /**

@@ -13,6 +13,7 @@ import { quantizeBlock } from "./block-quantizer.ts"
 import { BlockStore, fingerprint, type StoredBlock } from "./block-store.ts"
 import { CalibrationRun } from "./calibration-run.ts"
 import { quantizeEnds } from "./ends.ts"
+import { finalNorm, refitFinalNorm } from "./final-norm.ts"
 import { QuantizationJob, refuseBadWeights } from "./job.ts"
 import { kvScaleTensors, verifyKvScales } from "./kv-scales.ts"
 import { type StoredBlocks, storedDivergence } from "./mixed/measured.ts"
@@ -23,7 +24,7 @@ import { type GgufOptions, type GgufReport, quantizeToGguf } from "./quantize-gg
 import { type QuantizeModelOptions, type Recipe, usesGroupIndex } from "./recipe.ts"
 import { makeReport, type QuantizationReport } from "./report.ts"
 import { RunLock } from "./run-lock.ts"
-import { storedSource } from "./stored-source.ts"
+import { resultSource, storedSource } from "./stored-source.ts"
 import { asStored, transposedModules } from "./transposed.ts"
 import { smokeTest, spreadTokens, verifyModules } from "./verify.ts"
 import { type CheckpointContents, foreseenTensors, fromCheckpoint, writeCheckpoint } from "./write-checkpoint.ts"
@@ -184,7 +185,9 @@ async function quantizeBlocks(
   const { signal } = options
   const dense = new CheckpointSource(checkpoint, options.onWarning ?? (() => {}))
   const stored = await Promise.all(program.blocks.map((_, layer) => store.has(blockName(layer))))
-  const ends = plan.modules.some(entry => entry.layer === null && entry.scheme) && !(await store.has(endsName))
+  const refits = calibration !== null && recipe.errorCorrection && finalNorm(program) !== null
+  const ends =
+    (refits || plan.modules.some(entry => entry.layer === null && entry.scheme)) && !(await store.has(endsName))
   const left = ends ? program.blocks.length : stored.lastIndexOf(false)
   const run =
     calibration && left >= 0
@@ -226,15 +229,18 @@ async function quantizeBlocks(
       await store.write(blockName(layer), block)
     }
     if (!ends) return
+    const changed = refits ? await refitFinalNorm(program, checkpoint, run!, signal) : new Map<string, Float32Array>()
+    const nothing = { tensors: new Map(), reports: new Map(), transforms: [], residualPeak: null }
     const result = await quantizeEnds({
       job,
       minZero,
       run,
+      source: resultSource({ ...nothing, changed }, dense),
       device,
       signal,
       onTensor: (tensor, { error }) => report({ stage: "quantize", done: ++done, total, tensor, loss: error }),
     })
-    await store.write(endsName, { ...result, changed: new Map(), transforms: [], residualPeak: null })
+    await store.write(endsName, { ...nothing, ...result, changed })
   } finally {
     contest?.dispose()
     run?.dispose()

@@ -13,6 +13,8 @@ export interface InputStatistics {
   rows: number
   /** Accumulator handle of kind cross: sum of (x − x~) x~ᵀ, x~ the inputs of `hessian` and x those of the unquantized model. */
   cross?: NativeHandle | undefined
+  /** Accumulator handle of kind cross that compares n columns: sum of D x~ᵀ, D the drift of the residual stream the outputs are added to. */
+  residual?: NativeHandle | undefined
 }
 
 export interface RoundingInput extends LongWork {

@@ -29,10 +29,10 @@ Napi::Value accumulateRows(Arguments& a) {
   const int64_t rows = a.integer(a[2], "rows");
   const float* x = a.view<float>(a[1], "x", product({rows, shared->accumulator.width}, "x")).data;
   const float* reference =
-      a.optionalView<float>(a[3], "reference", product({rows, shared->accumulator.width}, "x")).data;
+      a.optionalView<float>(a[3], "reference", product({rows, referenceWidth(shared->accumulator)}, "reference")).data;
   if (needsReference(shared->accumulator.kind) && reference == nullptr)
     refuse(Code::kOption,
-           "accumulate: the squared error and the cross Gram matrix compare with reference rows; found none");
+           "accumulate: the squared error, products and the cross Gram matrix compare with reference rows; found none");
   const uint64_t handle = a.handle(a[0], "accumulator");
   return promise(
       a,

@@ -1,6 +1,7 @@
 // Rounding by descent on the output error (native/rounding/learned.h), its target (cross.h), and HQQ (hqq.h).
 #include "rounding/learned.h"
 
+#include <algorithm>
 #include <mutex>
 #include <shared_mutex>
 #include <string>
@@ -10,6 +11,7 @@
 #include "bindings/exports.h"
 #include "bindings/rounding_arguments.h"
 #include "bindings/work.h"
+#include "program/observers.h"
 #include "rounding/hqq.h"
 
 namespace tsq {
@@ -73,26 +75,43 @@ Napi::Value learn(Arguments& a) {
       });
 }
 
+void requireCross(const Accumulator& accumulator, const char* name, int64_t width, int64_t k) {
+  if (accumulator.kind == Reduction::kCross && accumulator.width == k && referenceWidth(accumulator) == width) return;
+  refuse(Code::kOption, std::string("correctTarget: ") + name + " is no accumulator of kind 8 (cross) that compares " +
+                            std::to_string(width) + " columns, of width " + std::to_string(k));
+}
+
 Napi::Value correct(Arguments& a) {
   const int64_t n = a.integer(a[1], "n", 1), k = a.integer(a[2], "k", 1), count = product({n, k}, "w");
   const float* w = a.view<float>(a[0], "w", count).data;
   const auto hessian = readHessian(a, a[3], k);
   const auto cross = a.object<SharedAccumulator>(a[4], "cross");
-  if (cross->accumulator.kind != Reduction::kCross || cross->accumulator.width != k)
-    refuse(Code::kOption, "correctTarget: cross is no accumulator of kind 8 (cross) and width " + std::to_string(k));
-  const double damp = a.number(a[5], "damp", 0, 1);
-  float* target = a.view<float>(a[6], "target", count).data;
-  const AbortFlag abort = a.abortFlag(a[7]);
+  requireCross(cross->accumulator, "cross", k, k);
+  std::shared_ptr<SharedAccumulator> residual;
+  if (!a.isNull(a[5])) {
+    residual = a.object<SharedAccumulator>(a[5], "residual");
+    requireCross(residual->accumulator, "residual", n, k);
+  }
+  const double damp = a.number(a[6], "damp", 0, 1);
+  float* target = a.view<float>(a[7], "target", count).data;
+  const AbortFlag abort = a.abortFlag(a[8]);
   return promise(
       a,
       [=]() -> Result<TargetReport> {
         // In the order of addresses, as steps lock theirs: neither waits for the other.
-        std::shared_lock crossLock(cross->mutex, std::defer_lock);
-        if (cross < hessian) crossLock.lock();
-        const auto lock = hessian->lockFinished();
-        if (!crossLock.owns_lock()) crossLock.lock();
+        std::vector<SharedAccumulator*> order{hessian.get(), cross.get()};
+        if (residual) order.push_back(residual.get());
+        std::sort(order.begin(), order.end());
+        order.erase(std::unique(order.begin(), order.end()), order.end());
+        std::vector<std::shared_lock<std::shared_mutex>> locks;
+        for (SharedAccumulator* each : order) {
+          locks.push_back(each == hessian.get() ? each->lockFinished()
+                                                : std::shared_lock<std::shared_mutex>(each->mutex));
+        }
         if (!hessian->accumulator.hessian || !cross->accumulator.cross) return noRows();
-        return correctTarget(w, n, k, *hessian->accumulator.hessian, *cross->accumulator.cross, damp, target, abort);
+        if (residual && !residual->accumulator.cross) return noRows();
+        return correctTarget(w, n, k, *hessian->accumulator.hessian, *cross->accumulator.cross,
+                             residual ? residual->accumulator.cross.get() : nullptr, damp, target, abort);
       },
       [](Napi::Env env, TargetReport& report) {
         auto object = Napi::Object::New(env);

@@ -291,6 +291,8 @@ class RequestReader {
     }
     if (needsReference(observer.reduction))
       observer.reference = a_.view<float>(read("reference"), "observer.reference", floats).data;
+    if (const Napi::Value inputs = read("inputs"); !a_.isNull(inputs))
+      observer.inputs = static_cast<int32_t>(a_.integer(inputs, "observer.inputs", 0, kMaxInt32));
     step_->request.observers.push_back(std::move(observer));
   }
 

@@ -57,6 +57,15 @@ void countNonZero(double* values, const float* x, int64_t width, int64_t rows) {
   });
 }
 
+void addProducts(double* values, const float* x, const float* reference, int64_t width, int64_t rows) {
+  forColumns(width, rows, [&](int64_t begin, int64_t end) {
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t i = row * width + begin; i < row * width + end; ++i)
+        values[i - row * width] += static_cast<double>(x[i]) * static_cast<double>(reference[i]);
+    }
+  });
+}
+
 void updateMean(double* values, double seen, const float* x, int64_t width, int64_t rows) {
   forColumns(width, rows, [&](int64_t begin, int64_t end) {
     for (int64_t column = begin; column < end; ++column) {
@@ -106,6 +115,7 @@ int64_t valueCount(const Accumulator& a) {
     case Reduction::kAbsMax:
     case Reduction::kMean:
     case Reduction::kNonZero:
+    case Reduction::kProducts:
       return a.width;
     case Reduction::kSquaredError:
       return 2;
@@ -139,8 +149,15 @@ Status checkAccumulator(const Accumulator& a) {
   if (a.kind == Reduction::kHessian && a.hessian != nullptr && a.hessian->k() != a.width) {
     return Status(Code::kShape, text("the Hessian is of ", a.hessian->k(), " columns, expected ", a.width));
   }
-  if (a.kind == Reduction::kCross && a.cross != nullptr && a.cross->k() != a.width) {
-    return Status(Code::kShape, text("the cross Gram matrix is of ", a.cross->k(), " columns, expected ", a.width));
+  if (a.kind == Reduction::kCross) {
+    if (a.capacity < 0 || a.capacity > kMaxCapacity) {
+      return Status(Code::kOption, text("the reference rows are ", a.capacity, " wide, expected 1 to ", kMaxCapacity,
+                                        ", or 0 for those of the accumulator"));
+    }
+    if (a.cross != nullptr && (a.cross->k() != a.width || a.cross->width() != referenceWidth(a))) {
+      return Status(Code::kShape, text("the cross Gram matrix is [", a.cross->width(), ", ", a.cross->k(),
+                                       "], expected [", referenceWidth(a), ", ", a.width, "]"));
+    }
   }
   const int64_t values = static_cast<int64_t>(a.values.size());
   if (values != 0 && values != valueCount(a)) {
@@ -155,9 +172,10 @@ Status checkAccumulator(const Accumulator& a) {
   return Status(Code::kShape, text("the reservoir holds ", samples, " floats, expected ", a.capacity * a.width));
 }
 
-Status accumulate(Accumulator* a, const float* x, int64_t rows, const float* reference) {
+Status accumulate(Accumulator* a, const float* x, int64_t rows, const float* reference, const float* compared) {
   if (needsReference(a->kind) && reference == nullptr) {
-    return Status(Code::kOption, "the squared error and the cross Gram matrix need reference values to compare with");
+    return Status(Code::kOption,
+                  "the squared error, products and the cross Gram matrix need reference values to compare with");
   }
   TSQ_RETURN_IF_ERROR(makeRoom(a));
   switch (a->kind) {
@@ -171,11 +189,11 @@ Status accumulate(Accumulator* a, const float* x, int64_t rows, const float* ref
       break;
     case Reduction::kCross:
       if (a->cross == nullptr) {
-        Result<std::unique_ptr<CrossGram>> cross = CrossGram::create(a->width);
+        Result<std::unique_ptr<CrossGram>> cross = CrossGram::create(referenceWidth(*a), a->width);
         if (!cross.ok()) return cross.status();
         a->cross = std::move(cross.value());
       }
-      TSQ_RETURN_IF_ERROR(a->cross->accumulate(x, reference, rows));
+      TSQ_RETURN_IF_ERROR(a->cross->accumulate(reference, a->capacity > 0 ? compared : x, x, rows));
       break;
     case Reduction::kSumSquares:
       addSquares(a->values.data(), x, a->width, rows);
@@ -194,6 +212,9 @@ Status accumulate(Accumulator* a, const float* x, int64_t rows, const float* ref
       break;
     case Reduction::kNonZero:
       countNonZero(a->values.data(), x, a->width, rows);
+      break;
+    case Reduction::kProducts:
+      addProducts(a->values.data(), x, reference, a->width, rows);
       break;
     case Reduction::kCopy:
       return Status(Code::kOption, "a copy needs no accumulator");

@@ -34,6 +34,8 @@ Status Program::Impl::observe(const StepContext& context, const Observer& observ
     std::memcpy(observer.copy, x, static_cast<size_t>(floats) * sizeof(float));
     return Status();
   }
+  if (observer.inputs >= 0)
+    return accumulate(observer.accumulator.get(), slots.slot(observer.inputs), request.rows, observer.reference, x);
   return accumulate(observer.accumulator.get(), x, request.rows, observer.reference);
 }
 

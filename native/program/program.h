@@ -90,7 +90,8 @@ enum class Reduction : int32_t {
   kMean = 5,
   kReservoir = 6,
   kNonZero = 7,
-  kCross = 8  // of the slot with a reference: rounding/cross.h
+  kCross = 8,    // of the slot, or of two, with a reference: rounding/cross.h
+  kProducts = 9  // of each number of the slot with the reference's
 };
 
 // Accumulators that observers write to; they live across steps.
@@ -100,9 +101,11 @@ struct Accumulator {
   double rows = 0;                   // rows seen
   std::unique_ptr<Hessian> hessian;  // kHessian
   std::unique_ptr<CrossGram> cross;  // kCross
-  std::vector<double> values;  // kSumSquares, kAbsMax, kMean, kNonZero: [width]; kSquaredError: [2] sum of squared
-                               // differences, of squared references
+  std::vector<double> values;  // kSumSquares, kAbsMax, kMean, kNonZero, kProducts: [width]; kSquaredError: [2] sum of
+                               // squared differences, of squared references
   std::vector<float> samples;  // kReservoir: [capacity, width], uniform sample of the rows by seed
+  // kReservoir: rows kept. kCross: columns of the reference and of what it is compared with; 0: those of x, which it is
+  // compared with.
   int64_t capacity = 0;
   uint64_t seed = 0;
 };
@@ -113,16 +116,17 @@ struct Observer {
   Reduction reduction;
   std::shared_ptr<Accumulator> accumulator;  // all but kCopy
   float* copy = nullptr;                     // kCopy: [rows, width] out
-  const float* reference = nullptr;          // kSquaredError, kCross: [rows, width]
+  const float* reference = nullptr;          // kSquaredError, kCross, kProducts: [rows, width of slot]
+  int32_t inputs = -1;  // kCross with a capacity: the slot of x, while `slot` is compared with the reference
   // Not -1: `slot` is grouped by these routes, and only what belongs to `expert` is reduced, by an accumulator as wide
   // as one row of the group. Any reduction but kCopy; a reference is laid out as the slot.
   int32_t routes = -1, expert = 0;
 };
 
 // The last of Reduction.
-inline constexpr Reduction kLastReduction = Reduction::kCross;
+inline constexpr Reduction kLastReduction = Reduction::kProducts;
 inline bool needsReference(Reduction kind) {
-  return kind == Reduction::kSquaredError || kind == Reduction::kCross;
+  return kind == Reduction::kSquaredError || kind == Reduction::kCross || kind == Reduction::kProducts;
 }
 
 struct Sampling {

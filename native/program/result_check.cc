@@ -41,9 +41,24 @@ Status checkReduction(const ProgramSpec& spec, size_t i, const Observer& observe
     return optionError("observers[", i, "].reduction is ", static_cast<int32_t>(observer.reduction),
                        ", but its accumulator is of kind ", static_cast<int32_t>(a->kind));
   }
+  const bool between = a->kind == Reduction::kCross && a->capacity > 0;
+  if (between != (observer.inputs != -1)) {
+    return optionError("observers[", i, "].inputs is ", observer.inputs, ", expected ",
+                       between ? "the slot whose products with the difference are summed"
+                               : "none: its accumulator compares the slot itself");
+  }
+  if (between) {
+    if (observer.routes != -1) return optionError("observers[", i, "].routes: two slots are not reduced by expert");
+    TSQ_RETURN_IF_ERROR(checkSlot(text("observers[", i, "].inputs"), observer.inputs, spec));
+    if (a->capacity != width) {
+      return shapeError("observers[", i, "]: the accumulator compares ", a->capacity, " columns, slot ", observer.slot,
+                        " has ", width);
+    }
+    width = spec.slots[static_cast<size_t>(observer.inputs)];
+  }
   if (a->width != width) {
-    return shapeError("observers[", i, "]: the accumulator is ", a->width, " wide, slot ", observer.slot, " is ",
-                      width);
+    return shapeError("observers[", i, "]: the accumulator is ", a->width, " wide, slot ",
+                      between ? observer.inputs : observer.slot, " is ", width);
   }
   const Status parts = checkAccumulator(*a);
   return parts.ok() ? parts : Status(parts.code(), text("observers[", i, "]: ", parts.message()));

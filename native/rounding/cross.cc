@@ -21,7 +21,7 @@ namespace {
 
 constexpr int64_t kChunkRows = 256;
 
-// panel [rows][16] of columns [first, +16) of x, or of x - minus; zero beyond k.
+// panel [rows][16] of columns [first, +16) of x, or of x - minus, [rows, k]; zero beyond k.
 void packRows(const float* x, const float* minus, int64_t k, int64_t rows, int64_t first, float* panel) {
   const int64_t columns = std::min(kPanel, k - first);
   for (int64_t r = 0; r < rows; ++r) {
@@ -32,11 +32,13 @@ void packRows(const float* x, const float* minus, int64_t k, int64_t rows, int64
   }
 }
 
-bool allFinite(const float* matrix, int64_t k) {
+bool allFinite(const CrossGram& cross) {
   std::atomic<bool> finite{true};
-  ThreadPool::instance().run(k, [&](int64_t row, int) {
+  const int64_t k = cross.k();
+  ThreadPool::instance().run(cross.width(), [&](int64_t row, int) {
+    const float* values = cross.data() + row * k;
     uint32_t bad = 0;
-    for (int64_t c = 0; c < k; ++c) bad |= (floatToBits(matrix[row * k + c]) & 0x7f800000u) == 0x7f800000u ? 1u : 0u;
+    for (int64_t c = 0; c < k; ++c) bad |= (floatToBits(values[c]) & 0x7f800000u) == 0x7f800000u ? 1u : 0u;
     if (bad != 0) finite.store(false, std::memory_order_relaxed);
   });
   return finite.load();
@@ -59,39 +61,45 @@ Result<PackedSquare> transposed(const PackedUpper<float>& u) {
 
 }  // namespace
 
-Result<std::unique_ptr<CrossGram>> CrossGram::create(int64_t k) {
-  if (k < 1 || k > int64_t{1} << 20) {
-    return Status(Code::kShape, "cross Gram matrix: k is " + std::to_string(k) + ", expected 1 to 1048576");
+Result<std::unique_ptr<CrossGram>> CrossGram::create(int64_t width, int64_t k) {
+  if (std::min(width, k) < 1 || std::max(width, k) > int64_t{1} << 20) {
+    return Status(Code::kShape, "cross Gram matrix: it is [" + std::to_string(width) + ", " + std::to_string(k) +
+                                    "], expected 1 to 1048576 each");
   }
-  const int64_t panels = roundUpToPanel(k) / kPanel;
-  Result<AlignedBuffer> matrix = AlignedBuffer::allocate(static_cast<size_t>(k * k) * sizeof(float));
+  Result<AlignedBuffer> matrix = AlignedBuffer::allocate(static_cast<size_t>(width * k) * sizeof(float));
   if (!matrix.ok()) return matrix.status();
-  Result<AlignedBuffer> packed =
-      AlignedBuffer::allocate(static_cast<size_t>(2 * panels * kPanel * kChunkRows) * sizeof(float));
+  Result<AlignedBuffer> packed = AlignedBuffer::allocate(
+      static_cast<size_t>((roundUpToPanel(width) + roundUpToPanel(k)) * kChunkRows) * sizeof(float));
   if (!packed.ok()) return packed.status();
   auto made = std::make_unique<CrossGram>();
+  made->width_ = width;
   made->k_ = k;
   made->matrix_ = std::move(matrix.value());
   made->panels_ = std::move(packed.value());
   return made;
 }
 
-Status CrossGram::accumulate(const float* quantized, const float* original, int64_t rows) {
-  const int64_t panels = roundUpToPanel(k_) / kPanel;
+Status CrossGram::accumulate(const float* original, const float* quantized, const float* x, int64_t rows) {
+  const int64_t driftPanels = roundUpToPanel(width_) / kPanel, panels = roundUpToPanel(k_) / kPanel;
   float* drifts = panels_.as<float>();
-  float* inputs = drifts + panels * kPanel * kChunkRows;
+  float* inputs = drifts + driftPanels * kPanel * kChunkRows;
   const TileKernel<float> tile = tileKernel<float>();
   for (int64_t first = 0; first < rows; first += kChunkRows) {
     const int64_t count = std::min(kChunkRows, rows - first);
-    ThreadPool::instance().run(panels, [&](int64_t p, int) {
-      packRows(original + first * k_, quantized + first * k_, k_, count, p * kPanel, drifts + p * kPanel * kChunkRows);
-      packRows(quantized + first * k_, nullptr, k_, count, p * kPanel, inputs + p * kPanel * kChunkRows);
+    ThreadPool::instance().run(driftPanels + panels, [&](int64_t p, int) {
+      if (p < driftPanels) {
+        packRows(original + first * width_, quantized == nullptr ? nullptr : quantized + first * width_, width_, count,
+                 p * kPanel, drifts + p * kPanel * kChunkRows);
+      } else {
+        p -= driftPanels;
+        packRows(x + first * k_, nullptr, k_, count, p * kPanel, inputs + p * kPanel * kChunkRows);
+      }
     });
-    ThreadPool::instance().run(panels, [&](int64_t i, int) {
+    ThreadPool::instance().run(driftPanels, [&](int64_t i, int) {
       for (int64_t j = 0; j < panels; ++j) {
         alignas(64) float product[kPanel * kPanel] = {};
         tile(drifts + i * kPanel * kChunkRows, inputs + j * kPanel * kChunkRows, count, product, kPanel);
-        const int64_t height = std::min(kPanel, k_ - i * kPanel), width = std::min(kPanel, k_ - j * kPanel);
+        const int64_t height = std::min(kPanel, width_ - i * kPanel), width = std::min(kPanel, k_ - j * kPanel);
         float* to = matrix_.as<float>() + i * kPanel * k_ + j * kPanel;
         for (int64_t row = 0; row < height; ++row) {
           for (int64_t column = 0; column < width; ++column) to[row * k_ + column] += product[row * kPanel + column];
@@ -103,11 +111,17 @@ Status CrossGram::accumulate(const float* quantized, const float* original, int6
 }
 
 Result<TargetReport> correctTarget(const float* w, int64_t n, int64_t k, const Hessian& hessian, const CrossGram& cross,
-                                   double damp, float* target, AbortFlag abort) {
-  if (n < 1 || hessian.k() != k || cross.k() != k) {
+                                   const CrossGram* residual, double damp, float* target, AbortFlag abort) {
+  if (n < 1 || hessian.k() != k || cross.width() != k || cross.k() != k) {
     return Status(Code::kShape, "corrected target: the weight is [" + std::to_string(n) + ", " + std::to_string(k) +
                                     "], the Hessian of " + std::to_string(hessian.k()) +
-                                    " and the cross Gram matrix of " + std::to_string(cross.k()) + " columns");
+                                    " columns and the cross Gram matrix [" + std::to_string(cross.width()) + ", " +
+                                    std::to_string(cross.k()) + "]");
+  }
+  if (residual != nullptr && (residual->width() != n || residual->k() != k)) {
+    return Status(Code::kShape, "corrected target: the weight is [" + std::to_string(n) + ", " + std::to_string(k) +
+                                    "], the cross Gram matrix of the residual stream [" +
+                                    std::to_string(residual->width()) + ", " + std::to_string(residual->k()) + "]");
   }
   TSQ_RETURN_IF_ERROR(checkFinite("corrected target", w, n, k));
   TargetReport report;
@@ -117,8 +131,8 @@ Result<TargetReport> correctTarget(const float* w, int64_t n, int64_t k, const H
     std::memcpy(target, w, static_cast<size_t>(n * k) * sizeof(float));
     return report;
   };
-  if (!isFinite(hessian) || !allFinite(cross.data(), k)) {
-    return keep("the Hessian or the cross Gram matrix holds NaN or infinite values: the outputs are not corrected");
+  if (!isFinite(hessian) || !allFinite(cross) || (residual != nullptr && !allFinite(*residual))) {
+    return keep("the Hessian or a cross Gram matrix holds NaN or infinite values: the outputs are not corrected");
   }
   std::vector<double> diagonal(static_cast<size_t>(k));
   for (int64_t c = 0; c < k; ++c) diagonal[static_cast<size_t>(c)] = hessian.data()[c * k + c];
@@ -152,6 +166,12 @@ Result<TargetReport> correctTarget(const float* w, int64_t n, int64_t k, const H
     for (int64_t p = 0; p < panels; ++p) {
       const int64_t at = p * kPanel * kPanel;
       chainedTile(tile, m.value().panel(p), a, padded, b + at, kPanel);
+      if (residual != nullptr) {
+        for (int64_t lane = 0; lane < rows; ++lane) {
+          const float* drift = residual->data() + (first + lane) * k + p * kPanel;
+          for (int64_t j = 0; j < std::min(kPanel, k - p * kPanel); ++j) b[at + j * kPanel + lane] += drift[j];
+        }
+      }
       for (int64_t i = 0; i < kPanel * kPanel; ++i) b[at + i] *= unit;
     }
     for (int64_t p = 0; p < panels; ++p) {

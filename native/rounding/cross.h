@@ -9,18 +9,22 @@
 
 namespace tsq {
 
-// M = sum of (x - x~) x~^T over rows, [k, k] f32. X~^T X is M^T + H: kept as a difference, which is small.
+// M = sum of d x~^T over rows, [width, k] f32, where d is by how much something in the unquantized model is ahead of
+// the same in the quantized one: of the inputs themselves, d = x - x~ (X~^T X is M^T + H: kept as a difference, which
+// is small), or of the residual stream that the layer's output is added to.
 class CrossGram {
  public:
-  static Result<std::unique_ptr<CrossGram>> create(int64_t k);
+  static Result<std::unique_ptr<CrossGram>> create(int64_t width, int64_t k);
+  int64_t width() const { return width_; }
   int64_t k() const { return k_; }
-  // Rows of x~ and of x, [rows, k] each. Threaded; the result depends only on the sequence of calls.
-  Status accumulate(const float* quantized, const float* original, int64_t rows);
+  // d = original - quantized, or original where quantized is null, [rows, width]; x [rows, k] are the x~. Threaded; the
+  // result depends only on the sequence of calls.
+  Status accumulate(const float* original, const float* quantized, const float* x, int64_t rows);
   const float* data() const { return matrix_.as<float>(); }  // row-major
   uint64_t bytes() const { return matrix_.size() + panels_.size(); }
 
  private:
-  int64_t k_ = 0;
+  int64_t width_ = 0, k_ = 0;
   AlignedBuffer matrix_, panels_;
 };
 
@@ -30,11 +34,11 @@ struct TargetReport {
   std::string note;   // why, for people
 };
 
-// target [n, k] = w + (H + damp I)^-1 M^T w, damp in units of the mean diagonal: the least of |X w - X~ target|^2 +
-// damp |w - target|^2 for each row. H of x~. w itself where H or M is not finite, or H cannot be factored. Threaded,
-// the same bytes for any number of threads. target may not be w. Errors: kShape, kNumeric (w not finite), kMemory,
-// kAborted.
+// target [n, k] = w + (H + damp I)^-1 (M^T w + R^T), damp in units of the mean diagonal, M of the inputs [k, k], R of
+// the residual stream [n, k] or null: with D its drift, the least |X w + D - X~ target|^2 + damp |w - target|^2 of each
+// row. H of x~. w itself where H, M or R is not finite, or H cannot be factored. Threaded, the same bytes for any number
+// of threads. target may not be w. Errors: kShape, kNumeric (w not finite), kMemory, kAborted.
 Result<TargetReport> correctTarget(const float* w, int64_t n, int64_t k, const Hessian& hessian, const CrossGram& cross,
-                                   double damp, float* target, AbortFlag abort);
+                                   const CrossGram* residual, double damp, float* target, AbortFlag abort);
 
 }  // namespace tsq

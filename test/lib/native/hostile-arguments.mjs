@@ -205,6 +205,8 @@ const fixtures = {
   hessian: native.createAccumulator(0, k, 0, 0),
   hessianToCome: native.createAccumulator(0, k, 0, 0),
   cross: native.createAccumulator(8, k, 0, 0),
+  residual: native.createAccumulator(8, k, n, 0),
+  between: native.createAccumulator(8, k, k, 0),
   sums: native.createAccumulator(1, k, 0, 0),
   errors: native.createAccumulator(4, k, 0, 0),
   reservoir: native.createAccumulator(6, k, 4, 1),
@@ -276,6 +278,7 @@ const mapped = () => ({
 })
 await native.accumulate(fixtures.hessian, filled(Float32Array, 64 * k), 64, null)
 await native.accumulate(fixtures.cross, filled(Float32Array, 8 * k), 8, filled(Float32Array, 8 * k))
+await native.accumulate(fixtures.residual, filled(Float32Array, 8 * k), 8, filled(Float32Array, 8 * n))
 
 const maybe = value => (random() < 0.5 ? null : value)
 const grid = () => ({
@@ -318,7 +321,11 @@ const observers = () => {
     { run: 0, op: -1, slot: 0, reduction: 3, out: shared(Float32Array, 3 * k) },
     { run: 0, op: 5, slot: 0, reduction: 4, accumulator: fixtures.errors, reference: shared(Float32Array, 3 * k) },
     { run: 0, op: 5, slot: 0, reduction: 6, accumulator: fixtures.reservoir },
-    { run: 0, op: 5, slot: 0, reduction: 7, accumulator: fixtures.cross, reference: shared(Float32Array, 3 * k) },
+    { run: 0, op: 5, slot: 0, reduction: 8, accumulator: fixtures.cross, reference: shared(Float32Array, 3 * k) },
+    {
+      ...{ run: 0, op: 5, slot: 0, inputs: pick([1, 2, 9]), reduction: 8, accumulator: fixtures.between },
+      reference: shared(Float32Array, 3 * k),
+    },
   ]
   return list.filter(() => random() < 0.3)
 }
@@ -589,7 +596,10 @@ const valid = {
     outputs(),
     flag(),
   ],
-  correctTarget: () => [w(), n, k, fixtures.hessian, fixtures.cross, pick([0, 0.01, 1]), w(), flag()],
+  correctTarget: () => [
+    ...[w(), n, k, fixtures.hessian, fixtures.cross, pick([null, fixtures.residual])],
+    ...[pick([0, 0.01, 1]), w(), flag()],
+  ],
   roundHqq: () => [
     w(),
     n,

@@ -166,6 +166,64 @@ t.test("a corrected target gives the original outputs from other inputs", async 
   t.ok(missed(aimed.tensor) < 0.9 * missed(plain.tensor), `${missed(aimed.tensor)} < ${missed(plain.tensor)}`)
 })
 
+t.test("a corrected target takes on the drift of the stream that its outputs are added to", async t => {
+  const drifted = sharedFloats(x.length)
+  const noise = randomInputs(400, k, 9)
+  for (let i = 0; i < x.length; i++) drifted[i] = 0.9 * x[i]! + 0.1 * noise[i]!
+  // What the stream is short of depends on the inputs, as errors of quantized layers do.
+  const mix = randomWeight(n, k, 11)
+  const drift = sharedFloats(400 * n)
+  for (let row = 0; row < 400; row++)
+    for (let i = 0; i < n; i++) {
+      let sum = 0
+      for (let j = 0; j < k; j++) sum += drifted[row * k + j]! * mix[i * k + j]!
+      drift[row * n + i] = sum
+    }
+  const statistics = await statisticsOf(t, drifted, k)
+  const cross = new Accumulator("cross", k)
+  const residual = new Accumulator("cross", k, { capacity: n })
+  t.teardown(() => [cross, residual].forEach(each => void each.dispose()))
+  await cross.add(drifted, 400, x)
+  await residual.add(drifted, 400, drift)
+  const target = sharedFloats(n * k)
+  const missed = () => {
+    let sum = 0
+    for (let row = 0; row < 400; row++)
+      for (let i = 0; i < n; i++) {
+        let y = drift[row * n + i]!
+        for (let j = 0; j < k; j++)
+          y += x[row * k + j]! * weight[i * k + j]! - drifted[row * k + j]! * target[i * k + j]!
+        sum += y * y
+      }
+    return sum
+  }
+  const input = roundingInput(weight, n, k)
+  const correct = (handle: typeof residual | null) =>
+    native.correctTarget(
+      ...([input.weight, n, k, statistics.hessian.value, cross.handle.value, handle?.handle.value ?? null] as const),
+      ...([1e-6, target, null] as const),
+    )
+  await correct(null)
+  const without = missed()
+  await correct(residual)
+  const least = missed()
+  t.ok(least < 0.2 * without, `${least} < ${without}`)
+  // The least there is: no step of any weight makes it less.
+  for (const [i, step] of [
+    [3, 1e-3],
+    [7 * k + 5, -1e-3],
+    [36 * k + 89, 1e-3],
+  ] as const) {
+    target[i]! += step
+    t.ok(missed() > least * (1 - 1e-6), `moved at ${i}`)
+    target[i]! -= step
+  }
+  await t.rejects(async () => correct(cross), {
+    code: "ERR_OPTION",
+    message: /residual is no accumulator .* 37 columns/,
+  })
+})
+
 t.test("refuses", async t => {
   for (const name of learned)
     await t.rejects(round(name, {}), { code: "ERR_OPTION", message: `rounding "${name}" needs calibration` })
