@@ -109,7 +109,6 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
     return { tensors, reports, changed: new Map(), transforms, residualPeak: null }
   }
 
-  const peaks = new Accumulator("absMax", program.slots[0]!)
   try {
     const original = run.own(await run.bind(layer))
     for (const name of blockTransforms(recipe.transforms)) {
@@ -134,7 +133,7 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
     for (const module of weights.changedLinears) if (!schemeOf(module)) await weights.roundToStored(module)
     let bound = await run.rebind(original, weights)
     // What transforms did leaves the function as it is, and the inputs of every stage in the terms of its weights.
-    const unquantized = bound
+    const unquantized = recipe.errorCorrection && run.carriesOriginal ? bound : null
     for (const stage of stages(section)) {
       const modules = stage.modules.filter(module => schemeOf(module))
       if (modules.length === 0) continue
@@ -146,6 +145,7 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
           stage,
           experts: stage.experts,
           modules,
+          original: unquantized,
           recipe,
           round,
           signal: input.signal,
@@ -153,10 +153,10 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
         continue
       }
       const hessian = new Accumulator("hessian", stage.k)
-      const cross = recipe.errorCorrection && run.carriesOriginal ? new Accumulator("cross", stage.k) : null
+      const cross = unquantized && new Accumulator("cross", stage.k)
       try {
         const drift = cross ? { original: unquantized, accumulator: cross } : undefined
-        await run.observe(bound, stage.op, stage.slot, hessian, input.signal, drift)
+        await run.observe(bound, { op: stage.op, slot: stage.slot, accumulator: hessian }, input.signal, drift)
         const statistics: InputStatistics = {
           hessian: hessian.handle,
           meanSquare: hessian.meanSquare(),
@@ -172,19 +172,14 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
       }
     }
     const activations = run.own(new StaticActivations(program, stages(section), schemeOf))
-    const advance = input.advance ?? true
-    if (advance) {
-      await run.advance(bound, input.signal, [
-        ...activations.watched,
-        { op: section.ops.length, slot: 0, accumulator: peaks },
-      ])
+    let residualPeak: number | null = null
+    if (input.advance ?? true) {
+      residualPeak = await run.advanceMeasured(bound, input.signal, activations.watched)
       await run.advanceOriginal(layer, input.signal)
-    } else if (activations.watched.length > 0) await run.watch(bound, activations.watched, input.signal)
+    } else await run.watch(bound, activations.watched, input.signal)
     activations.apply(prefix, tensors)
-    const residualPeak = advance ? peaks.read(peaks.width).reduce((most, peak) => Math.max(most, peak), 0) : null
     return { tensors, reports, changed: await changedTensors(weights, prefix, tensors), transforms, residualPeak }
   } finally {
-    peaks.dispose()
     run.releaseOwned()
   }
 }

@@ -12,6 +12,8 @@ import {
   type KvCacheHandle,
   ModelRunner,
   type Observer,
+  type Step,
+  type StepRun,
   type StepSequence,
   type WeightSource,
 } from "../models/runner.ts"
@@ -102,12 +104,8 @@ export class CalibrationRun {
         const tokens = sharedInts(batch.rows)
         for (let row = 0; row < batch.rows; row += set.sequenceLength)
           tokens.set(set.windows[(batch.begin + row) / set.sequenceLength]!, row)
-        await run.runner.step({
-          runs: [{ section: prologue, layer: 0 }],
-          rows: batch.rows,
+        await run.#step(batch, prologue, {
           tokens,
-          sequences: batch.sequences,
-          cache: run.cache,
           observers: [
             { run: 0, op: program.sections[0]!.ops.length - 1, slot: 0, reduction: "copy", out: run.#slice(batch) },
           ],
@@ -140,6 +138,31 @@ export class CalibrationRun {
   #slice(batch: Batch, states = this.#hidden): Float32Array {
     const width = this.#program.config.hiddenSize
     return states.subarray(batch.begin * width, (batch.begin + batch.rows) * width)
+  }
+
+  /** Runs ops of a section on one batch, on `states` where they are given: all ops by default. */
+  #step(
+    batch: Batch,
+    section: BoundSection,
+    {
+      opBegin = 0,
+      opEnd = this.#program.sections[section.section]!.ops.length,
+      states,
+      ...rest
+    }: Pick<StepRun, "opBegin" | "opEnd"> & { states?: Float32Array } & Pick<
+        Step,
+        "tokens" | "hidden" | "hiddenSlot" | "observers" | "epilogue" | "signal"
+      >,
+  ): Promise<void> {
+    throwIfAborted(rest.signal)
+    return this.runner.step({
+      runs: [{ section, layer: 0, opBegin, opEnd }],
+      rows: batch.rows,
+      sequences: batch.sequences,
+      cache: this.cache,
+      ...(states && { hidden: this.#slice(batch, states) }),
+      ...rest,
+    })
   }
 
   /** The block's original weights, or those of another source. */
@@ -194,75 +217,97 @@ export class CalibrationRun {
   }
 
   /**
-   * Runs the block up to op `op` over the whole set and reduces the slot that op reads. drift: what that slot holds in the unquantized
-   * model, whose block is `original`, is compared into an accumulator of kind cross.
+   * Runs the block as far as it is watched over the whole set and reduces slots, each before the op that reads it. original: the block of the
+   * unquantized model, where accumulators of kind cross compare with what their slot (one for all) holds there, for the same rows of every expert.
    */
-  async observe(
+  async watch(
     bound: BoundSection,
-    op: number,
-    slot: number,
-    accumulator: Accumulator,
+    watched: readonly Watched[],
     signal?: AbortSignal,
-    drift?: { original: BoundSection; accumulator: Accumulator },
+    original?: BoundSection,
   ): Promise<void> {
-    const onDevice = accumulator.kind === "hessian" && this.#device !== null
-    const sum = onDevice ? await HessianSum.start(accumulator, this.#device) : null
-    try {
-      // One array for all batches: what was copied has been added before the next step.
-      const most = Math.max(...this.#batches.map(batch => batch.rows)) * accumulator.width
-      const rows = sum && sharedFloats(most)
-      const references = drift && sharedFloats(most)
-      for (const batch of this.#batches) {
-        throwIfAborted(signal)
-        const out = rows?.subarray(0, batch.rows * accumulator.width)
-        const reference = references?.subarray(0, batch.rows * accumulator.width)
-        if (drift && reference) await this.#copyOriginal(drift.original, op, slot, batch, reference, signal)
-        await this.runner.step({
-          runs: [{ section: bound, layer: 0, opBegin: 0, opEnd: op }],
-          rows: batch.rows,
-          sequences: batch.sequences,
-          cache: this.cache,
-          hidden: this.#slice(batch),
-          observers: [
-            out
-              ? { run: 0, op: op - 1, slot, reduction: "copy", out }
-              : { run: 0, op: op - 1, slot, reduction: accumulator.kind, accumulator: accumulator.handle },
-            ...(drift && reference
-              ? [
-                  {
-                    ...{ run: 0, op: op - 1, slot, reduction: drift.accumulator.kind, reference },
-                    accumulator: drift.accumulator.handle,
-                  },
-                ]
-              : []),
-          ],
-          signal,
-        })
-        if (sum && out) await sum.add(out, batch.rows)
-      }
-      await sum?.finish()
-    } finally {
-      sum?.dispose()
+    if (watched.length === 0) return
+    const opEnd = Math.max(...watched.map(({ op }) => op))
+    const references = this.#references(watched, original)
+    for (const batch of this.#batches) {
+      const reference = await references?.(batch, bound, signal)
+      const observers = observersOf(watched, reference)
+      await this.#step(batch, bound, { opEnd, states: this.#hidden, observers, signal })
     }
   }
 
-  /** What `slot` holds before op `op` in the unquantized model. */
-  #copyOriginal(
+  /** The same of one Hessian, which is summed on the device where there is one, and what is watched beside it at the same place. */
+  async observe(
     bound: BoundSection,
-    op: number,
-    slot: number,
+    { op, slot, accumulator }: Watched,
+    signal?: AbortSignal,
+    drift?: { original: BoundSection; accumulator: Accumulator },
+  ): Promise<void> {
+    const beside = drift ? [{ op, slot, accumulator: drift.accumulator }] : []
+    if (accumulator.kind !== "hessian" || this.#device === null)
+      return this.watch(bound, [{ op, slot, accumulator }, ...beside], signal, drift?.original)
+    const sum = await HessianSum.start(accumulator, this.#device)
+    try {
+      const references = this.#references(beside, drift?.original)
+      // One array for all batches: what was copied has been added before the next step.
+      const rows = sharedFloats(this.#mostRows * accumulator.width)
+      for (const batch of this.#batches) {
+        const out = rows.subarray(0, batch.rows * accumulator.width)
+        const reference = await references?.(batch, bound, signal)
+        const copy: Observer = { run: 0, op: op - 1, slot, reduction: "copy", out }
+        const observers = [copy, ...observersOf(beside, reference)]
+        await this.#step(batch, bound, { opEnd: op, states: this.#hidden, observers, signal })
+        await sum.add(out, batch.rows)
+      }
+      await sum.finish()
+    } finally {
+      sum.dispose()
+    }
+  }
+
+  get #mostRows(): number {
+    return Math.max(...this.#batches.map(batch => batch.rows))
+  }
+
+  /** What accumulators of kind cross compare with: the slot that they watch, as the unquantized model fills it. One array for all batches. */
+  #references(watched: readonly Watched[], original: BoundSection | undefined) {
+    const place = watched.find(({ accumulator }) => accumulator.kind === "cross")
+    if (!place || !original) return null
+    const width = this.#program.slots[place.slot]!
+    const values = sharedFloats(this.#mostRows * width)
+    return async (batch: Batch, bound: BoundSection, signal: AbortSignal | undefined) => {
+      const out = values.subarray(0, batch.rows * width)
+      await this.#copyOriginal(original, bound, place, batch, out, signal)
+      return out
+    }
+  }
+
+  /**
+   * What a slot holds before an op in the unquantized model. Where it is grouped by routes, rows go to the experts that they go to in `bound`,
+   * the quantized model: only so are both inputs of an expert those of the same tokens.
+   */
+  async #copyOriginal(
+    original: BoundSection,
+    bound: BoundSection,
+    { op, slot, routes }: Watched,
     batch: Batch,
     out: Float32Array,
     signal: AbortSignal | undefined,
-  ): Promise<unknown> {
-    return this.runner.step({
-      runs: [{ section: bound, layer: 0, opBegin: 0, opEnd: op }],
-      rows: batch.rows,
-      sequences: batch.sequences,
-      cache: this.cache,
-      hidden: this.#slice(batch, this.#original!),
-      observers: [{ run: 0, op: op - 1, slot, reduction: "copy", out }],
-      signal,
+  ): Promise<void> {
+    const observers: Observer[] = [{ run: 0, op: op - 1, slot, reduction: "copy", out }]
+    if (routes === undefined)
+      return this.#step(batch, original, { opEnd: op, states: this.#original!, observers, signal })
+    const { ops } = this.#program.sections[original.section]!
+    const routed = ops.findIndex(entry => entry.in.includes(routes))
+    const chosen = sharedFloats(batch.rows * this.#program.slots[routes]!)
+    await this.#step(batch, bound, {
+      ...{ opEnd: routed, states: this.#hidden, signal },
+      observers: [{ run: 0, op: routed - 1, slot: routes, reduction: "copy", out: chosen }],
+    })
+    await this.#step(batch, original, { opEnd: routed, states: this.#original!, signal })
+    // Slots stay filled from one step to the next of as many rows.
+    await this.#step(batch, original, {
+      ...{ opBegin: routed, opEnd: op, hidden: chosen, hiddenSlot: routes, observers, signal },
     })
   }
 
@@ -277,31 +322,13 @@ export class CalibrationRun {
     }
   }
 
-  /** Runs the block over the whole set as far as it is watched: slots are reduced, each before the op that reads it. */
-  async watch(bound: BoundSection, watched: readonly Watched[], signal?: AbortSignal): Promise<void> {
-    if (watched.length === 0) return
-    const opEnd = Math.max(...watched.map(({ op }) => op))
-    for (const batch of this.#batches) {
-      throwIfAborted(signal)
-      await this.runner.step({
-        runs: [{ section: bound, layer: 0, opBegin: 0, opEnd }],
-        rows: batch.rows,
-        sequences: batch.sequences,
-        cache: this.cache,
-        hidden: this.#slice(batch),
-        observers: observersOf(watched),
-        signal,
-      })
-    }
-  }
-
   /** Reduces what enters the head, once every block has advanced. */
   async observeHead(accumulator: Accumulator, signal?: AbortSignal): Promise<void> {
     const last = this.#program.sections.length - 1
     const bound = await this.runner.bindSection(last, "", this.#source)
     try {
       const op = this.#program.sections[last]!.ops.findIndex(({ kind }) => kind === "logits")
-      await this.observe(bound, op, this.#program.sections[last]!.ops[op]!.in[0]!, accumulator, signal)
+      await this.observe(bound, { op, slot: this.#program.sections[last]!.ops[op]!.in[0]!, accumulator }, signal)
     } finally {
       bound.dispose()
     }
@@ -316,17 +343,21 @@ export class CalibrationRun {
   ): Promise<void> {
     const ops = this.#program.sections[bound.section]!.ops.length
     for (const batch of this.#batches) {
-      throwIfAborted(signal)
-      const hidden = this.#slice(batch, states)
-      await this.runner.step({
-        runs: [{ section: bound, layer: 0 }],
-        rows: batch.rows,
-        sequences: batch.sequences,
-        cache: this.cache,
-        hidden,
-        observers: [...observersOf(watched), { run: 0, op: ops - 1, slot: 0, reduction: "copy", out: hidden }],
-        signal,
-      })
+      const out = this.#slice(batch, states)
+      const copy: Observer = { run: 0, op: ops - 1, slot: 0, reduction: "copy", out }
+      await this.#step(batch, bound, { states, observers: [...observersOf(watched), copy], signal })
+    }
+  }
+
+  /** The same of these hidden states, and the largest magnitude in the residual stream behind the block. */
+  async advanceMeasured(bound: BoundSection, signal?: AbortSignal, watched: readonly Watched[] = []): Promise<number> {
+    const peaks = new Accumulator("absMax", this.#program.slots[0]!)
+    try {
+      const op = this.#program.sections[bound.section]!.ops.length
+      await this.advance(bound, signal, [...watched, { op, slot: 0, accumulator: peaks }])
+      return peaks.read(peaks.width).reduce((most, peak) => Math.max(most, peak), 0)
+    } finally {
+      peaks.dispose()
     }
   }
 
@@ -339,25 +370,8 @@ export class CalibrationRun {
     const error = new Accumulator("squaredError", this.#program.slots[0]!)
     try {
       for (const batch of this.#batches) {
-        throwIfAborted(signal)
-        await this.runner.step({
-          runs: [{ section: bound, layer: 0 }],
-          rows: batch.rows,
-          sequences: batch.sequences,
-          cache: this.cache,
-          hidden: this.#slice(batch),
-          observers: [
-            {
-              run: 0,
-              op: ops - 1,
-              slot: 0,
-              reduction: "squaredError",
-              accumulator: error.handle,
-              reference: reference.#slice(batch),
-            },
-          ],
-          signal,
-        })
+        const observers = observersOf([{ op: ops, slot: 0, accumulator: error }], reference.#slice(batch))
+        await this.#step(batch, bound, { states: this.#hidden, observers, signal })
       }
       const [difference, square] = error.read(2)
       return difference! / Math.max(square!, Number.MIN_VALUE)
@@ -374,17 +388,9 @@ export class CalibrationRun {
     const states = sharedFloats(this.rows * width)
     try {
       for (const batch of this.#batches) {
-        throwIfAborted(signal)
         const out = states.subarray(batch.begin * width, (batch.begin + batch.rows) * width)
-        await this.runner.step({
-          runs: [{ section: bound, layer: 0, opBegin: 0, opEnd: op }],
-          rows: batch.rows,
-          sequences: batch.sequences,
-          cache: this.cache,
-          hidden: this.#slice(batch),
-          observers: [{ run: 0, op: op - 1, slot, reduction: "copy", out }],
-          signal,
-        })
+        const observers: Observer[] = [{ run: 0, op: op - 1, slot, reduction: "copy", out }]
+        await this.#step(batch, bound, { opEnd: op, states: this.#hidden, observers, signal })
       }
       return { states, width }
     } finally {
@@ -405,7 +411,6 @@ export class CalibrationRun {
     let sum = 0
     try {
       for (const batch of this.#batches) {
-        throwIfAborted(signal)
         const count = batch.rows / length
         const rows = sharedInts(count * perWindow)
         const targets = sharedInts(count * perWindow)
@@ -418,12 +423,8 @@ export class CalibrationRun {
           referenceHidden.set(reference.states.subarray(from, from + perWindow * width), i * perWindow * width)
         }
         const values = new Float64Array(new SharedArrayBuffer(8 * divergenceColumns * rows.length))
-        await this.runner.step({
-          runs: [{ section: bound, layer: 0 }],
-          rows: batch.rows,
-          sequences: batch.sequences,
-          cache: this.cache,
-          hidden: this.#slice(batch),
+        await this.#step(batch, bound, {
+          states: this.#hidden,
           epilogue: {
             mode: "divergence",
             rows,
@@ -468,8 +469,10 @@ export class CalibrationRun {
   }
 }
 
-const observersOf = (watched: readonly Watched[]): Observer[] =>
+/** reference: what squared errors and accumulators of kind cross compare with. */
+const observersOf = (watched: readonly Watched[], reference?: Float32Array): Observer[] =>
   watched.map(({ op, slot, accumulator, routes, expert }) => ({
     ...{ run: 0, op: op - 1, slot, reduction: accumulator.kind, accumulator: accumulator.handle },
     ...(routes !== undefined && expert !== undefined && { routes, expert }),
+    ...(reference && ["cross", "squaredError"].includes(accumulator.kind) && { reference }),
   }))

@@ -120,7 +120,10 @@ export function estimateMemory(
     if (recipe.contest) rounding["codes of a block"] = 2 * block
     if (recipe.errorCorrection) {
       rounding["hidden states of the original"] = hidden
-      rounding["inputs of the original"] = rows * Math.max(...linears.map(({ k }) => k)) * 4
+      const { count = 0, perToken = 1 } = program.config.experts ?? {}
+      // Of experts with the routes that both models follow.
+      const inputs = linears.map(({ k, expert }) => (expert === undefined ? k : k * perToken + count))
+      rounding["inputs of the original"] = rows * Math.max(...inputs) * 4
     }
     // As they are stored and, bit by bit, quantized; f32 copies, changed weights and candidates of a transform.
     rounding["block weights"] =
@@ -136,7 +139,9 @@ export function estimateMemory(
         secondMomentBytes(
           k,
           recipe,
-          expert === undefined ? 1 : Math.min(expertsAtOnce(k), program.config.experts?.count ?? 1),
+          expert === undefined
+            ? 1
+            : Math.min(expertsAtOnce(k, recipe.errorCorrection), program.config.experts?.count ?? 1),
         ),
       ),
     )
@@ -160,8 +165,9 @@ const largestBlock = (program: ModelProgram): LinearSlot[] =>
 /** Second moments of experts that are held at the same time, unless one takes more. */
 const expertMomentBytes = 2 ** 30
 
-/** Experts of k columns whose second moments are summed in one pass over the calibration set. */
-export const expertsAtOnce = (k: number): number => Math.max(1, Math.floor(expertMomentBytes / (4 * k * k)))
+/** Experts of k columns whose second moments are summed in one pass over the calibration set. corrected: with cross Gram matrices beside. */
+export const expertsAtOnce = (k: number, corrected: boolean): number =>
+  Math.max(1, Math.floor(expertMomentBytes / ((corrected ? 8 : 4) * k * k)))
 
 /**
  * Hessians in f32 and rows of a chunk, and the largest of what comes after another: GPTQ's triangular factor (f64 up to a certain
@@ -176,7 +182,7 @@ function secondMomentBytes(k: number, recipe: Costs, hessians: number): number {
     roundingByName(recipe.rounding).calibration === "required" ? 4 : 0,
     errorCorrection ? 10 : 0,
   )
-  return k * k * (4 * hessians + (errorCorrection ? 4 : 0) + after) + (errorCorrection ? 2560 : 512) * k * 4
+  return k * k * (4 * hessians * (errorCorrection ? 2 : 1) + after) + (errorCorrection ? 2560 : 512) * k * 4
 }
 
 /** What a rounding's memory and time depend on. */
@@ -247,7 +253,8 @@ function quantizationFlops(program: ModelProgram, recipe: Costs, rows: number): 
     const inputs = (list: readonly LinearSlot[]) => new Set(list.map(({ k }) => k))
     for (const k of inputs(linears.filter(({ expert }) => expert === undefined)))
       flops += k * k * rows * (errorCorrection ? 3 : 1) + (gptq || errorCorrection ? k ** 3 : 0)
-    for (const k of inputs(experts)) flops += k * k * rows * perToken + (gptq ? k ** 3 * count : 0)
+    for (const k of inputs(experts))
+      flops += k * k * rows * perToken * (errorCorrection ? 3 : 1) + (gptq || errorCorrection ? k ** 3 * count : 0)
     for (const { n, k } of linears) flops += ((gptq ? 3 : 0) + 2 * products) * n * k * k
   }
   return flops

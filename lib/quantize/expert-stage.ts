@@ -19,6 +19,8 @@ export interface ExpertStageInput extends LongWork {
   experts: NonNullable<Stage["experts"]>
   /** Those of the stage that are quantized. */
   modules: readonly string[]
+  /** Where rounding aims at the outputs of the unquantized model: its block. */
+  original: BoundSection | null
   recipe: Recipe
   round(module: string, statistics: InputStatistics | undefined, tokens: number): Promise<QuantizedTensor>
 }
@@ -27,7 +29,8 @@ export interface ExpertStageInput extends LongWork {
  * Rounds them and returns the section with the results in their places. Experts that fewer than expertFloor() tokens reach are
  * rounded without statistics: second moments of a handful of rows describe those rows and no others. What enters an expert does not depend
  * on how the others of this stage are rounded, so going through the calibration set for some of them at a time gives what all at once would.
- * Second moments are summed on the CPU.
+ * Tokens go where the quantized model sends them; what the unquantized model has as the input of an expert for the same tokens is compared,
+ * wherever that model would have sent them. Second moments are summed on the CPU.
  */
 export async function quantizeExperts(input: ExpertStageInput): Promise<BoundSection> {
   const { run, stage, experts, recipe, round, signal } = input
@@ -47,27 +50,36 @@ export async function quantizeExperts(input: ExpertStageInput): Promise<BoundSec
   }
   const seen = all.filter(expert => tokens[expert]! >= expertFloor(recipe, stage.k))
   for (const expert of all) if (!seen.includes(expert)) await finish(expert, undefined)
-  const atOnce = expertsAtOnce(stage.k)
+  const atOnce = expertsAtOnce(stage.k, input.original !== null)
   for (let first = 0; first < seen.length; first += atOnce) {
     const chunk = seen.slice(first, first + atOnce).map(expert => ({
       expert,
-      accumulator: new Accumulator("hessian", stage.k),
+      hessian: new Accumulator("hessian", stage.k),
+      cross: input.original && new Accumulator("cross", stage.k),
     }))
     try {
       const { op, slot } = stage
-      const watched = chunk.map(entry => ({ ...entry, op, slot, routes: experts.routes }))
-      await run.watch(bound, watched, signal)
-      for (const { expert, accumulator } of chunk) {
-        const statistics = {
-          hessian: accumulator.handle,
-          meanSquare: accumulator.meanSquare(),
-          rows: accumulator.rows,
-        }
-        await finish(expert, statistics)
-        accumulator.dispose()
+      const watched = chunk.flatMap(({ expert, hessian, cross }) =>
+        [hessian, ...(cross ? [cross] : [])].map(accumulator => ({
+          ...{ op, slot, routes: experts.routes, expert, accumulator },
+        })),
+      )
+      await run.watch(bound, watched, signal, input.original ?? undefined)
+      for (const { expert, hessian, cross } of chunk) {
+        await finish(expert, {
+          hessian: hessian.handle,
+          meanSquare: hessian.meanSquare(),
+          rows: hessian.rows,
+          cross: cross?.handle,
+        })
+        hessian.dispose()
+        cross?.dispose()
       }
     } finally {
-      for (const { accumulator } of chunk) accumulator.dispose()
+      for (const { hessian, cross } of chunk) {
+        hessian.dispose()
+        cross?.dispose()
+      }
     }
   }
   return bound

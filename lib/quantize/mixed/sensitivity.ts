@@ -188,7 +188,7 @@ async function statisticsOf(
   const stage = stages(section).find(({ modules }) => modules.includes(name))!
   const hessian = new Accumulator("hessian", program.slots[stage.slot]!)
   try {
-    await calibrated.observe(bound, stage.op, stage.slot, hessian, signal)
+    await calibrated.observe(bound, { op: stage.op, slot: stage.slot, accumulator: hessian }, signal)
     const value = { hessian: hessian.handle, meanSquare: hessian.meanSquare(), rows: hessian.rows }
     return { value, dispose: () => hessian.dispose() }
   } catch (error) {
