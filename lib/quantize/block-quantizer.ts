@@ -21,7 +21,7 @@ import type { ContestReport } from "./best/contest.ts"
 import type { CalibrationRun } from "./calibration-run.ts"
 import { transformRows } from "./estimate.ts"
 import { expertFloor } from "./expert-coverage.ts"
-import { quantizeExperts } from "./expert-stage.ts"
+import { quantizeExperts, withoutStatistics } from "./expert-stage.ts"
 import { stages } from "./linears.ts"
 import type { PlannedModule } from "./plan.ts"
 import type { Recipe } from "./recipe.ts"
@@ -139,17 +139,12 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
       if (modules.length === 0) continue
       throwIfAborted(input.signal)
       if (stage.experts) {
-        bound = await quantizeExperts({
-          run,
-          bound,
-          stage,
-          experts: stage.experts,
-          modules,
-          original: unquantized,
-          recipe,
+        const { experts } = stage
+        const { signal } = input
+        bound = await quantizeExperts(
+          { run, bound, stage, experts, modules, original: unquantized, recipe, signal },
           round,
-          signal: input.signal,
-        })
+        )
         continue
       }
       const hessian = new Accumulator("hessian", stage.k)
@@ -183,10 +178,6 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
     run.releaseOwned()
   }
 }
-
-/** What rounds a weight about whose inputs nothing is known. */
-const withoutStatistics = (name: Recipe["rounding"]): Recipe["rounding"] =>
-  roundingByName(name).calibration === "none" ? name : "mse"
 
 /** The clip search belongs to AWQ with plain rounding (a scale search subsumes it); q and k are left alone as in the paper's code, and what holds them. One
  * scale for the whole tensor has no groups to clip. */

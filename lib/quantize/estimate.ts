@@ -10,7 +10,7 @@ import { strategyRecipe } from "./best/strategies.ts"
 import { fusedGroups, type LinearSlot, linearsOf } from "./linears.ts"
 import type { PlannedModule } from "./plan.ts"
 import { needsCalibrationRun, type Recipe } from "./recipe.ts"
-import { isBitsandbytes } from "./scheme.ts"
+import { bitsOf, isBitsandbytes } from "./scheme.ts"
 
 /** Bits of a weight whose groups are all whole. */
 export function nominalBits(recipe: Recipe, scaleType: IntegerScheme["scaleType"]): number {
@@ -116,6 +116,7 @@ export function estimateMemory(
     rounding["hidden states"] = hidden
     const probed = probeCopies(recipe) * probeTokens * hiddenSize * 4
     if (probed > 0) rounding["hidden states of what is tried"] = probed
+    if (recipe.mix) rounding["weights of what is tried"] = largestGroup(program) * triedBytes(recipe.mix)
     // The best candidate so far, beside the one that is tried.
     if (recipe.contest) rounding["codes of a block"] = 2 * block
     if (recipe.errorCorrection) {
@@ -153,6 +154,23 @@ export function estimateMemory(
 /** Copies of the probe's hidden states: candidates of a group, what the head reads, the original's, and a run's own. */
 const probeCopies = ({ mix, contest }: Recipe): number =>
   (mix ? (mix.candidates?.length ?? 7) + 2 : 0) + (contest ? 4 : 0)
+
+/** Bytes of a weight under all candidates whose damage is measured at the output, with some of what belongs to a group. */
+function triedBytes({ candidates, sensitivity }: NonNullable<Recipe["mix"]>): number {
+  const bits = candidates?.map(({ scheme }) => (scheme === "none" ? 0 : bitsOf(scheme))) ?? [2, 3, 4, 5, 6, 8]
+  const each = bits.filter(width => width > 0).map(width => (width + 0.5) / 8)
+  return sensitivity === "layer" ? Math.max(0, ...each) : each.reduce((sum, bytes) => sum + bytes, 0)
+}
+
+/** Weights of the largest group of linears that have one scheme: the experts of a block. */
+const largestGroup = (program: ModelProgram): number =>
+  Math.max(
+    ...[...new Set(program.blocks)].flatMap(block => {
+      const layer = program.blocks.indexOf(block)
+      const sizes = new Map(linearsOf(program, layer).map(({ module, n, k }) => [module, n * k]))
+      return fusedGroups(program, layer).map(group => group.reduce((sum, module) => sum + sizes.get(module)!, 0))
+    }),
+  )
 
 const weightsOf = (linears: readonly LinearSlot[]) => linears.reduce((sum, { n, k }) => sum + n * k, 0)
 

@@ -7,12 +7,14 @@
 //
 // Weights are rounded one by one on second moments of the original model's activations: GPTQ where the recipe has it or something that
 // learns more, otherwise by its own rounding. Transforms and errors of earlier blocks, which the real run has, are left out.
+// The experts of a block are one group: all of them are quantized at once, each rounded on the rows that its router sends to it.
 import type { Checkpoint } from "../../containers/checkpoint.ts"
 import { throwIfAborted } from "../../core/errors.ts"
 import type { LongWork } from "../../core/progress.ts"
 import { CheckpointSource } from "../../engine/checkpoint-source.ts"
-import { prepack } from "../../kernels/packed-weight.ts"
+import { type PackedWeight, prepack } from "../../kernels/packed-weight.ts"
 import { Accumulator } from "../../models/accumulator.ts"
+import { BlockWeights } from "../../models/block-weights.ts"
 import type { ModelProgram } from "../../models/program.ts"
 import type { BoundSection } from "../../models/runner.ts"
 import type { Handle } from "../../native.ts"
@@ -21,12 +23,13 @@ import type { InputStatistics } from "../../rounding/rounding.ts"
 import type { CalibrationSet } from "../calibration.ts"
 import { CalibrationRun, type HeadInput } from "../calibration-run.ts"
 import { probeTokens } from "../estimate.ts"
+import { visitExperts, withoutStatistics } from "../expert-stage.ts"
 import { stages } from "../linears.ts"
 import type { Recipe } from "../recipe.ts"
 import type { GroupChoice, LinearGroup } from "./groups.ts"
 import type { SensitivityKind } from "./request.ts"
 
-/** Of one choice of a group: what the output loses, and the group's own mean squared output error summed over outputs. */
+/** Of one choice of a group: what the output loses, and the group's own mean squared output error summed over outputs (over all tokens, those that an expert does not see included). */
 export interface Damage {
   kl: number
   layerError: number
@@ -123,77 +126,106 @@ async function measureGroup(
   probe: CalibrationRun,
   reference: HeadInput,
 ): Promise<Damage[]> {
-  const { program, signal } = input
-  const statistics = await statisticsOf(input, group, bound, calibrated)
+  const { program, recipe, signal } = input
+  const prefix = program.blockPrefix(group.layer)
+  const weights = new BlockWeights(input.checkpoint, prefix, program.sections[program.blocks[group.layer]!]!)
+  const places = new Map(group.modules.map((module, i) => [module.slice(prefix.length), i]))
+  const probed = probedChoices(group, input.kind)
+  const tries = group.choices.map(() => ({ error: 0, packed: new Map<string, PackedWeight>() }))
+  const forks = new Map<number, CalibrationRun>()
   try {
-    const prefix = program.blockPrefix(group.layer)
-    const weights = new Map<string, Float32Array>()
-    for (const module of group.modules) weights.set(module, await input.checkpoint.floats(`${module}.weight`))
-    const probed = probedChoices(group, input.kind)
-    const forks = new Map<number, CalibrationRun>()
-    const errors: number[] = []
-    for (const [index, choice] of group.choices.entries()) {
-      throwIfAborted(signal)
-      let error = 0
-      let changed = bound
-      const owned: { dispose(): void }[] = []
-      try {
-        for (const [i, module] of group.modules.entries()) {
-          const scheme = choice.schemes[i]
+    await visitInputs(input, group, bound, calibrated, async ({ modules, statistics, share }) => {
+      const rounding = probeRounding(recipe)
+      for (const module of modules) {
+        const weight = await weights.linear(module)
+        const [n, k] = weights.shape(module)
+        for (const [index, choice] of group.choices.entries()) {
+          throwIfAborted(signal)
+          const scheme = choice.schemes[places.get(module)!]
           if (!scheme) continue
-          const [n, k] = group.shapes[i]!
-          const { tensor, report } = await roundingByName(probeRounding(input.recipe)).round({
-            ...{ name: module, weight: weights.get(module)!, n, k, scheme, minZero: input.minZero, signal },
-            statistics: statistics.value,
-            options: input.recipe.roundingOptions,
+          const { tensor, report } = await roundingByName(statistics ? rounding : withoutStatistics(rounding)).round({
+            ...{ name: prefix + module, weight, n, k, scheme, statistics, minZero: input.minZero, signal },
+            options: recipe.roundingOptions,
             device: input.device,
           })
-          error += report.error
-          if (!probed.has(index)) continue
-          const packed = await prepack(tensor)
-          owned.push(packed)
-          changed = changed.set(module.slice(prefix.length), packed)
-          owned.push(changed)
+          // An error of weights stands for that of outputs on inputs of mean square 1.
+          tries[index]!.error += share * report.error * (statistics ? 1 : n * k)
+          if (probed.has(index)) tries[index]!.packed.set(module, await prepack(tensor))
         }
-        if (changed !== bound) {
-          const fork = probe.fork()
-          await fork.advance(changed, signal)
-          forks.set(index, fork)
-        }
-      } finally {
-        for (const object of owned) object.dispose()
+        weights.forget(module)
       }
-      errors.push(error)
-    }
-    const runs = [...forks.values()]
-    if (runs.length > 0)
-      for (let layer = group.layer + 1; layer < program.blocks.length; layer++)
-        await advanceThrough(runs, layer, signal)
-    const measured = new Map<number, number>()
-    for (const [index, fork] of forks) measured.set(index, Math.max(0, await fork.divergence(reference, signal)))
-    return damagesOf(group.choices, errors, measured)
+    })
+    for (const [index, { packed }] of tries.entries())
+      if (packed.size > 0) forks.set(index, await advanced(probe, bound, packed, signal))
   } finally {
-    statistics.dispose()
+    for (const { packed } of tries) for (const weight of packed.values()) weight.dispose()
+  }
+  const runs = [...forks.values()]
+  if (runs.length > 0)
+    for (let layer = group.layer + 1; layer < program.blocks.length; layer++) await advanceThrough(runs, layer, signal)
+  const measured = new Map<number, number>()
+  for (const [index, fork] of forks) measured.set(index, Math.max(0, await fork.divergence(reference, signal)))
+  return damagesOf(
+    group.choices,
+    tries.map(({ error }) => error),
+    measured,
+  )
+}
+
+/** A fork behind the block with some of its linears rounded. */
+async function advanced(
+  probe: CalibrationRun,
+  bound: BoundSection,
+  packed: ReadonlyMap<string, PackedWeight>,
+  signal: AbortSignal | undefined,
+): Promise<CalibrationRun> {
+  const sections = [bound]
+  try {
+    for (const [module, weight] of packed) sections.push(sections.at(-1)!.set(module, weight))
+    const fork = probe.fork()
+    await fork.advance(sections.at(-1)!, signal)
+    return fork
+  } finally {
+    for (const section of sections.slice(1)) section.dispose()
   }
 }
 
-async function statisticsOf(
-  { program, signal }: SensitivityInput,
+/** Linears that share their input, by their names in the block. */
+interface Inputs {
+  modules: readonly string[]
+  /** Undefined for an expert that too few tokens reach. */
+  statistics: InputStatistics | undefined
+  /** Of all tokens, those that go through these linears. */
+  share: number
+}
+
+async function visitInputs(
+  { program, recipe, signal }: SensitivityInput,
   group: LinearGroup,
   bound: BoundSection,
-  calibrated: CalibrationRun,
-): Promise<{ value: InputStatistics; dispose(): void }> {
-  const name = group.modules[0]!.slice(program.blockPrefix(group.layer).length)
-  const section = program.sections[program.blocks[group.layer]!]!
-  const stage = stages(section).find(({ modules }) => modules.includes(name))!
-  const hessian = new Accumulator("hessian", program.slots[stage.slot]!)
-  try {
-    await calibrated.observe(bound, { op: stage.op, slot: stage.slot, accumulator: hessian }, signal)
-    const value = { hessian: hessian.handle, meanSquare: hessian.meanSquare(), rows: hessian.rows }
-    return { value, dispose: () => hessian.dispose() }
-  } catch (error) {
-    hessian.dispose()
-    throw error
+  run: CalibrationRun,
+  visit: (inputs: Inputs) => Promise<void>,
+): Promise<void> {
+  const prefix = program.blockPrefix(group.layer)
+  const wanted = new Set(group.modules.map(module => module.slice(prefix.length)))
+  for (const stage of stages(program.sections[program.blocks[group.layer]!]!)) {
+    const { op, slot, experts } = stage
+    const modules = stage.modules.filter(module => wanted.has(module))
+    if (modules.length === 0) continue
+    if (experts) {
+      await visitExperts({ run, bound, stage, experts, modules, original: null, recipe, signal }, expert =>
+        visit({ ...expert, share: expert.tokens / run.rows }),
+      )
+      continue
+    }
+    const hessian = new Accumulator("hessian", stage.k)
+    try {
+      await run.observe(bound, { op, slot, accumulator: hessian }, signal)
+      const statistics = { hessian: hessian.handle, meanSquare: hessian.meanSquare(), rows: hessian.rows }
+      await visit({ modules, statistics, share: 1 })
+    } finally {
+      hessian.dispose()
+    }
   }
 }
 
@@ -221,5 +253,5 @@ function damagesOf(
 }
 
 /** The rounding whose error stands for that of the recipe's. */
-const probeRounding = ({ rounding }: Recipe): string =>
+const probeRounding = ({ rounding }: Recipe): Recipe["rounding"] =>
   rounding === "nearest" || rounding === "mse" ? rounding : "gptq"

@@ -152,6 +152,9 @@ t.test("refusals", async t => {
     t.strictSame(beside(out), [], JSON.stringify(options))
   }
   await refused({ targetBits: 2 }, "ERR_OPTION", /between 2\.267 and 16\.000/)
+  const decided = [{ pattern: "*.0.*", scheme: "w8a16" }]
+  const pair = { overrides: decided, candidates: ["w3a16", "w4a16"] }
+  for (const targetBits of [4, 7]) await refused({ ...pair, targetBits }, "ERR_OPTION", /between 5\.\d+ and 5\.\d+/)
   await refused({ targetBits: 17 }, "ERR_OPTION", /between .* quantize with one scheme/)
   await refused({ targetSize: 1000 }, "ERR_OPTION", /targetSize is 1000/)
   await refused({ targetSize: "lots" }, "ERR_OPTION", /targetSize/)
