@@ -5,6 +5,8 @@ import t from "tap"
 import { inspectModel } from "../../../../lib/quantize/inspect-model.ts"
 import { nextPrediction } from "../../../../lib/quantize/mixed/search.ts"
 import { type QuantizeModelOptions, quantizeModel } from "../../../../lib/quantize/quantize-model.ts"
+import { familyWeights } from "../../models/support/family-models.ts"
+import { writeCheckpoint } from "../../models/support/tiny-checkpoint.ts"
 import { beside, folder, hashes, smallCalibration, smallCheckpoint, tokens } from "../support.ts"
 
 const base = { groupSize: 32, ...smallCalibration } as const
@@ -139,6 +141,18 @@ t.test("the same bytes again, and after an interruption", async t => {
   t.strictSame(measured, [], "nothing is measured twice")
   t.strictSame(hashes(again), hashes(out))
   t.strictSame(beside(again), ["out"], "nothing is left beside it")
+})
+
+t.test("weights that are stored [in, out] are measured the right way round", async t => {
+  const config = { model_type: "gpt2", vocab_size: 64, n_embd: 64, n_layer: 2, n_head: 4, n_positions: 64 }
+  const source = join(folder(t), "gpt2")
+  writeCheckpoint(source, config, familyWeights(config, 11, "F32"), "F32")
+  const { mix } = await mixture(t, source, { targetBits: 5, format: "gptq", candidates: ["w4a16", "w8a16"] })
+  for (const { modules, candidates } of mix.groups) {
+    const [four, eight] = candidates.map(({ damage }) => damage)
+    t.ok(eight! < four! / 20, `${modules}: ${four} with 4 bits, ${eight} with 8`)
+  }
+  t.ok(mix.measuredKl < 4 * mix.predictedKl, `${mix.measuredKl} of ${mix.predictedKl}`)
 })
 
 t.test("refusals", async t => {
