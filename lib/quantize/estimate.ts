@@ -228,8 +228,10 @@ export function estimateSeconds(program: ModelProgram, recipe: Recipe, rows: num
   const ways = recipe.contest?.strategies.map(strategy => strategyRecipe(recipe, strategy)) ?? [recipe]
   let flops = 0
   for (const way of ways) flops += quantizationFlops(program, way, rows)
-  const weights = program.blocks.map((_, layer) => linearsOf(program, layer).reduce((sum, { n, k }) => sum + n * k, 0))
-  const model = weights.reduce((sum, each) => sum + each, 0)
+  const model = program.blocks.reduce<number>(
+    (sum, _, layer) => sum + activeWeights(program, linearsOf(program, layer)),
+    0,
+  )
   // A forward pass over the probe through half of the model, and what is read by the head, for each thing that is tried.
   const { hiddenSize, vocabularySize } = program.config
   const probe = 2 * probeTokens * (model / 2 + 2 * hiddenSize * vocabularySize)
@@ -243,6 +245,13 @@ export function estimateSeconds(program: ModelProgram, recipe: Recipe, rows: num
     flops += candidates * quantizationFlops(program, cheap, 0) + 2 * model * rows + groups * measured * probe
   }
   return flops / rate + sourceBytes / streamRate
+}
+
+/** Of a block's linears, those that a token goes through. */
+function activeWeights({ config }: ModelProgram, linears: readonly LinearSlot[]): number {
+  const { count = 1, perToken = 1 } = config.experts ?? {}
+  const experts = linears.filter(({ expert }) => expert !== undefined)
+  return weightsOf(linears) - weightsOf(experts) * (1 - perToken / count)
 }
 
 /** Of every block by one recipe. */
@@ -263,7 +272,7 @@ function quantizationFlops(program: ModelProgram, recipe: Costs, rows: number): 
     if (rows === 0) continue
     const { count = 1, perToken = 1 } = program.config.experts ?? {}
     const experts = linears.filter(({ expert }) => expert !== undefined)
-    const active = weights - weightsOf(experts) * (1 - perToken / count)
+    const active = activeWeights(program, linears)
     // The stages of a block run as far as they reach, and once to its end: twice the block together.
     flops += 2 * 2 * active * rows * (errorCorrection ? 2 : 1)
     // Some 22 candidates for each of four groups of linears, each a run through most of the block.

@@ -147,6 +147,24 @@ t.test("what engines look up is in the configuration", async t => {
   }
 })
 
+t.test("experts of several schemes are no layer of vLLM's", async t => {
+  const source = smallCheckpoint(t, mixtral)
+  const findings = async (pattern: string) => {
+    const out = join(folder(t), "out")
+    const overrides = [{ pattern, scheme: "w8a16" }] as const
+    await quantizeModel(source, out, { groupSize: 32, preset: "rtn", format: "compressed-tensors", overrides })
+    return (await inspectModel(out, { for: ["vllm", "sglang"] })).findings!.filter(({ reason }) =>
+      reason.startsWith("all experts are merged into one layer and differ: "),
+    )
+  }
+  const found = await findings("model.layers.1.*experts.2.w1")
+  t.strictSame(
+    found.map(({ engine, tensor }) => [engine, tensor]),
+    ["vllm", "sglang"].map(engine => [engine, "model.layers.1.block_sparse_moe.experts"]),
+  )
+  t.strictSame(await findings("model.layers.1.*experts*"), [])
+})
+
 t.test("damages by group, and what a plan takes", async t => {
   const source = smallCheckpoint(t, qwen)
   const report = await measureSensitivity(source, {
