@@ -133,6 +133,12 @@ function checkActivations(scheme: ActivationScheme): void {
   countOnlyWith("activations.groupSize", groupSize, granularity === "group", '"group"')
   if (threshold === undefined) return
   if (type !== "int8" || !symmetric) refuse("activations.threshold", threshold, "no value: only symmetric int8 has it")
+  if (granularity === "group")
+    refuse(
+      "activations.threshold",
+      threshold,
+      'no value beside granularity "group", whose scales do not leave columns out',
+    )
   if (!(typeof threshold === "number" && threshold > 0 && Number.isFinite(threshold)))
     refuse("activations.threshold", threshold, "a positive number")
 }

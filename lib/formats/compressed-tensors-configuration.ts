@@ -3,7 +3,7 @@ import { TsqError } from "../core/errors.ts"
 import { activationArguments, formatOf, weightArguments } from "./compressed-tensors-scheme.ts"
 import { className } from "./compressed-tensors-targets.ts"
 import type { FormatSummary, WriteOptions } from "./format.ts"
-import { modulePatterns } from "./module-patterns.ts"
+import { expertNames, modulePatterns } from "./module-patterns.ts"
 
 /** First release that writes 3, 5, 6 and 7 bits as dense streams, which is what is written here. */
 const writtenVersion = "0.17.0"
@@ -48,7 +48,13 @@ export function compressedTensorsConfiguration(
         groups.map(({ format, group }, index) => [`group_${index}`, mixed ? { ...group, format } : group]),
       ),
       // "Linear" would match the head.
-      ignore: [...new Set([...summary.unquantized, ...(summary.modules.has("lm_head") ? [] : ["lm_head"])])],
+      ignore: [
+        ...new Set([
+          ...summary.unquantized,
+          ...expertNames(summary.unquantized),
+          ...(summary.modules.has("lm_head") ? [] : ["lm_head"]),
+        ]),
+      ],
       kv_cache_scheme,
       global_compression_ratio: null,
       version: writtenVersion,

@@ -6,6 +6,12 @@ const fusions: readonly [fused: string, parts: readonly string[]][] = [
   ["gate_up_proj", ["gate_proj", "up_proj"]],
 ]
 
+/**
+ * Parts of Mixtral's experts, and the names under which vLLM and SGLang look up the scheme of the layer that all experts are fused into
+ * (get_moe_method of vLLM's compressed_tensors_moe.py): those of expert 0, which must be of one scheme.
+ */
+const expertParts: Readonly<Record<string, string>> = { w1: "gate_proj", w2: "down_proj", w3: "up_proj" }
+
 /** In place of a number: any expert. No name holds it. */
 const anyExpert = "\0"
 
@@ -33,6 +39,32 @@ function withFused(selected: Iterable<string>, all: ReadonlySet<string>): Set<st
       if (present.length > 1 && present.every(leaf => out.has(leaf))) out.add(parent + fused)
     }
   return out
+}
+
+/** Names of parts of experts as engines look them up, where models call them otherwise. */
+export const expertNames = (names: Iterable<string>): string[] =>
+  [...names].flatMap(name => {
+    const [, front, leaf] = /^(.*\.experts\.[^.]+\.)([^.]+)$/.exec(name) ?? []
+    const known = leaf && expertParts[leaf]
+    return known ? [front + known] : []
+  })
+
+/** "model.layers.3.mlp.experts" where all linears of all experts are selected: of GPTQ's files vLLM looks up the layer they are fused into. */
+function wholeExperts(selected: ReadonlySet<string>, all: ReadonlySet<string>): string[] {
+  const parts = new Map<string, string[]>()
+  for (const name of all) {
+    const at = name.indexOf(".experts.")
+    if (at < 0) continue
+    const fused = name.slice(0, at + ".experts".length)
+    parts.set(fused, [...(parts.get(fused) ?? []), name])
+  }
+  return [...parts].flatMap(([fused, names]) => (names.every(name => selected.has(name)) ? [fused] : []))
+}
+
+/** `selected` and what engines look up in their place. fused: layers by the names of what they are merged into. */
+function withEngineNames(selected: ReadonlySet<string>, all: ReadonlySet<string>, fused: boolean): Set<string> {
+  const names = new Set([...selected, ...expertNames(selected)])
+  return fused ? new Set([...withFused(selected, all), ...names, ...wholeExperts(selected, all)]) : names
 }
 
 /** The fused names that engines will look for where all parts are selected. */
@@ -65,17 +97,17 @@ function template(name: string): Template | null {
 
 /**
  * Anchored regular expressions, in the dialect that Python and JavaScript share, which together match exactly `selected`
- * among `all`; with `fused` they match the merged names of fully selected parts too.
+ * among `all`; they match the names that engines give to parts of experts too, and with `fused` the merged names of fully selected parts.
  */
 export function modulePatterns(selected: Iterable<string>, all: Iterable<string>, fused: boolean): string[] {
   const every = new Set(all)
   const everything = withoutExperts(every, every)
   const chosen = withoutExperts(selected, every)
-  const names = fused ? withFused(chosen, everything) : chosen
+  const names = withEngineNames(chosen, everything, fused)
   const layersOf = new Map<string, Set<string>>()
   const groups = new Map<string, { head: string; middle: string; leaves: Map<string, string[]> }>()
   const patterns: string[] = []
-  for (const name of fused ? withFused(everything, everything) : everything) {
+  for (const name of withEngineNames(everything, everything, fused)) {
     const split = template(name)
     if (!split) continue
     const key = `${split.head}#${split.middle}${split.leaf}`

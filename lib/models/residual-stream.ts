@@ -79,8 +79,7 @@ class StreamWalk {
   }
 
   #result(op: Op, inputs: readonly Held[]): Held {
-    // As text: mixtures of experts are operations of some versions only.
-    switch (op.kind as string) {
+    switch (op.kind) {
       case "embed":
         this.#tables.push(...this.#modules(op))
         return { is: "stream" }

@@ -69,8 +69,9 @@ export interface Step {
   /** They cover the rows in order. */
   sequences: readonly StepSequence[]
   cache?: KvCacheHandle
-  /** [rows, hiddenSize] copied into slot 0 before the first run. Absent: what the slot holds from the step before. */
+  /** [rows, width] copied into `hiddenSlot` (default 0) before the first run. Absent: what the slot holds from the step before. */
   hidden?: Float32Array
+  hiddenSlot?: number
   observers?: readonly Observer[]
   epilogue?: Epilogue
   /** What linears and the head multiply with. Default: "exact". */
@@ -159,7 +160,7 @@ export class ModelRunner {
           adapters,
           cache: request.cache?.value ?? null,
           hidden: request.hidden ?? null,
-          hiddenSlot: 0,
+          hiddenSlot: request.hiddenSlot ?? 0,
           observers,
           epilogue: request.epilogue ? nativeEpilogue(request.epilogue) : null,
           activations: activationsCode(request.activations ?? "exact"),

@@ -22,7 +22,7 @@ import type { ContestReport } from "./best/contest.ts"
 import type { CalibrationRun } from "./calibration-run.ts"
 import { transformRows } from "./estimate.ts"
 import { expertFloor } from "./expert-coverage.ts"
-import { quantizeExperts } from "./expert-stage.ts"
+import { quantizeExperts, withoutStatistics } from "./expert-stage.ts"
 import { KvScaleWatch } from "./kv-scales.ts"
 import { stages } from "./linears.ts"
 import type { PlannedModule } from "./plan.ts"
@@ -113,7 +113,6 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
     return { tensors, reports, changed: new Map(), transforms, residualPeak: null }
   }
 
-  const peaks = new Accumulator("absMax", program.slots[0]!)
   try {
     const original = run.own(await run.bind(layer))
     for (const name of blockTransforms(recipe.transforms)) {
@@ -138,7 +137,7 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
     for (const module of weights.changedLinears) if (!schemeOf(module)) await weights.roundToStored(module)
     let bound = await run.rebind(original, weights)
     // What transforms did leaves the function as it is, and the inputs of every stage in the terms of its weights.
-    const unquantized = bound
+    const unquantized = recipe.errorCorrection && run.carriesOriginal ? bound : null
     for (const stage of stages(section)) {
       const modules = stage.modules.filter(module => schemeOf(module))
       if (modules.length === 0) continue
@@ -149,28 +148,29 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
         continue
       }
       if (stage.experts) {
-        bound = await quantizeExperts({
-          run,
-          bound,
-          stage,
-          experts: stage.experts,
-          modules,
-          recipe,
+        const { experts } = stage
+        const { signal } = input
+        bound = await quantizeExperts(
+          { run, bound, stage, experts, modules, original: unquantized, recipe, signal },
           round,
-          signal: input.signal,
-        })
+        )
         continue
       }
       const hessian = new Accumulator("hessian", stage.k)
-      const cross = recipe.errorCorrection && run.carriesOriginal ? new Accumulator("cross", stage.k) : null
+      const cross = unquantized && new Accumulator("cross", stage.k)
       const { addend } = stage
       const residual =
         cross && addend ? new Accumulator("cross", stage.k, { capacity: program.slots[addend.stream]! }) : null
       try {
-        const drift = cross
-          ? { original: unquantized, accumulator: cross, residual, stream: addend?.stream }
-          : undefined
-        await run.observe(bound, stage.op, stage.slot, hessian, input.signal, drift)
+        const { op, slot } = stage
+        const drift = cross && {
+          original: unquantized,
+          accumulators: [
+            { op, slot, accumulator: cross },
+            ...(residual && addend ? [{ op, slot: addend.stream, inputs: slot, accumulator: residual }] : []),
+          ],
+        }
+        await run.observe(bound, { op, slot, accumulator: hessian }, input.signal, drift)
         const statistics: InputStatistics = {
           hessian: hessian.handle,
           meanSquare: hessian.meanSquare(),
@@ -190,25 +190,19 @@ export async function quantizeBlock(input: BlockInput): Promise<BlockResult> {
     const activations = run.own(new StaticActivations(program, stages(section), schemeOf))
     const cached = recipe.kvCache ? run.own(new KvScaleWatch(program, section)) : null
     const watched = [...activations.watched, ...(cached?.watched ?? [])]
-    const advance = input.advance ?? true
-    if (advance) {
-      await run.advance(bound, input.signal, [...watched, { op: section.ops.length, slot: 0, accumulator: peaks }])
+    let residualPeak: number | null = null
+    if (input.advance ?? true) {
+      residualPeak = await run.advanceMeasured(bound, input.signal, watched)
       await run.advanceOriginal(layer, input.signal)
     } else await run.watch(bound, watched, input.signal)
     activations.apply(prefix, tensors)
-    const residualPeak = advance ? peaks.read(peaks.width).reduce((most, peak) => Math.max(most, peak), 0) : null
     const changed = await changedTensors(weights, prefix, tensors)
     const kvScales = cached && { kvScales: cached.scales(prefix) }
     return { tensors, reports, changed, transforms, residualPeak, ...kvScales }
   } finally {
-    peaks.dispose()
     run.releaseOwned()
   }
 }
-
-/** What rounds a weight about whose inputs nothing is known. */
-const withoutStatistics = (name: Recipe["rounding"]): Recipe["rounding"] =>
-  roundingByName(name).calibration === "none" ? name : "mse"
 
 /** The clip search belongs to AWQ with plain rounding (a scale search subsumes it); q and k are left alone as in the paper's code, and what holds them. One
  * scale for the whole tensor has no groups to clip. */

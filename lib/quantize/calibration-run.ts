@@ -12,6 +12,8 @@ import {
   type KvCacheHandle,
   ModelRunner,
   type Observer,
+  type Step,
+  type StepRun,
   type StepSequence,
   type WeightSource,
 } from "../models/runner.ts"
@@ -27,12 +29,10 @@ interface Batch {
   sequences: readonly StepSequence[]
 }
 
-/** A slot that is compared with the unquantized model's: see Observer. */
-interface Compared {
-  slot: number
-  inputs?: number
-  accumulator: Accumulator
-}
+/** Rows of the unquantized model by the slot that is compared with them. */
+type References = ReadonlyMap<number, Float32Array>
+
+const needsReference: readonly string[] = ["cross", "squaredError", "products"]
 
 /** Final hidden states as the head reads them, f32 [rows, width]. */
 export interface HeadInput {
@@ -109,12 +109,8 @@ export class CalibrationRun {
         const tokens = sharedInts(batch.rows)
         for (let row = 0; row < batch.rows; row += set.sequenceLength)
           tokens.set(set.windows[(batch.begin + row) / set.sequenceLength]!, row)
-        await run.runner.step({
-          runs: [{ section: prologue, layer: 0 }],
-          rows: batch.rows,
+        await run.#step(batch, prologue, {
           tokens,
-          sequences: batch.sequences,
-          cache: run.cache,
           observers: [
             { run: 0, op: program.sections[0]!.ops.length - 1, slot: 0, reduction: "copy", out: run.#slice(batch) },
           ],
@@ -147,6 +143,31 @@ export class CalibrationRun {
   #slice(batch: Batch, states = this.#hidden): Float32Array {
     const width = this.#program.config.hiddenSize
     return states.subarray(batch.begin * width, (batch.begin + batch.rows) * width)
+  }
+
+  /** Runs ops of a section on one batch, on `states` where they are given: all ops by default. */
+  #step(
+    batch: Batch,
+    section: BoundSection,
+    {
+      opBegin = 0,
+      opEnd = this.#program.sections[section.section]!.ops.length,
+      states,
+      ...rest
+    }: Pick<StepRun, "opBegin" | "opEnd"> & { states?: Float32Array } & Pick<
+        Step,
+        "tokens" | "hidden" | "hiddenSlot" | "observers" | "epilogue" | "signal"
+      >,
+  ): Promise<void> {
+    throwIfAborted(rest.signal)
+    return this.runner.step({
+      runs: [{ section, layer: 0, opBegin, opEnd }],
+      rows: batch.rows,
+      sequences: batch.sequences,
+      cache: this.cache,
+      ...(states && { hidden: this.#slice(batch, states) }),
+      ...rest,
+    })
   }
 
   /** The block's original weights, or those of another source. */
@@ -201,80 +222,97 @@ export class CalibrationRun {
   }
 
   /**
-   * Runs the block up to op `op` over the whole set and reduces the slot that op reads. drift: what that slot holds in the unquantized
-   * model, whose block is `original`, is compared into an accumulator of kind cross, and slot `stream` into `residual`.
+   * Runs the block as far as it is watched over the whole set and reduces slots, each before the op that reads it. original: the block of the
+   * unquantized model, where accumulators that compare find what their slot (of one op for all) holds there, for the same rows of every expert.
    */
-  async observe(
+  async watch(
     bound: BoundSection,
-    op: number,
-    slot: number,
-    accumulator: Accumulator,
+    watched: readonly Watched[],
     signal?: AbortSignal,
-    drift?: {
-      original: BoundSection
-      accumulator: Accumulator
-      residual?: Accumulator | null
-      stream?: number | undefined
-    },
+    original?: BoundSection,
   ): Promise<void> {
-    const onDevice = accumulator.kind === "hessian" && this.#device !== null
-    const sum = onDevice ? await HessianSum.start(accumulator, this.#device) : null
-    try {
-      // One array for all batches: what was copied has been added before the next step.
-      const most = Math.max(...this.#batches.map(batch => batch.rows))
-      const rows = sum && sharedFloats(most * accumulator.width)
-      const compared: Compared[] = drift ? [{ slot, accumulator: drift.accumulator }] : []
-      if (drift?.residual) compared.push({ slot: drift.stream!, inputs: slot, accumulator: drift.residual })
-      const references = compared.map(({ slot }) => sharedFloats(most * this.#program.slots[slot]!))
-      for (const batch of this.#batches) {
-        throwIfAborted(signal)
-        const out = rows?.subarray(0, batch.rows * accumulator.width)
-        const observed = compared.map((each, i) => ({
-          ...{ run: 0, op: op - 1, ...each },
-          reference: references[i]!.subarray(0, batch.rows * this.#program.slots[each.slot]!),
-        }))
-        if (drift) await this.#copyOriginal(drift.original, op, batch, observed, signal)
-        await this.runner.step({
-          runs: [{ section: bound, layer: 0, opBegin: 0, opEnd: op }],
-          rows: batch.rows,
-          sequences: batch.sequences,
-          cache: this.cache,
-          hidden: this.#slice(batch),
-          observers: [
-            out
-              ? { run: 0, op: op - 1, slot, reduction: "copy", out }
-              : { run: 0, op: op - 1, slot, reduction: accumulator.kind, accumulator: accumulator.handle },
-            ...observed.map(({ accumulator: { kind, handle }, ...rest }) => ({
-              ...rest,
-              ...{ reduction: kind, accumulator: handle },
-            })),
-          ],
-          signal,
-        })
-        if (sum && out) await sum.add(out, batch.rows)
-      }
-      await sum?.finish()
-    } finally {
-      sum?.dispose()
+    if (watched.length === 0) return
+    const opEnd = Math.max(...watched.map(({ op }) => op))
+    const references = this.#references(watched, original)
+    for (const batch of this.#batches) {
+      const reference = await references?.(batch, bound, signal)
+      const observers = observersOf(watched, reference)
+      await this.#step(batch, bound, { opEnd, states: this.#hidden, observers, signal })
     }
   }
 
-  /** What slots hold before op `op` in the unquantized model. */
-  #copyOriginal(
+  /** The same of one Hessian, which is summed on the device where there is one, and what is watched beside it at the same place. */
+  async observe(
     bound: BoundSection,
-    op: number,
+    { op, slot, accumulator }: Watched,
+    signal?: AbortSignal,
+    drift?: { original: BoundSection; accumulators: readonly Watched[] } | null,
+  ): Promise<void> {
+    const beside = drift?.accumulators ?? []
+    if (accumulator.kind !== "hessian" || this.#device === null)
+      return this.watch(bound, [{ op, slot, accumulator }, ...beside], signal, drift?.original)
+    const sum = await HessianSum.start(accumulator, this.#device)
+    try {
+      const references = this.#references(beside, drift?.original)
+      // One array for all batches: what was copied has been added before the next step.
+      const rows = sharedFloats(this.#mostRows * accumulator.width)
+      for (const batch of this.#batches) {
+        const out = rows.subarray(0, batch.rows * accumulator.width)
+        const reference = await references?.(batch, bound, signal)
+        const copy: Observer = { run: 0, op: op - 1, slot, reduction: "copy", out }
+        const observers = [copy, ...observersOf(beside, reference)]
+        await this.#step(batch, bound, { opEnd: op, states: this.#hidden, observers, signal })
+        await sum.add(out, batch.rows)
+      }
+      await sum.finish()
+    } finally {
+      sum.dispose()
+    }
+  }
+
+  get #mostRows(): number {
+    return Math.max(...this.#batches.map(batch => batch.rows))
+  }
+
+  /** What accumulators compare with: the slots that they watch, as the unquantized model fills them. One array each for all batches. */
+  #references(watched: readonly Watched[], original: BoundSection | undefined) {
+    const places = watched.filter(({ accumulator }) => needsReference.includes(accumulator.kind))
+    if (places.length === 0 || !original) return null
+    const width = (slot: number) => this.#program.slots[slot]!
+    const values = new Map(places.map(({ slot }) => [slot, sharedFloats(this.#mostRows * width(slot))]))
+    return async (batch: Batch, bound: BoundSection, signal: AbortSignal | undefined): Promise<References> => {
+      const filled = new Map([...values].map(([slot, all]) => [slot, all.subarray(0, batch.rows * width(slot))]))
+      await this.#copyOriginal(original, bound, places[0]!, batch, filled, signal)
+      return filled
+    }
+  }
+
+  /**
+   * What slots hold before an op in the unquantized model. Where they are grouped by routes, rows go to the experts that they go to in `bound`,
+   * the quantized model: only so are both inputs of an expert those of the same tokens.
+   */
+  async #copyOriginal(
+    original: BoundSection,
+    bound: BoundSection,
+    { op, routes }: Watched,
     batch: Batch,
-    slots: readonly { slot: number; reference: Float32Array }[],
+    into: References,
     signal: AbortSignal | undefined,
-  ): Promise<unknown> {
-    return this.runner.step({
-      runs: [{ section: bound, layer: 0, opBegin: 0, opEnd: op }],
-      rows: batch.rows,
-      sequences: batch.sequences,
-      cache: this.cache,
-      hidden: this.#slice(batch, this.#original!),
-      observers: slots.map(({ slot, reference: out }) => ({ run: 0, op: op - 1, slot, reduction: "copy", out })),
-      signal,
+  ): Promise<void> {
+    const observers = [...into].map(([slot, out]): Observer => ({ run: 0, op: op - 1, slot, reduction: "copy", out }))
+    if (routes === undefined)
+      return this.#step(batch, original, { opEnd: op, states: this.#original!, observers, signal })
+    const { ops } = this.#program.sections[original.section]!
+    const routed = ops.findIndex(entry => entry.in.includes(routes))
+    const chosen = sharedFloats(batch.rows * this.#program.slots[routes]!)
+    await this.#step(batch, bound, {
+      ...{ opEnd: routed, states: this.#hidden, signal },
+      observers: [{ run: 0, op: routed - 1, slot: routes, reduction: "copy", out: chosen }],
+    })
+    await this.#step(batch, original, { opEnd: routed, states: this.#original!, signal })
+    // Slots stay filled from one step to the next of as many rows.
+    await this.#step(batch, original, {
+      ...{ opBegin: routed, opEnd: op, hidden: chosen, hiddenSlot: routes, observers, signal },
     })
   }
 
@@ -289,31 +327,13 @@ export class CalibrationRun {
     }
   }
 
-  /** Runs the block over the whole set as far as it is watched: slots are reduced, each before the op that reads it. */
-  async watch(bound: BoundSection, watched: readonly Watched[], signal?: AbortSignal): Promise<void> {
-    if (watched.length === 0) return
-    const opEnd = Math.max(...watched.map(({ op }) => op))
-    for (const batch of this.#batches) {
-      throwIfAborted(signal)
-      await this.runner.step({
-        runs: [{ section: bound, layer: 0, opBegin: 0, opEnd }],
-        rows: batch.rows,
-        sequences: batch.sequences,
-        cache: this.cache,
-        hidden: this.#slice(batch),
-        observers: observersOf(watched),
-        signal,
-      })
-    }
-  }
-
   /** Reduces what enters the head, once every block has advanced. source: of the final norm. */
   async observeHead(accumulator: Accumulator, signal?: AbortSignal, source = this.#source): Promise<void> {
     const last = this.#program.sections.length - 1
     const bound = await this.runner.bindSection(last, "", source)
     try {
       const op = this.#program.sections[last]!.ops.findIndex(({ kind }) => kind === "logits")
-      await this.observe(bound, op, this.#program.sections[last]!.ops[op]!.in[0]!, accumulator, signal)
+      await this.observe(bound, { op, slot: this.#program.sections[last]!.ops[op]!.in[0]!, accumulator }, signal)
     } finally {
       bound.dispose()
     }
@@ -328,17 +348,21 @@ export class CalibrationRun {
   ): Promise<void> {
     const ops = this.#program.sections[bound.section]!.ops.length
     for (const batch of this.#batches) {
-      throwIfAborted(signal)
-      const hidden = this.#slice(batch, states)
-      await this.runner.step({
-        runs: [{ section: bound, layer: 0 }],
-        rows: batch.rows,
-        sequences: batch.sequences,
-        cache: this.cache,
-        hidden,
-        observers: [...observersOf(watched), { run: 0, op: ops - 1, slot: 0, reduction: "copy", out: hidden }],
-        signal,
-      })
+      const out = this.#slice(batch, states)
+      const copy: Observer = { run: 0, op: ops - 1, slot: 0, reduction: "copy", out }
+      await this.#step(batch, bound, { states, observers: [...observersOf(watched), copy], signal })
+    }
+  }
+
+  /** The same of these hidden states, and the largest magnitude in the residual stream behind the block. */
+  async advanceMeasured(bound: BoundSection, signal?: AbortSignal, watched: readonly Watched[] = []): Promise<number> {
+    const peaks = new Accumulator("absMax", this.#program.slots[0]!)
+    try {
+      const op = this.#program.sections[bound.section]!.ops.length
+      await this.advance(bound, signal, [...watched, { op, slot: 0, accumulator: peaks }])
+      return peaks.read(peaks.width).reduce((most, peak) => Math.max(most, peak), 0)
+    } finally {
+      peaks.dispose()
     }
   }
 
@@ -351,25 +375,11 @@ export class CalibrationRun {
     const error = new Accumulator("squaredError", this.#program.slots[0]!)
     try {
       for (const batch of this.#batches) {
-        throwIfAborted(signal)
-        await this.runner.step({
-          runs: [{ section: bound, layer: 0 }],
-          rows: batch.rows,
-          sequences: batch.sequences,
-          cache: this.cache,
-          hidden: this.#slice(batch),
-          observers: [
-            {
-              run: 0,
-              op: ops - 1,
-              slot: 0,
-              reduction: "squaredError",
-              accumulator: error.handle,
-              reference: reference.#slice(batch),
-            },
-          ],
-          signal,
-        })
+        const observers = observersOf(
+          [{ op: ops, slot: 0, accumulator: error }],
+          new Map([[0, reference.#slice(batch)]]),
+        )
+        await this.#step(batch, bound, { states: this.#hidden, observers, signal })
       }
       const [difference, square] = error.read(2)
       return difference! / Math.max(square!, Number.MIN_VALUE)
@@ -385,26 +395,9 @@ export class CalibrationRun {
     const op = this.#program.sections[section]!.ops.length - 1
     const squares = new Accumulator("sumSquares", width)
     const products = new Accumulator("products", width)
-    const reference = sharedFloats(Math.max(...this.#batches.map(batch => batch.rows)) * width)
+    const watched = [squares, products].map(accumulator => ({ op, slot, accumulator }))
     try {
-      for (const batch of this.#batches) {
-        throwIfAborted(signal)
-        const expected = reference.subarray(0, batch.rows * width)
-        await this.#copyOriginal(bound, op, batch, [{ slot, reference: expected }], signal)
-        const at = { run: 0, op: op - 1, slot }
-        await this.runner.step({
-          runs: [{ section: bound, layer: 0, opBegin: 0, opEnd: op }],
-          rows: batch.rows,
-          sequences: batch.sequences,
-          cache: this.cache,
-          hidden: this.#slice(batch),
-          observers: [
-            { ...at, reduction: "sumSquares", accumulator: squares.handle },
-            { ...at, reduction: "products", accumulator: products.handle, reference: expected },
-          ],
-          signal,
-        })
-      }
+      await this.watch(bound, watched, signal, bound)
       const [sums, mixed] = [squares.read(width), products.read(width)]
       return sums.map((sum, i) => (sum > 0 ? mixed[i]! / sum : 1))
     } finally {
@@ -422,17 +415,9 @@ export class CalibrationRun {
     const states = sharedFloats(this.rows * width)
     try {
       for (const batch of this.#batches) {
-        throwIfAborted(signal)
         const out = states.subarray(batch.begin * width, (batch.begin + batch.rows) * width)
-        await this.runner.step({
-          runs: [{ section: bound, layer: 0, opBegin: 0, opEnd: op }],
-          rows: batch.rows,
-          sequences: batch.sequences,
-          cache: this.cache,
-          hidden: this.#slice(batch),
-          observers: [{ run: 0, op: op - 1, slot, reduction: "copy", out }],
-          signal,
-        })
+        const observers: Observer[] = [{ run: 0, op: op - 1, slot, reduction: "copy", out }]
+        await this.#step(batch, bound, { opEnd: op, states: this.#hidden, observers, signal })
       }
       return { states, width }
     } finally {
@@ -454,7 +439,6 @@ export class CalibrationRun {
     try {
       if (epilogue !== this.#source) bound = await this.runner.bindSection(section, "", epilogue)
       for (const batch of this.#batches) {
-        throwIfAborted(signal)
         const count = batch.rows / length
         const rows = sharedInts(count * perWindow)
         const targets = sharedInts(count * perWindow)
@@ -467,12 +451,8 @@ export class CalibrationRun {
           referenceHidden.set(reference.states.subarray(from, from + perWindow * width), i * perWindow * width)
         }
         const values = new Float64Array(new SharedArrayBuffer(8 * divergenceColumns * rows.length))
-        await this.runner.step({
-          runs: [{ section: bound, layer: 0 }],
-          rows: batch.rows,
-          sequences: batch.sequences,
-          cache: this.cache,
-          hidden: this.#slice(batch),
+        await this.#step(batch, bound, {
+          states: this.#hidden,
           epilogue: {
             mode: "divergence",
             rows,
@@ -517,8 +497,11 @@ export class CalibrationRun {
   }
 }
 
-const observersOf = (watched: readonly Watched[]): Observer[] =>
-  watched.map(({ op, slot, accumulator, routes, expert }) => ({
+/** reference: what squared errors and accumulators of kind cross compare with. */
+const observersOf = (watched: readonly Watched[], references?: References): Observer[] =>
+  watched.map(({ op, slot, accumulator, routes, expert, inputs }) => ({
     ...{ run: 0, op: op - 1, slot, reduction: accumulator.kind, accumulator: accumulator.handle },
     ...(routes !== undefined && expert !== undefined && { routes, expert }),
+    ...(inputs !== undefined && { inputs }),
+    ...(references && needsReference.includes(accumulator.kind) && { reference: references.get(slot)! }),
   }))

@@ -10,7 +10,7 @@ import { strategyRecipe } from "./best/strategies.ts"
 import { fusedGroups, type LinearSlot, linearsOf } from "./linears.ts"
 import type { PlannedModule } from "./plan.ts"
 import { needsCalibrationRun, type Recipe, usesStatistics } from "./recipe.ts"
-import { isBitsandbytes } from "./scheme.ts"
+import { bitsOf, isBitsandbytes } from "./scheme.ts"
 
 /** Bits of a weight whose groups are all whole. */
 export function nominalBits(recipe: Recipe, scaleType: IntegerScheme["scaleType"]): number {
@@ -116,11 +116,15 @@ export function estimateMemory(
     rounding["hidden states"] = hidden
     const probed = probeCopies(recipe) * probeTokens * hiddenSize * 4
     if (probed > 0) rounding["hidden states of what is tried"] = probed
+    if (recipe.mix) rounding["weights of what is tried"] = largestGroup(program) * triedBytes(recipe.mix)
     // The best candidate so far, beside the one that is tried.
     if (recipe.contest) rounding["codes of a block"] = 2 * block
     if (recipe.errorCorrection) {
       rounding["hidden states of the original"] = hidden
-      rounding["inputs of the original"] = rows * (hiddenSize + Math.max(...linears.map(({ k }) => k))) * 4
+      const { count = 0, perToken = 1 } = program.config.experts ?? {}
+      // Of experts with the routes that both models follow; of others with the stream that their output is added to.
+      const inputs = linears.map(({ k, expert }) => (expert === undefined ? k + hiddenSize : k * perToken + count))
+      rounding["inputs of the original"] = rows * Math.max(...inputs) * 4
     }
     // As they are stored and, bit by bit, quantized; f32 copies, changed weights and candidates of a transform.
     rounding["block weights"] =
@@ -138,7 +142,9 @@ export function estimateMemory(
             k,
             hiddenSize,
             recipe,
-            expert === undefined ? 1 : Math.min(expertsAtOnce(k), program.config.experts?.count ?? 1),
+            expert === undefined
+              ? 1
+              : Math.min(expertsAtOnce(k, recipe.errorCorrection), program.config.experts?.count ?? 1),
           ),
         ),
       )
@@ -151,6 +157,23 @@ export function estimateMemory(
 const probeCopies = ({ mix, contest }: Recipe): number =>
   (mix ? (mix.candidates?.length ?? 7) + 2 : 0) + (contest ? 4 : 0)
 
+/** Bytes of a weight under all candidates whose damage is measured at the output, with some of what belongs to a group. */
+function triedBytes({ candidates, sensitivity }: NonNullable<Recipe["mix"]>): number {
+  const bits = candidates?.map(({ scheme }) => (scheme === "none" ? 0 : bitsOf(scheme))) ?? [2, 3, 4, 5, 6, 8]
+  const each = bits.filter(width => width > 0).map(width => (width + 0.5) / 8)
+  return sensitivity === "layer" ? Math.max(0, ...each) : each.reduce((sum, bytes) => sum + bytes, 0)
+}
+
+/** Weights of the largest group of linears that have one scheme: the experts of a block. */
+const largestGroup = (program: ModelProgram): number =>
+  Math.max(
+    ...[...new Set(program.blocks)].flatMap(block => {
+      const layer = program.blocks.indexOf(block)
+      const sizes = new Map(linearsOf(program, layer).map(({ module, n, k }) => [module, n * k]))
+      return fusedGroups(program, layer).map(group => group.reduce((sum, module) => sum + sizes.get(module)!, 0))
+    }),
+  )
+
 const weightsOf = (linears: readonly LinearSlot[]) => linears.reduce((sum, { n, k }) => sum + n * k, 0)
 
 /** The linears of the block that has most weights: blocks with experts and blocks without may take turns. */
@@ -162,8 +185,9 @@ const largestBlock = (program: ModelProgram): LinearSlot[] =>
 /** Second moments of experts that are held at the same time, unless one takes more. */
 const expertMomentBytes = 2 ** 30
 
-/** Experts of k columns whose second moments are summed in one pass over the calibration set. */
-export const expertsAtOnce = (k: number): number => Math.max(1, Math.floor(expertMomentBytes / (4 * k * k)))
+/** Experts of k columns whose second moments are summed in one pass over the calibration set. corrected: with cross Gram matrices beside. */
+export const expertsAtOnce = (k: number, corrected: boolean): number =>
+  Math.max(1, Math.floor(expertMomentBytes / ((corrected ? 8 : 4) * k * k)))
 
 /**
  * Hessians in f32 and rows of a chunk, and the largest of what comes after another: GPTQ's triangular factor (f64 up to a certain
@@ -178,8 +202,8 @@ function secondMomentBytes(k: number, hiddenSize: number, recipe: Costs, hessian
     roundingByName(recipe.rounding).calibration === "required" ? 4 : 0,
     errorCorrection ? 10 : 0,
   )
-  // Both cross Gram matrices, that of the residual stream no wider than this.
-  const cross = errorCorrection ? 4 * k * (k + hiddenSize) : 0
+  // The cross Gram matrices of inputs, and that of the residual stream.
+  const cross = errorCorrection ? 4 * k * (k * hessians + hiddenSize) : 0
   return k * k * (4 * hessians + after) + cross + (errorCorrection ? 2560 : 512) * k * 4
 }
 
@@ -208,8 +232,10 @@ export function estimateSeconds(program: ModelProgram, recipe: Recipe, rows: num
   const ways = recipe.contest?.strategies.map(strategy => strategyRecipe(recipe, strategy)) ?? [recipe]
   let flops = 0
   for (const way of ways) flops += quantizationFlops(program, way, rows)
-  const weights = program.blocks.map((_, layer) => linearsOf(program, layer).reduce((sum, { n, k }) => sum + n * k, 0))
-  const model = weights.reduce((sum, each) => sum + each, 0)
+  const model = program.blocks.reduce<number>(
+    (sum, _, layer) => sum + activeWeights(program, linearsOf(program, layer)),
+    0,
+  )
   // A forward pass over the probe through half of the model, and what is read by the head, for each thing that is tried.
   const { hiddenSize, vocabularySize } = program.config
   const probe = 2 * probeTokens * (model / 2 + 2 * hiddenSize * vocabularySize)
@@ -223,6 +249,13 @@ export function estimateSeconds(program: ModelProgram, recipe: Recipe, rows: num
     flops += candidates * quantizationFlops(program, cheap, 0) + 2 * model * rows + groups * measured * probe
   }
   return flops / rate + sourceBytes / streamRate
+}
+
+/** Of a block's linears, those that a token goes through. */
+function activeWeights({ config }: ModelProgram, linears: readonly LinearSlot[]): number {
+  const { count = 1, perToken = 1 } = config.experts ?? {}
+  const experts = linears.filter(({ expert }) => expert !== undefined)
+  return weightsOf(linears) - weightsOf(experts) * (1 - perToken / count)
 }
 
 /** Of every block by one recipe. */
@@ -243,7 +276,7 @@ function quantizationFlops(program: ModelProgram, recipe: Costs, rows: number): 
     if (rows === 0) continue
     const { count = 1, perToken = 1 } = program.config.experts ?? {}
     const experts = linears.filter(({ expert }) => expert !== undefined)
-    const active = weights - weightsOf(experts) * (1 - perToken / count)
+    const active = activeWeights(program, linears)
     // The stages of a block run as far as they reach, and once to its end: twice the block together.
     flops += 2 * 2 * active * rows * (errorCorrection ? 2 : 1)
     // Some 22 candidates for each of four groups of linears, each a run through most of the block.
@@ -252,7 +285,8 @@ function quantizationFlops(program: ModelProgram, recipe: Costs, rows: number): 
     const inputs = (list: readonly LinearSlot[]) => new Set(list.map(({ k }) => k))
     for (const k of inputs(linears.filter(({ expert }) => expert === undefined)))
       flops += k * k * rows * (errorCorrection ? 3 : 1) + (gptq || errorCorrection ? k ** 3 : 0)
-    for (const k of inputs(experts)) flops += k * k * rows * perToken + (gptq ? k ** 3 * count : 0)
+    for (const k of inputs(experts))
+      flops += k * k * rows * perToken * (errorCorrection ? 3 : 1) + (gptq || errorCorrection ? k ** 3 * count : 0)
     for (const { n, k } of linears) flops += ((gptq ? 3 : 0) + 2 * products) * n * k * k
   }
   return flops

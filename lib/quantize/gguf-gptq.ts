@@ -70,7 +70,7 @@ export class GgufGptq {
         throwIfAborted(signal)
         const hessian = new Accumulator("hessian", program.slots[stage.slot]!)
         try {
-          await run.observe(bound, stage.op, stage.slot, hessian, signal)
+          await run.observe(bound, { op: stage.op, slot: stage.slot, accumulator: hessian }, signal)
           for (const module of stage.modules) {
             const tensor = this.#planned.get(`${prefix}${module}.weight`)!
             const blocks = await this.#round(tensor, hessian)

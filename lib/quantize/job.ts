@@ -95,7 +95,8 @@ export class QuantizationJob {
     const recipe = { ...this.recipe, overrides: [...this.recipe.overrides, ...overrides] }
     const plan = makePlan(this.checkpoint, this.program, recipe, sizesOf(this.calibration), options)
     const job = new QuantizationJob(this.checkpoint, this.program, recipe, this.calibration, plan, this.adapters)
-    job.#rotation = this.#rotation
+    // What the search leaves unquantized is written in its stored type, and so it is calibrated.
+    if (this.#rotation) job.rotate()
     return job
   }
 

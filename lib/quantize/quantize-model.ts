@@ -7,6 +7,7 @@ import { packageVersion } from "../core/version.ts"
 import { CheckpointSource } from "../engine/checkpoint-source.ts"
 import { isGgufPreset } from "../formats/gguf-mixes.ts"
 import { formatByName } from "../formats/registry.ts"
+import type { WeightSource } from "../models/runner.ts"
 import type { Handle } from "../native.ts"
 import { ContestRun } from "./best/contest.ts"
 import { quantizeBlock } from "./block-quantizer.ts"
@@ -204,7 +205,14 @@ async function quantizeBlocks(
       const modules = plan.modules.filter(entry => entry.layer === layer)
       const detail = `block ${layer + 1}/${program.blocks.length}`
       if (stored[layer]) {
-        if (run && layer < left) await replay(run, layer, store, dense, contest, true, signal)
+        if (run && layer < left) {
+          const block = await store.read(blockName(layer))
+          try {
+            await follow(run, layer, storedSource(block, dense), contest, true, signal)
+          } finally {
+            block.dispose()
+          }
+        }
         done += modules.filter(entry => entry.scheme).length
         report({ stage: "resume", done, total, detail })
         continue
@@ -214,9 +222,9 @@ async function quantizeBlocks(
         const block = await contest.choose(input, name =>
           report({ stage: "quantize", done, total, detail: `${detail}: ${name}` }),
         )
-        await store.write(blockName(layer), block)
+        const residualPeak = await follow(run, layer, resultSource(block, dense), contest, false, signal)
+        await store.write(blockName(layer), { ...block, residualPeak })
         done += block.tensors.size
-        if (layer < left) await replay(run, layer, store, dense, contest, false, signal)
         continue
       }
       const block = await quantizeBlock({
@@ -269,28 +277,26 @@ async function readBlocks(job: QuantizationJob, store: BlockStore): Promise<Stor
   }
 }
 
-/** Sends the calibration set, and what candidates are judged on, through a finished block. alone: that the contest has not seen yet. */
-async function replay(
+/**
+ * Sends the calibration set, and what candidates are judged on, through a finished block; the largest magnitude in the residual stream behind
+ * it. alone: that the contest has not seen yet.
+ */
+async function follow(
   run: CalibrationRun,
   layer: number,
-  store: BlockStore,
-  dense: CheckpointSource,
+  source: WeightSource,
   contest: ContestRun | null,
   alone: boolean,
   signal: AbortSignal | undefined,
-): Promise<void> {
-  const block = await store.read(blockName(layer))
+): Promise<number> {
+  const bound = await run.bind(layer, source)
   try {
-    const bound = await run.bind(layer, storedSource(block, dense))
-    try {
-      await run.advance(bound, signal)
-      await run.advanceOriginal(layer, signal)
-    } finally {
-      bound.dispose()
-    }
-    await contest?.advance(layer, storedSource(block, dense), alone, signal)
+    const peak = await run.advanceMeasured(bound, signal)
+    await run.advanceOriginal(layer, signal)
+    await contest?.advance(layer, source, alone, signal)
+    return peak
   } finally {
-    block.dispose()
+    bound.dispose()
   }
 }
 

@@ -26,9 +26,13 @@ function schemesOf({ groups }: Damages): string[] {
 const damageOf = (group: Damages["groups"][number], scheme: string): number | undefined =>
   group.candidates.find(candidate => candidate.scheme === scheme)?.damage
 
-/** "layers.3.self_attn.q_proj +2": the first module without what all have in front. */
-const nameOf = ({ modules }: Damages["groups"][number]): string =>
-  modules[0]!.replace(/^model\./, "") + (modules.length > 1 ? ` +${modules.length - 1}` : "")
+/** "layers.3.self_attn.q_proj +2": the first module without what all have in front; "layers.3.mlp.experts (384)". */
+function nameOf({ modules }: Damages["groups"][number]): string {
+  const first = modules[0]!.replace(/^model\./, "")
+  const experts = /^(.*\.experts)\.\d+\./.exec(first)
+  if (experts) return `${experts[1]} (${modules.length})`
+  return first + (modules.length > 1 ? ` +${modules.length - 1}` : "")
+}
 
 /** Groups by their damage per weight at the scheme in the middle: what is worth most bits comes first. */
 function ranked(report: Damages): Damages["groups"][number][] {

@@ -27,11 +27,6 @@ export interface RotationReport {
  * last norm's weight moves into it. ERR_UNSUPPORTED where a rotation would change the function.
  */
 export function prepareRotation(checkpoint: Checkpoint, program: ModelProgram): ModelProgram {
-  if (program.config.experts)
-    throw new TsqError(
-      "ERR_UNSUPPORTED",
-      `transform "hadamard" does not know mixtures of experts (${program.config.architecture}) in this version; leave the transform out`,
-    )
   streamAccess(program)
   const { hiddenSize } = program.config
   if (native.hadamardOrder(hiddenSize) === 1)

@@ -21,6 +21,8 @@ export interface Watched {
   accumulator: Accumulator
   routes?: number
   expert?: number
+  /** See Observer. */
+  inputs?: number
 }
 
 export interface TransformOptions {

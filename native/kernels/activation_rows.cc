@@ -73,6 +73,8 @@ Status check(const ActivationScheme& scheme) {
   if ((!integer && (!scheme.symmetric || scheme.threshold > 0)) || (scheme.symmetric && scheme.zero != 0) ||
       (!scheme.symmetric && scheme.threshold > 0))
     return refuse("a zero point or a threshold, which they cannot have");
+  if (scheme.threshold > 0 && scheme.grain == ActivationGrain::kGroup)
+    return refuse("a threshold beside scales of groups, expected one of the two");
   if (!scheme.dynamic && scheme.grain != ActivationGrain::kTensor)
     return refuse("static scales that are not of the whole tensor");
   return {};

@@ -7,8 +7,8 @@
 #include <cmath>
 #include <string>
 
-#include "rounding/group_grid.h"
 #include "rounding/loop_isa.h"
+#include "rounding/round_groups.h"
 
 namespace tsq {
 
@@ -136,42 +136,15 @@ Status roundHqq(const float* w, int64_t n, int64_t k, const HqqSpec& spec, const
   const GridSpec& grid = spec.grid;
   TSQ_RETURN_IF_ERROR(checkGrid("hqq", n, k, grid, nullptr));
   TSQ_RETURN_IF_ERROR(checkSpec(spec));
-  if (!grid.symmetric && out.zeros == nullptr) return {Code::kOption, "hqq: asymmetric codes need an array of zeros"};
-  TSQ_RETURN_IF_ERROR(checkFinite("hqq", w, n, k));
   const LaneGrid lanes = makeLaneGrid(grid);
-  const int64_t groups = groupsOf(k, grid);
-  LaneScales tensorScale;
-  if (grid.perTensor) {
-    SearchSpec search;  // one scale for all: the least error of the same norm among shrunken ranges
-    search.enabled = spec.steps > 0;
-    search.norm = spec.norm;
-    TSQ_RETURN_IF_ERROR(chooseTensorScale(w, n, k, grid, search, nullptr, clip, &tensorScale, abort));
-  }
-  WorkerScratch scratch(static_cast<uint64_t>(grid.groupSize) * kLanes * (sizeof(float) + 1));
-  ThreadPool::instance().run(chunksOf(n), [&](int64_t chunk, int worker) {
-    if (abort.raised() || scratch.failed()) return;
-    float* group = static_cast<float*>(scratch.get(worker));
-    if (group == nullptr) return;
-    uint8_t* codes = reinterpret_cast<uint8_t*>(group + grid.groupSize * kLanes);
-    const int64_t first = chunk * kLanes, rows = rowsOfChunk(n, chunk);
-    for (int64_t g = 0; g < groups && !abort.raised(); ++g) {
-      const int64_t begin = g * grid.groupSize, columns = std::min(grid.groupSize, k - begin);
-      loadLanes(w + first * k + begin, k, rows, columns, group);
-      LaneScales scales = tensorScale;
-      if (!grid.perTensor) {
-        alignas(64) float limits[kLanes];
-        chooseScales(lanes, SearchSpec(), group, nullptr, columns, loadClip(clip, first, rows, groups, g, limits),
-                     &scales);
-        improve(lanes, spec, group, columns, &scales);
-      }
-      laneKernels().encode(group, columns, scales, lanes.maxCode, codes);
-      storeCodes(codes, k, rows, columns, out.codes + first * k + begin);
-      storeScales(scales, first, rows, groups, g, out);
-    }
-  });
-  TSQ_RETURN_IF_ERROR(scratch.status("hqq"));
-  if (abort.raised()) return {Code::kAborted, "hqq: aborted"};
-  return {};
+  SearchSpec search;  // of one scale for all: the least error of the same norm among shrunken ranges
+  search.enabled = spec.steps > 0;
+  search.norm = spec.norm;
+  const auto choose = [&](const float* group, int64_t, int64_t columns, const float* limits, LaneScales* scales) {
+    chooseScales(lanes, SearchSpec(), group, nullptr, columns, limits, scales);
+    improve(lanes, spec, group, columns, scales);
+  };
+  return roundGroups("hqq", w, n, k, grid, search, clip, choose, out, abort);
 }
 
 }  // namespace tsq

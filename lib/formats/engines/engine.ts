@@ -84,7 +84,7 @@ const fusions = [
   ["mlp.", ["gate_proj", "up_proj"]],
 ] as const
 
-/** For engines that merge q, k and v, and gate and up: all parts need the same numbers, or none. */
+/** For engines that merge q, k and v, gate and up, and all experts of a block: all parts need the same numbers, or none. */
 export function unequalParts(model: StoredModel): Named[] {
   const modules = new Map(model.modules.map(module => [module.name, module]))
   const linears = new Set([...modules.keys(), ...model.tensors.map(({ name }) => name.replace(/\.weight$/, ""))])
@@ -104,7 +104,32 @@ export function unequalParts(model: StoredModel): Named[] {
           ),
         )
     }
-  return found
+  return [...found, ...unequalExperts(modules, linears)]
+}
+
+/** vLLM: get_moe_method of quantization/compressed_tensors/compressed_tensors_moe/compressed_tensors_moe.py, which asks for expert 0 alone. */
+function unequalExperts(modules: ReadonlyMap<string, StoredModule>, linears: ReadonlySet<string>): Named[] {
+  const kinds = new Map<string, Map<string, string>>()
+  for (const name of linears) {
+    const [, experts] = /^(.*\.experts)\.\d+\./.exec(name) ?? []
+    if (!experts) continue
+    const found = kinds.get(experts) ?? new Map<string, string>()
+    kinds.set(experts, found)
+    const kind = kindOf(modules.get(name))
+    if (!found.has(kind)) found.set(kind, name.slice(experts.length + 1))
+  }
+  return [...kinds].flatMap(([experts, found]) =>
+    found.size < 2
+      ? []
+      : [
+          of(
+            experts,
+            refused(
+              `all experts are merged into one layer and differ: ${[...found].map(([kind, part]) => `${part} ${kind}`).join(", ")}`,
+            ),
+          ),
+        ],
+  )
 }
 
 function kindOf(module: StoredModule | undefined): string {

@@ -63,7 +63,7 @@ export class ContestRun {
     }
   }
 
-  /** Quantizes a block by every strategy. Leaves the quantized runs in front of it, and the original's behind: advance() follows. */
+  /** Quantizes a block by every strategy. Leaves the quantized runs in front of it (and so knows no residual peak), and the original's behind: advance() follows. */
   async choose(input: Omit<BlockInput, "onTensor">, onStrategy: (name: string) => void): Promise<BlockResult> {
     const { layer, recipe, signal } = input
     const original = await this.#quantized.bind(layer)

@@ -3,7 +3,7 @@ import type { Checkpoint } from "../../containers/checkpoint.ts"
 import { TsqError } from "../../core/errors.ts"
 import { bitsPerWeight, type Scheme } from "../../core/scheme.ts"
 import type { ModelProgram } from "../../models/program.ts"
-import { fusedGroups } from "../linears.ts"
+import { fusedGroups, linearsOf } from "../linears.ts"
 import { matches, type PlannedModule, planModule, scaleTypeOf } from "../plan.ts"
 import type { Recipe } from "../recipe.ts"
 import { candidateName, defaultCandidates, type MixCandidate } from "./request.ts"
@@ -21,13 +21,18 @@ export interface LinearGroup {
   layer: number
   /** Full names, and shapes [n, k]. */
   modules: readonly string[]
+  /** What matches them and nothing else that has no scheme yet: of experts one pattern for all. */
+  patterns: readonly string[]
   shapes: readonly (readonly [number, number])[]
   weights: number
   choices: readonly GroupChoice[]
 }
 
 /**
- * Linears that engines fuse, block by block, without those that the caller's overrides and ignores speak of. ERR_UNSUPPORTED where the
+ * Linears that engines fuse, block by block, without those that the caller's overrides and ignores speak of, and without routers. All linears of
+ * all experts of a block are one group: vLLM and SGLang run them as one layer, and refuse gate, up and down of different schemes
+ * (get_moe_method of vllm/model_executor/layers/quantization/compressed_tensors/compressed_tensors_moe/compressed_tensors_moe.py; of GPTQ's
+ * files get_moe_quant_method of auto_gptq.py, which looks up the layer's settings once). ERR_UNSUPPORTED where the
  * format holds none of the candidates on a group, or where one of those that the caller named fits no group at all.
  */
 export function linearGroups(
@@ -36,11 +41,6 @@ export function linearGroups(
   recipe: Recipe,
   named: readonly MixCandidate[] | null,
 ): LinearGroup[] {
-  if (program.config.experts)
-    throw new TsqError(
-      "ERR_UNSUPPORTED",
-      `schemes are not chosen by measured damage for mixtures of experts (${program.config.architecture}) in this version; state one scheme, and others by overrides`,
-    )
   const scaleBits = scaleTypeOf(recipe.format, program) === "f32" ? 32 : 16
   const candidates = named ?? defaultCandidates(recipe.groupSize, scaleBits)
   const decided = [...recipe.ignore, ...recipe.overrides.map(({ pattern }) => pattern)]
@@ -48,15 +48,14 @@ export function linearGroups(
   const groups: LinearGroup[] = []
   for (let layer = 0; layer < program.blocks.length; layer++) {
     const prefix = program.blockPrefix(layer)
-    const section = program.sections[program.blocks[layer]!]!
+    const slots = new Map(linearsOf(program, layer).map(slot => [slot.module, slot]))
     for (const names of fusedGroups(program, layer)) {
-      const free = names.filter(name => !decided.some(pattern => matches(pattern, prefix + name)))
+      const free = names.filter(
+        name => !slots.get(name)!.kept && !decided.some(pattern => matches(pattern, prefix + name)),
+      )
       if (free.length === 0) continue
       const modules = free.map(name => prefix + name)
-      const shapes = free.map(name => {
-        const slot = section.weights.find(weight => weight.kind === "linear" && weight.module === name)
-        return slot?.kind === "linear" ? ([slot.n, slot.k] as const) : ([0, 0] as const)
-      })
+      const shapes = free.map(name => [slots.get(name)!.n, slots.get(name)!.k] as const)
       const choices: GroupChoice[] = []
       for (const candidate of candidates) {
         const planned = modules.map((module, i) => planAs(candidate, module, layer, shapes[i]!, recipe, program))
@@ -69,7 +68,12 @@ export function linearGroups(
           "ERR_UNSUPPORTED",
           `quantizeModel: no candidate fits ${modules.join(", ")}: ${[...refusals.values()].join("; ") || "none is a scheme"}`,
         )
-      groups.push({ layer, modules, shapes, weights: shapes.reduce((sum, [n, k]) => sum + n * k, 0), choices })
+      const isExperts = slots.get(free[0]!)!.expert !== undefined
+      groups.push({
+        ...{ layer, modules, shapes, choices },
+        patterns: isExperts ? [`${prefix}${commonPrefix(names)}*`] : modules,
+        weights: shapes.reduce((sum, [n, k]) => sum + n * k, 0),
+      })
     }
   }
   if (groups.length === 0)
@@ -80,6 +84,13 @@ export function linearGroups(
       throw new TsqError("ERR_UNSUPPORTED", `quantizeModel: candidate ${name} fits no linear: ${refusals.get(name)}`)
   }
   return groups
+}
+
+function commonPrefix(names: readonly string[]): string {
+  const [first = "", ...rest] = names
+  let length = first.length
+  for (const name of rest) while (!name.startsWith(first.slice(0, length))) length--
+  return first.slice(0, length)
 }
 
 /** The module as it would be planned under a candidate. Groups longer than its rows are refused. */

@@ -78,7 +78,7 @@ export class MixSearch {
     request: MixRequest,
     groups: readonly LinearGroup[],
     damages: readonly (readonly Damage[])[],
-    costs: { each: readonly (readonly number[])[]; budget: number },
+    costs: Costs,
     file: SearchFile,
   ) {
     this.#job = job
@@ -96,7 +96,7 @@ export class MixSearch {
     const request = job.recipe.mix!
     const groups = groupsOf(job)
     const costs = await costsOf(job, groups, request.target)
-    checkBudget(groups, costs, request.target)
+    checkBudget(costs, request.target)
     const damages = await measureSensitivity({
       checkpoint: job.checkpoint,
       program: job.program,
@@ -131,7 +131,7 @@ export class MixSearch {
       )
     return this.#groups.flatMap((group, index) => {
       const { candidate } = group.choices[this.#chosen!.picks[index]!]!
-      return group.modules.map(pattern => ({ pattern, ...candidate }))
+      return group.patterns.map(pattern => ({ pattern, ...candidate }))
     })
   }
 
@@ -247,22 +247,25 @@ export class MixSearch {
 export const groupsOf = ({ checkpoint, program, recipe }: QuantizationJob): LinearGroup[] =>
   linearGroups(checkpoint, program, recipe, recipe.mix!.candidates)
 
+interface Costs {
+  /** [group][choice] in bits. */
+  each: readonly (readonly number[])[]
+  budget: number
+  /** That targetBits counts: with those that are decided. */
+  weights: number
+}
+
 /** Cost of every choice in bits and the budget that is left for the groups, once what is decided already has taken its part. */
-async function costsOf(
-  job: QuantizationJob,
-  groups: readonly LinearGroup[],
-  target: Target,
-): Promise<{ each: number[][]; budget: number }> {
+async function costsOf(job: QuantizationJob, groups: readonly LinearGroup[], target: Target): Promise<Costs> {
   const nominal = groups.map(group => group.choices.map(({ bits }) => bits))
-  if ("kl" in target) return { each: nominal, budget: Number.POSITIVE_INFINITY }
+  const free = groups.reduce((sum, group) => sum + group.weights, 0)
+  if ("kl" in target) return { each: nominal, budget: Number.POSITIVE_INFINITY, weights: free }
   const own = new Set(groups.flatMap(({ modules }) => modules))
   const decided = job.plan.modules.filter(({ module, scheme }) => scheme !== null && !own.has(module))
   if ("bits" in target) {
     const inBlocks = decided.filter(({ layer }) => layer !== null)
-    const weights =
-      groups.reduce((sum, group) => sum + group.weights, 0) +
-      inBlocks.reduce((sum, { shape }) => sum + shape[0] * shape[1], 0)
-    return { each: nominal, budget: target.bits * weights - bitsOf(inBlocks, job.checkpoint) }
+    const weights = free + inBlocks.reduce((sum, { shape }) => sum + shape[0] * shape[1], 0)
+    return { each: nominal, budget: target.bits * weights - bitsOf(inBlocks, job.checkpoint), weights }
   }
   const stored = await storedBits(job)
   const each: number[][] = []
@@ -281,20 +284,15 @@ async function costsOf(
   for (const module of own) others -= job.checkpoint.entry(`${module}.weight`).bytes * 8
   for (const { module, shape, scheme } of decided)
     others += (await stored(module, shape, scheme)) - job.checkpoint.entry(`${module}.weight`).bytes * 8
-  return { each, budget: target.bytes * 8 - others }
+  return { each, budget: target.bytes * 8 - others, weights: free }
 }
 
 /** ERR_OPTION where the budget is below the smallest choices, or above the largest, which needs no search. */
-function checkBudget(
-  groups: readonly LinearGroup[],
-  { each, budget }: { each: readonly (readonly number[])[]; budget: number },
-  target: Target,
-): void {
+function checkBudget({ each, budget, weights }: Costs, target: Target): void {
   if ("kl" in target) return
   const total = (pick: (costs: readonly number[]) => number) => each.reduce((sum, costs) => sum + pick(costs), 0)
   const [least, most] = [total(costs => Math.min(...costs)), total(costs => Math.max(...costs))]
   if (least <= budget * (1 + 1e-9) && budget <= most * (1 + 1e-9)) return
-  const weights = groups.reduce((sum, group) => sum + group.weights, 0)
   const asked = "bits" in target ? target.bits : target.bytes
   // What is decided already stays, whatever the groups take.
   const inUnits = (bits: number) =>

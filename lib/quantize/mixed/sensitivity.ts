@@ -7,12 +7,13 @@
 //
 // Weights are rounded one by one on second moments of the original model's activations: GPTQ where the recipe has it or something that
 // learns more, otherwise by its own rounding. Transforms and errors of earlier blocks, which the real run has, are left out.
+// The experts of a block are one group: all of them are quantized at once, each rounded on the rows that its router sends to it.
 import type { Checkpoint } from "../../containers/checkpoint.ts"
 import { TsqError, throwIfAborted } from "../../core/errors.ts"
 import type { LongWork } from "../../core/progress.ts"
 import type { QuantizedTensor } from "../../core/quantized-tensor.ts"
 import { CheckpointSource } from "../../engine/checkpoint-source.ts"
-import { prepack } from "../../kernels/packed-weight.ts"
+import { type PackedWeight, prepack } from "../../kernels/packed-weight.ts"
 import { Accumulator } from "../../models/accumulator.ts"
 import { BlockWeights } from "../../models/block-weights.ts"
 import type { ModelProgram } from "../../models/program.ts"
@@ -23,12 +24,13 @@ import type { InputStatistics } from "../../rounding/rounding.ts"
 import type { CalibrationSet } from "../calibration.ts"
 import { CalibrationRun, type HeadInput } from "../calibration-run.ts"
 import { probeTokens } from "../estimate.ts"
+import { visitExperts, withoutStatistics } from "../expert-stage.ts"
 import { stages } from "../linears.ts"
 import type { Recipe } from "../recipe.ts"
 import type { LinearGroup } from "./groups.ts"
 import { candidateName, type SensitivityKind } from "./request.ts"
 
-/** Of one choice of a group: what the output loses, and the group's own mean squared output error summed over outputs. */
+/** Of one choice of a group: what the output loses, and the group's own mean squared output error summed over outputs (over all tokens, those that an expert does not see included). */
 export interface Damage {
   kl: number
   layerError: number
@@ -125,87 +127,117 @@ async function measureGroup(
   probe: CalibrationRun,
   reference: HeadInput,
 ): Promise<Damage[]> {
-  const { program, signal } = input
-  const statistics = await statisticsOf(input, group, bound, calibrated)
+  const { program, recipe, signal } = input
+  const prefix = program.blockPrefix(group.layer)
+  const weights = new BlockWeights(input.checkpoint, prefix, program.sections[program.blocks[group.layer]!]!)
+  const places = new Map(group.modules.map((module, i) => [module.slice(prefix.length), i]))
+  const tries = group.choices.map(() => ({ error: 0, packed: new Map<string, PackedWeight>() }))
+  const forks = new Map<number, CalibrationRun>()
   try {
-    const prefix = program.blockPrefix(group.layer)
-    const weights = new BlockWeights(input.checkpoint, prefix, program.sections[program.blocks[group.layer]!]!)
-    const forks = new Map<number, CalibrationRun>()
-    const errors = new Array<number>(group.choices.length).fill(0)
-    for (const index of roundingOrder(group, input.kind)) {
-      throwIfAborted(signal)
-      const { schemes } = group.choices[index]!
-      const rounded = new Map<string, QuantizedTensor>()
-      for (const [i, module] of group.modules.entries()) {
-        const scheme = schemes[i]
-        if (!scheme) continue
-        const name = module.slice(prefix.length)
-        const [n, k] = group.shapes[i]!
-        const { tensor, report } = await roundingByName(probeRounding(input.recipe)).round({
-          ...{ name: module, weight: await weights.linear(name), n, k, scheme, minZero: input.minZero, signal },
-          statistics: statistics.value,
-          options: input.recipe.roundingOptions,
-          device: input.device,
-        })
-        errors[index]! += report.error
-        rounded.set(name, tensor)
-      }
-      // Of a scheme that loses nothing there is nothing to learn about the others.
-      const measure = input.kind === "kl" ? rounded.size > 0 : forks.size === 0 && errors[index]! > 0
-      if (!measure) continue
-      const owned: { dispose(): void }[] = []
-      try {
-        let changed = bound
-        for (const [name, tensor] of rounded) {
-          const packed = await prepack(tensor)
-          owned.push(packed)
-          changed = changed.set(name, packed)
-          owned.push(changed)
+    await visitInputs(input, group, bound, calibrated, async ({ modules, statistics, share }) => {
+      const rounding = probeRounding(recipe)
+      for (const module of modules) {
+        const weight = await weights.linear(module)
+        const [n, k] = weights.shape(module)
+        for (const [index, choice] of group.choices.entries()) {
+          throwIfAborted(signal)
+          const scheme = choice.schemes[places.get(module)!]
+          if (!scheme) continue
+          const { tensor, report } = await roundingByName(statistics ? rounding : withoutStatistics(rounding)).round({
+            ...{ name: prefix + module, weight, n, k, scheme, statistics, minZero: input.minZero, signal },
+            options: recipe.roundingOptions,
+            device: input.device,
+          })
+          // An error of weights stands for that of outputs on inputs of mean square 1.
+          tries[index]!.error += share * report.error * (statistics ? 1 : n * k)
+          tries[index]!.packed.set(module, await prepack(tensor))
         }
-        const fork = probe.fork()
-        await fork.advance(changed, signal)
-        forks.set(index, fork)
-      } finally {
-        for (const object of owned) object.dispose()
+        weights.forget(module)
       }
+    })
+    for (const index of probingOrder(group, input.kind)) {
+      const { packed, error } = tries[index]!
+      // Of a scheme that loses nothing there is nothing to learn about the others.
+      const measure = input.kind === "kl" ? packed.size > 0 : forks.size === 0 && error > 0
+      if (measure) forks.set(index, await advanced(probe, bound, packed, signal))
     }
-    const runs = [...forks.values()]
-    if (runs.length > 0)
-      for (let layer = group.layer + 1; layer < program.blocks.length; layer++)
-        await advanceThrough(runs, layer, signal)
-    const measured = new Map<number, number>()
-    for (const [index, fork] of forks) measured.set(index, Math.max(0, await fork.divergence(reference, signal)))
-    return damagesOf(group, errors, measured)
   } finally {
-    statistics.dispose()
+    for (const { packed } of tries) for (const weight of packed.values()) weight.dispose()
+  }
+  const runs = [...forks.values()]
+  if (runs.length > 0)
+    for (let layer = group.layer + 1; layer < program.blocks.length; layer++) await advanceThrough(runs, layer, signal)
+  const measured = new Map<number, number>()
+  for (const [index, fork] of forks) measured.set(index, Math.max(0, await fork.divergence(reference, signal)))
+  return damagesOf(
+    group,
+    tries.map(({ error }) => error),
+    measured,
+  )
+}
+
+/** A fork behind the block with some of its linears rounded. */
+async function advanced(
+  probe: CalibrationRun,
+  bound: BoundSection,
+  packed: ReadonlyMap<string, PackedWeight>,
+  signal: AbortSignal | undefined,
+): Promise<CalibrationRun> {
+  const sections = [bound]
+  try {
+    for (const [module, weight] of packed) sections.push(sections.at(-1)!.set(module, weight))
+    const fork = probe.fork()
+    await fork.advance(sections.at(-1)!, signal)
+    return fork
+  } finally {
+    for (const section of sections.slice(1)) section.dispose()
   }
 }
 
-async function statisticsOf(
-  { program, signal }: SensitivityInput,
+/** Linears that share their input, by their names in the block. */
+interface Inputs {
+  modules: readonly string[]
+  /** Undefined for an expert that too few tokens reach. */
+  statistics: InputStatistics | undefined
+  /** Of all tokens, those that go through these linears. */
+  share: number
+}
+
+async function visitInputs(
+  { program, recipe, signal }: SensitivityInput,
   group: LinearGroup,
   bound: BoundSection,
-  calibrated: CalibrationRun,
-): Promise<{ value: InputStatistics; dispose(): void }> {
-  const name = group.modules[0]!.slice(program.blockPrefix(group.layer).length)
-  const section = program.sections[program.blocks[group.layer]!]!
-  const stage = stages(section).find(({ modules }) => modules.includes(name))!
-  const hessian = new Accumulator("hessian", program.slots[stage.slot]!)
-  try {
-    await calibrated.observe(bound, stage.op, stage.slot, hessian, signal)
-    const value = { hessian: hessian.handle, meanSquare: hessian.meanSquare(), rows: hessian.rows }
-    return { value, dispose: () => hessian.dispose() }
-  } catch (error) {
-    hessian.dispose()
-    throw error
+  run: CalibrationRun,
+  visit: (inputs: Inputs) => Promise<void>,
+): Promise<void> {
+  const prefix = program.blockPrefix(group.layer)
+  const wanted = new Set(group.modules.map(module => module.slice(prefix.length)))
+  for (const stage of stages(program.sections[program.blocks[group.layer]!]!)) {
+    const { op, slot, experts } = stage
+    const modules = stage.modules.filter(module => wanted.has(module))
+    if (modules.length === 0) continue
+    if (experts) {
+      await visitExperts({ run, bound, stage, experts, modules, original: null, recipe, signal }, expert =>
+        visit({ ...expert, share: expert.tokens / run.rows }),
+      )
+      continue
+    }
+    const hessian = new Accumulator("hessian", stage.k)
+    try {
+      await run.observe(bound, { op, slot, accumulator: hessian }, signal)
+      const statistics = { hessian: hessian.handle, meanSquare: hessian.meanSquare(), rows: hessian.rows }
+      await visit({ modules, statistics, share: 1 })
+    } finally {
+      hessian.dispose()
+    }
   }
 }
 
 /**
- * Indices of choices in the order in which they are rounded. "layer": the quantized ones from the middle outwards, the first of which that
- * loses anything is measured at the output.
+ * Indices of choices in the order in which the output is asked about them. "layer": the quantized ones from the middle outwards, the first of
+ * which that loses anything is the only one.
  */
-function roundingOrder({ choices }: LinearGroup, kind: SensitivityKind): number[] {
+function probingOrder({ choices }: LinearGroup, kind: SensitivityKind): number[] {
   if (kind === "kl") return [...choices.keys()]
   const byBits = [...choices.entries()]
     .filter(([, { candidate }]) => candidate.scheme !== "none")
@@ -234,5 +266,5 @@ function damagesOf(
 }
 
 /** The rounding whose error stands for that of the recipe's. */
-const probeRounding = ({ rounding }: Recipe): string =>
+const probeRounding = ({ rounding }: Recipe): Recipe["rounding"] =>
   rounding === "nearest" || rounding === "mse" ? rounding : "gptq"

@@ -173,4 +173,8 @@ t.test("activations that no product rounds", async t => {
   t.throws(() => identity(4, { ...perToken, symmetric: false, threshold: 6 }), {
     message: /only symmetric int8 has it/,
   })
+  t.throws(() => identity(4, { ...perToken, granularity: "group", groupSize: 2, threshold: 6 }), {
+    code: "ERR_OPTION",
+    message: /activations.threshold is 6, expected no value beside granularity "group"/,
+  })
 })

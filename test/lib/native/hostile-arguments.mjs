@@ -6,6 +6,7 @@ import { createRequire } from "node:module"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
+import { k, programArguments, programFixtures, stepArguments } from "./hostile-programs.mjs"
 
 const native = createRequire(import.meta.url)("node-gyp-build")(fileURLToPath(new URL("../../..", import.meta.url)))
 const seed = Number(process.argv[2] ?? 1)
@@ -159,28 +160,8 @@ const nasty = [
 const anything = () => pick(nasty)()
 
 // Fixtures, one of each kind, and what calls made on top of them.
-const [n, k, group] = [4, 16, 8]
+const [n, group] = [4, 8]
 const groups = k / group
-const operation = (section, kind, inputs, out, weights, parameters = []) => [
-  section,
-  kind,
-  ...[0, 1, 2].map(i => inputs[i] ?? -1),
-  out,
-  ...[0, 1].map(i => weights[i] ?? -1),
-  ...Array.from({ length: 8 }, (_, i) => parameters[i] ?? 0),
-]
-const ops = () =>
-  Float64Array.from(
-    [
-      operation(0, 0, [], 0, [0], [1]),
-      operation(0, 1, [0], 1, [2], [1e-5, 1, 0]),
-      operation(0, 3, [1], 1, [3], [2, 8, 8, 1]),
-      operation(0, 4, [1, 0, 0], 2, [], [2, 2, 8, 0.3, 0, 0]),
-      operation(0, 2, [2], 3, [1]),
-      operation(0, 6, [0, 3], 0, []),
-      operation(0, 7, [0], -1, [0], [0]),
-    ].flat(),
-  )
 // Random strings are file names here.
 const folder = mkdtempSync(join(tmpdir(), "tsq-hostile-"))
 process.chdir(folder)
@@ -210,7 +191,7 @@ const fixtures = {
   sums: native.createAccumulator(1, k, 0, 0),
   errors: native.createAccumulator(4, k, 0, 0),
   reservoir: native.createAccumulator(6, k, 4, 1),
-  program: native.createProgram(Float64Array.of(k, k, k, k), Int32Array.of(4), ops(), 8),
+  ...programFixtures(native, filled),
   cache: native.createCache(1, 2, 8, 4),
   exactCache: native.createCache(1, 2, 8, 4, Int32Array.of(2, 1, 0, 8, 4, 1, 1, 8, 0, 1, 1, 2, 3)),
   codes: native.packCodesSync(
@@ -365,8 +346,6 @@ const epilogue = () => {
   ])
 }
 const request = () => ({
-  runs: Int32Array.of(0, 0, 7, 0, 0),
-  weights: Float64Array.of(fixtures.table, fixtures.weight, fixtures.norm, fixtures.frequencies),
   rows: 3,
   tokens: pick([Int32Array.of(1, 2, 7), filled(Int32Array, 3)]),
   sequences: pick([
@@ -378,8 +357,6 @@ const request = () => ({
   pageTable: pick([Int32Array.of(0, 2, 3), filled(Int32Array, 3)]),
   exactTable: pick([null, Int32Array.of(0, 2, 1), filled(Int32Array, 3)]),
   cache: pick([fixtures.cache, fixtures.cache, fixtures.exactCache]),
-  hidden: maybe(filled(Float32Array, 3 * k)),
-  hiddenSlot: 0,
   observers: observers(),
   epilogue: epilogue(),
 })
@@ -624,14 +601,19 @@ const valid = {
     pick([fixtures.hessian, fixtures.sums, fixtures.errors, fixtures.reservoir, fixtures.cross]),
     new Float32Array(64),
   ],
-  createProgram: () => [Float64Array.of(k, k, k, k), Int32Array.of(4), ops(), 8],
+  createProgram: () => programArguments(pick),
   createAdapter: () => [
     Float64Array.of(fixtures.codes, pick([fixtures.decoded, fixtures.norm]), fixtures.decoded),
     pick([Float64Array.of(0.5), filled(Float64Array, 1)]),
   ],
   createCache: () => [1 + below(2), 1, 8, 1 + below(4), kvFormat(), maybe(filled(Float32Array, pick([2, 4])))],
   cacheBytes: () => [1 + below(2), 1, 8, 1 + below(4), kvFormat(), maybe(filled(Float32Array, pick([2, 4])))],
-  step: () => [fixtures.program, request(), flag()],
+  step: () => {
+    const tools = { pick, below, filled, random, shared }
+    const noProgram = error => noteError("createProgram", error)
+    const { program, request: whole } = stepArguments(native, fixtures, tools, request(), made, noProgram)
+    return [program, whole, flag()]
+  },
   cuda: () => [pick([null, emulated])],
   cudaOpen: () => [emulated, below(3)],
   cudaUpload: () => [device(), pick([filled(Uint16Array, 4 * k), mapped()]), 1, pick([0, 1, 8])],
@@ -794,7 +776,8 @@ function noteError(name, error) {
 
 for (let round = 0; round < rounds; ++round) {
   const pending = []
-  for (const name of exports) {
+  // Whole programs are in its arguments.
+  for (const name of [...exports, "step", "step", "step"]) {
     if (name === "registerError" && round % 7 !== 0) continue
     // In the emulation each takes its time.
     if (/^cuda(Gptq|RoundNearest|LayerError|ScaledErrors)$/.test(name) && round % 5 !== 0) continue

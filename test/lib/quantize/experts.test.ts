@@ -229,7 +229,9 @@ t.test("what a checkpoint's configuration says of the router", async t => {
   const { config_groups: groups } = JSON.parse(readFileSync(join(mixed, "config.json"), "utf8")).quantization_config
   const targets = Object.values(groups as Record<string, { targets: string[] }>).flatMap(group => group.targets)
   t.ok(
-    targets.includes("re:^model\\.layers\\.\\d+\\.block_sparse_moe\\.experts\\.\\d+\\.(?:w1|w2|w3)$"),
+    targets.includes(
+      "re:^model\\.layers\\.\\d+\\.block_sparse_moe\\.experts\\.\\d+\\.(?:down_proj|gate_proj|up_proj|w1|w2|w3)$",
+    ),
     `one pattern for all experts: ${targets.join(" ")}`,
   )
   t.ok((await logits(mixed, ids)).every(Number.isFinite))

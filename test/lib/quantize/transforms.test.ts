@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import t from "tap"
 import { evaluateModel } from "../../../lib/evaluate/evaluate-model.ts"
+import { QuantizationJob } from "../../../lib/quantize/job.ts"
 import { planQuantization, type QuantizeModelOptions, quantizeModel } from "../../../lib/quantize/quantize-model.ts"
 import { folder, hashes, logits, relativeDistance, smallCalibration, smallCheckpoint, tokens } from "./support.ts"
 
@@ -57,6 +58,59 @@ t.test("a rotation alone needs no calibration, and unties the head", async t => 
   t.equal(JSON.parse(readFileSync(join(out, "config.json"), "utf8")).tie_word_embeddings, false)
   const plain = join(folder(t), "plain")
   t.equal((await quantizeModel(source, plain, { ...options, transforms: [] })).sourceBytes, report.sourceBytes)
+})
+
+t.test("what a search leaves unquantized is calibrated as it will be written", async t => {
+  const job = await QuantizationJob.prepare(smallCheckpoint(t), {
+    ...{ transforms: ["hadamard"], targetBits: 6, groupSize: 32 },
+    ...smallCalibration,
+  })
+  t.teardown(() => job.dispose())
+  job.rotate()
+  const name = "model.layers.0.self_attn.o_proj.weight"
+  t.equal((await job.checkpoint.load(name)).dtype, "f32", "to be rounded from there")
+  const wide = await job.checkpoint.floats(name)
+  const left = job.withOverrides([{ pattern: "model.layers.0.self_attn.o_proj", scheme: "none" }], {})
+  t.equal((await left.checkpoint.load(name)).dtype, "bf16")
+  const narrow = await left.checkpoint.floats(name)
+  t.strictSame(narrow, (await (await left.checkpoint.load(name)).cast("f32")).data)
+  t.ok(relativeDistance(narrow, wide) > 1e-4 && relativeDistance(narrow, wide) < 1e-2)
+  t.same(left.rotation, job.rotation)
+  job.withOverrides([{ pattern: "model.layers.0.self_attn.o_proj", scheme: "w4a16" }], {})
+  t.strictSame(await job.checkpoint.floats(name), wide, "and the other way round")
+})
+
+t.test("mixtures of experts: every transform in front of roundings", async t => {
+  const mixtral = { model_type: "mixtral", num_local_experts: 4, num_experts_per_tok: 2, num_hidden_layers: 2 }
+  const qwen = {
+    ...{ model_type: "qwen3_moe", num_experts: 5, num_experts_per_tok: 2, moe_intermediate_size: 32, head_dim: 16 },
+    ...{ norm_topk_prob: true, num_hidden_layers: 2, mlp_only_layers: [1] },
+  }
+  for (const change of [mixtral, qwen]) {
+    const source = smallCheckpoint(t, change)
+    const before = await logits(source, ids)
+    for (const [options, limit] of [
+      [{ transforms: ["hadamard"], scheme: "w8a16", rounding: "nearest" }, 0.1],
+      [{ transforms: ["hadamard", "smooth", "awq"], preset: "awq-gptq" }, 0.6],
+      [{ preset: "awq" }, 0.6],
+      [{ preset: "smoothquant" }, 0.2],
+      [{ preset: "smoothquant", alpha: 0.5 }, 0.2],
+    ] as const satisfies [QuantizeModelOptions, number][]) {
+      const out = join(folder(t), "out")
+      const group = "preset" in options && options.preset === "smoothquant" ? {} : { groupSize: 32 }
+      const given = { ...group, ...options, ...smallCalibration, expertFloor: 16 } as QuantizeModelOptions
+      const { recipe, rotation, transforms } = await quantizeModel(source, out, given)
+      const what = `${change.model_type}, ${JSON.stringify(options)}`
+      t.equal(rotation?.block ?? null, recipe.transforms.includes("hadamard") ? 64 : null, what)
+      for (const entry of transforms.flat()) {
+        const behindNorm = entry.groups.find(({ source }) => source.startsWith("post_attention_layernorm"))!
+        if (behindNorm.targets.length > 2) t.match(behindNorm.targets[0], /gate$/, "the router takes the scale too")
+        t.ok(entry.groups.every(({ error, errorBefore }) => Number.isFinite(error) && error <= errorBefore * 2))
+      }
+      const distance = relativeDistance(await logits(out, ids), before)
+      t.ok(distance < limit, `${what}: ${distance.toFixed(4)}`)
+    }
+  }
 })
 
 t.test("an interrupted run with a rotation continues, and other seeds do not", async t => {

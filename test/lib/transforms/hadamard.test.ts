@@ -1,13 +1,13 @@
 // A rotation leaves a model's function as it is, on every architecture; what it cannot turn is refused by what stands in the way.
-import { mkdirSync, readFileSync } from "node:fs"
+import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import t, { type Test } from "tap"
 import { Checkpoint } from "../../../lib/containers/checkpoint.ts"
 import type { ModelProgram, Op, Section } from "../../../lib/models/program.ts"
 import { describeModel } from "../../../lib/models/registry.ts"
 import { streamAccess } from "../../../lib/models/residual-stream.ts"
-import { fromCheckpoint, writeCheckpoint } from "../../../lib/quantize/write-checkpoint.ts"
 import { prepareRotation, rotate } from "../../../lib/transforms/hadamard.ts"
+import { writeDense } from "../models/support/dense-checkpoint.ts"
 import { families, familyWeights } from "../models/support/family-models.ts"
 import { writeCheckpoint as writeTiny } from "../models/support/tiny-checkpoint.ts"
 import { folder, logits, relativeDistance, smallCheckpoint, smallConfig, tokens } from "../quantize/support.ts"
@@ -15,7 +15,6 @@ import { folder, logits, relativeDistance, smallCheckpoint, smallConfig, tokens 
 /** The rotated model, unquantized, in a folder of its own. */
 async function rotated(t: Test, source: string, keepsFloats: boolean, seed = 0): Promise<string> {
   const out = join(folder(t), "rotated")
-  mkdirSync(out)
   const checkpoint = await Checkpoint.open(source)
   try {
     const program = prepareRotation(
@@ -23,16 +22,7 @@ async function rotated(t: Test, source: string, keepsFloats: boolean, seed = 0):
       describeModel(checkpoint.config, name => checkpoint.has(name)),
     )
     rotate(checkpoint, program, seed, () => keepsFloats)
-    await writeCheckpoint(out, {
-      source: fromCheckpoint(checkpoint),
-      format: null,
-      summary: { modules: new Map(), unquantized: [], damp: null, version: "" },
-      options: { scaleType: "f32", gptqVersion: "v1" },
-      tensor: () => Promise.reject(new Error("nothing is quantized")),
-      moduleAt: () => null,
-      omitted: new Set(),
-      files: () => ({}),
-    })
+    await writeDense(checkpoint, out)
   } finally {
     checkpoint.dispose()
   }
@@ -49,6 +39,14 @@ for (const [name, change] of [
   ["qwen2, grouped queries", { model_type: "qwen2", num_key_value_heads: 1 }],
   ["qwen3, norms of heads", { model_type: "qwen3", head_dim: 24 }],
   ["mistral, windows", { model_type: "mistral", sliding_window: 8 }],
+  ["mixtral", { model_type: "mixtral", num_local_experts: 4, num_experts_per_tok: 2 }],
+  [
+    "qwen3_moe, some blocks without experts",
+    {
+      ...{ model_type: "qwen3_moe", num_experts: 5, num_experts_per_tok: 3, moe_intermediate_size: 32 },
+      ...{ norm_topk_prob: true, mlp_only_layers: [1], head_dim: 16 },
+    },
+  ],
   ["a hidden size of 5 * 16", { hidden_size: 80, num_attention_heads: 5, num_key_value_heads: 5 }],
   ["blocks of 2 in a hidden size of 3 * 2", { hidden_size: 6, num_attention_heads: 3, num_key_value_heads: 3 }],
 ] as const)
@@ -185,25 +183,16 @@ t.test("who reads and who writes", t => {
   t.end()
 })
 
-t.test("experts read and write the stream as the MLP in their place does", t => {
-  const plain = streamAccess(describeModel(smallConfig))[1]!
-  const mixture = changed(section => {
-    const [gate, up, down] = [4, 5, 6].map(nth => section.ops.filter(op => op.kind === "linear")[nth]!)
-    const routes = { ...gate!, out: 90, in: gate!.in }
-    const gather = { ...gate!, kind: "gather" as Op["kind"], in: [gate!.in[0]!, 90], out: 91, weights: [] }
-    const combine = { ...gate!, kind: "combine" as Op["kind"], in: [92, 90], out: down!.out, weights: [] }
-    const experts = (op: Op, input: number, out: number) => ({
-      ...{ ...op, kind: "experts" as Op["kind"], in: [input, 90], out },
-    })
-    return section.ops.flatMap(op => {
-      if (op === gate) return [routes, gather, experts(op, 91, op.out)]
-      if (op === up) return [experts(op, 91, op.out)]
-      return op === down ? [experts(op, op.in[0]!, 92), combine] : [op]
-    })
-  })
-  const found = streamAccess(mixture)[1]!
-  t.strictSame(found.writers, plain.writers)
-  t.strictSame(new Set(found.readers.map(({ module }) => module)), new Set(plain.readers.map(({ module }) => module)))
+t.test("router, gate and up of all experts read the stream, their down writes it", t => {
+  const mixture = { ...smallConfig, model_type: "mixtral", num_local_experts: 3, num_experts_per_tok: 2 }
+  const { readers, writers } = streamAccess(describeModel(mixture))[1]!
+  const experts = (part: string) => [0, 1, 2].map(e => `block_sparse_moe.experts.${e}.${part}`)
+  const behind = readers.filter(({ norm }) => norm!.tensor === "post_attention_layernorm.weight")
+  t.strictSame(
+    behind.map(({ module }) => module),
+    ["block_sparse_moe.gate", ...experts("w1"), ...experts("w3")],
+  )
+  t.strictSame(writers, ["self_attn.o_proj", ...experts("w2")])
   t.end()
 })
 

@@ -351,6 +351,8 @@ TEST(scheme_refusals) {
   refused(s);
   s = of(ActivationType::kInt8, ActivationGrain::kGroup);
   refused(s);
+  s = of(ActivationType::kInt8, ActivationGrain::kGroup), s.groupSize = 8, s.threshold = 6;
+  refused(s);
   s = token, s.type = static_cast<ActivationType>(9);
   refused(s);
 }

@@ -1,11 +1,10 @@
 // A checkpoint with outlier channels in what its norms put out, as large models have them and small ones do not: the same function, with
 // activations that plain int8 cannot hold.
-import { mkdirSync } from "node:fs"
 import { Checkpoint } from "../../../../lib/containers/checkpoint.ts"
 import { sharedFloats } from "../../../../lib/core/shared-array.ts"
 import { describeModel } from "../../../../lib/models/registry.ts"
 import { native } from "../../../../lib/native.ts"
-import { fromCheckpoint, writeCheckpoint } from "../../../../lib/quantize/write-checkpoint.ts"
+import { writeDense } from "./dense-checkpoint.ts"
 
 export interface Outliers {
   /** A power of two: the function stays the same, bit for bit. */
@@ -43,17 +42,7 @@ export async function plantOutliers(source: string, out: string, { factor, chann
         }
       }
     })
-    mkdirSync(out)
-    await writeCheckpoint(out, {
-      source: fromCheckpoint(checkpoint),
-      format: null,
-      summary: { modules: new Map(), unquantized: [], damp: null, version: "" },
-      options: { scaleType: "f32", gptqVersion: "v1" },
-      tensor: () => Promise.reject(new Error("nothing is quantized")),
-      moduleAt: () => null,
-      omitted: new Set(),
-      files: () => ({}),
-    })
+    await writeDense(checkpoint, out)
   } finally {
     checkpoint.dispose()
   }

@@ -11,8 +11,10 @@ t.test("the least error wins", async t => {
   const source = smallCheckpoint(t)
   for (const sensitivity of ["kl", "layer"] as const) {
     const out = join(folder(t), "out")
-    const { contests, tensors, transforms } = await quantizeModel(source, out, { ...base, sensitivity })
+    const { contests, tensors, transforms, residualPeaks } = await quantizeModel(source, out, { ...base, sensitivity })
     t.equal(contests!.length, 3)
+    t.equal(residualPeaks.length, 3)
+    t.ok(residualPeaks.every(peak => peak > 0))
     for (const { chosen, errors } of contests!) {
       t.strictSame(Object.keys(errors), strategies.map(strategyName))
       t.equal(errors[chosen], Math.min(...Object.values(errors)), `${sensitivity}: ${chosen}`)
@@ -55,6 +57,16 @@ t.test("beside a mixture", async t => {
   const { contests, mix } = await quantizeModel(smallCheckpoint(t), join(folder(t), "out"), options)
   t.equal(contests!.length, 3)
   t.ok(mix!.bitsPerWeight <= 4)
+})
+
+t.test("a residual stream that float16 does not hold is warned of", async t => {
+  const source = smallCheckpoint(t, { num_hidden_layers: 2 }, "BF16", weights => {
+    for (const [name, { values }] of Object.entries(weights))
+      if (/embed_tokens|o_proj|down_proj/.test(name)) for (const i of values.keys()) values[i]! *= 2 ** 16
+  })
+  const { residualPeaks, warnings } = await quantizeModel(source, join(folder(t), "out"), { ...base, steps: 5 })
+  t.ok(residualPeaks.every(peak => peak > 65504))
+  t.ok(warnings.some(text => /float16 ends at 65504/.test(text)))
 })
 
 t.test("what it takes is in the plan, and what it decides itself is refused", async t => {

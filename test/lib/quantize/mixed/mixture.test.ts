@@ -186,6 +186,18 @@ t.test("the same bytes again, and after an interruption", async t => {
   t.strictSame(beside(again), ["out"], "nothing is left beside it")
 })
 
+t.test("weights that are stored [in, out] are measured the right way round", async t => {
+  const config = { model_type: "gpt2", vocab_size: 64, n_embd: 64, n_layer: 2, n_head: 4, n_positions: 64 }
+  const source = join(folder(t), "gpt2")
+  writeCheckpoint(source, config, familyWeights(config, 11, "F32"), "F32")
+  const { mix } = await mixture(t, source, { targetBits: 5, format: "gptq", candidates: ["w4a16", "w8a16"] })
+  for (const { modules, candidates } of mix.groups) {
+    const [four, eight] = candidates.map(({ damage }) => damage)
+    t.ok(eight! < four! / 20, `${modules}: ${four} with 4 bits, ${eight} with 8`)
+  }
+  t.ok(mix.measuredKl < 4 * mix.predictedKl, `${mix.measuredKl} of ${mix.predictedKl}`)
+})
+
 t.test("refusals", async t => {
   const source = smallCheckpoint(t)
   const refused = async (options: Record<string, unknown>, code: string, text: RegExp) => {
@@ -197,6 +209,9 @@ t.test("refusals", async t => {
     t.strictSame(beside(out), [], JSON.stringify(options))
   }
   await refused({ targetBits: 2 }, "ERR_OPTION", /between 2\.267 and 16\.000/)
+  const decided = [{ pattern: "*.0.*", scheme: "w8a16" }]
+  const pair = { overrides: decided, candidates: ["w3a16", "w4a16"] }
+  for (const targetBits of [4, 7]) await refused({ ...pair, targetBits }, "ERR_OPTION", /between 5\.\d+ and 5\.\d+/)
   await refused({ targetBits: 17 }, "ERR_OPTION", /between .* quantize with one scheme/)
   await refused({ targetSize: 1000 }, "ERR_OPTION", /targetSize is 1000/)
   await refused({ targetSize: "lots" }, "ERR_OPTION", /targetSize/)
