@@ -82,6 +82,7 @@ bool sweepColumns(const VisitOrder& visit, const PackedUpper<float>& u, int64_t 
     }
     firstGroup = nextGroup;
     for (int64_t p = block.end / kPanel; p < u.panels(); ++p) {
+      if (p + 1 < u.panels()) prefetchRows(u.panel(p + 1) + block.begin * kPanel, block.end - block.begin);
       for (const SweepChunk& chunk : chunks) {
         spreadErrors(u, p, block.begin, block.end, chunk.errors, stride, chunk.weights);
       }

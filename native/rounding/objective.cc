@@ -55,6 +55,8 @@ void quadraticForms(const PackedUpper<float>& h, int sets, const float* const* d
       for (int64_t p = std::max(first, row / kPanel); p < last; ++p) {
         const int64_t rows = std::min(kStretch, (p + 1) * kPanel - row);
         const float* left = h.panel(p) + row * kPanel;
+        // Its next stretch, wanted once the other panels are done with this one.
+        prefetchRows(left + rows * kPanel, std::min(kStretch, (p + 1) * kPanel - row - rows));
         for (int s = 0; s < sets; s += 2) {
           alignas(64) float product[2][kPanel * kPanel] = {};
           if (s + 1 < sets) {
