@@ -154,13 +154,19 @@ void gramTile(const float* a, const float* b, int64_t rows, float* c, int64_t ld
   gramTiles<kGramRows, 1>(a, {b}, rows, {c}, ldc);
 }
 
-void gramPair(const float* a, const float* b0, const float* b1, int64_t rows, float* c0, float* c1, int64_t ldc) {
-  if constexpr (kGramPairRows > 0) {
-    gramTiles<kGramPairRows, 2>(a, {b0, b1}, rows, {c0, c1}, ldc);
+template <int Rows>
+TSQ_INLINE void gramPairs(const float* a, const float* b0, const float* b1, int64_t rows, float* c0, float* c1,
+                          int64_t ldc) {
+  if constexpr (Rows > 0) {
+    gramTiles<Rows, 2>(a, {b0, b1}, rows, {c0, c1}, ldc);
   } else {
     gramTile(a, b0, rows, c0, ldc);
     gramTile(a, b1, rows, c1, ldc);
   }
+}
+
+void gramPair(const float* a, const float* b0, const float* b1, int64_t rows, float* c0, float* c1, int64_t ldc) {
+  gramPairs<kGramPairRows>(a, b0, b1, rows, c0, c1, ldc);
 }
 
 // Two vectors of columns at a time: a whole cache line pair of every row.
