@@ -82,11 +82,12 @@ class Chunk {
     if (job_.visit.groups.empty()) {
       for (int64_t b = 0; b < job_.matrix.k / Block::kSize; ++b) fitGiven(b);
     }
-    const auto fit = [&](const VisitOrder::Group& group) { fitVisited(group); };
-    const auto round = [&](int64_t j, const float* weights, float inversePivot, float* error, int64_t stride) {
+    const auto fit = [&](size_t, const VisitOrder::Group& group) { fitVisited(group); };
+    const auto round = [&](size_t, int64_t j, const float* weights, float inversePivot, float* error, int64_t stride) {
       roundColumn(job_.visit.columns[static_cast<size_t>(j)], weights, inversePivot, error, stride);
     };
-    if (sweepColumns(job_.visit, job_.u, job_.longest, scratch_.weights, scratch_.errors, abort, fit, round)) store();
+    const std::vector<SweepChunk> alone{{scratch_.weights, scratch_.errors}};
+    if (sweepColumns(job_.visit, job_.u, job_.longest, alone, abort, fit, round)) store();
   }
 
  private:

@@ -17,16 +17,11 @@ namespace {
 // `live`.
 void spread(const LearnJob& job, std::vector<RowSet>& sets, const std::vector<uint8_t>& live, int64_t begin,
             int64_t end) {
-  const TileKernel<float> tile = tileKernel<float>();
-  for (int64_t p = 0; p < job.h.panels(); ++p) {
-    for (int64_t row = begin; row < end; row += kChain) {
-      for (size_t s = 0; s < sets.size(); ++s) {
-        if (!live[s]) continue;
-        tile(job.h.panel(p) + row * kPanel, sets[s].change + (row - begin) * kRows, std::min(kChain, end - row),
-             sets[s].gradient + p * kPanel * kRows, kRows);
-      }
-    }
+  std::vector<Product> products;
+  for (size_t s = 0; s < sets.size(); ++s) {
+    if (live[s]) products.push_back({sets[s].change, sets[s].gradient});
   }
+  addProducts(job.h, begin, end, products);
 }
 
 // out [columns][16], columns [begin, end) = H of these columns times x, rows [begin, end) of x + 0.

@@ -52,11 +52,13 @@ class PoolMachine final : public GptqMachine {
   }
 
   Status round(const GptqJob& job, AbortFlag abort) override {
-    WorkerScratch scratch(chunkScratchBytes(job));
-    ThreadPool::instance().run(chunksOf(job.n), [&](int64_t chunk, int worker) {
+    const int64_t chunks = chunksOf(job.n), together = chunksTogether(job.n);
+    WorkerScratch scratch(chunkScratchBytes(job) * static_cast<uint64_t>(together));
+    ThreadPool::instance().run((chunks + together - 1) / together, [&](int64_t task, int worker) {
       if (abort.raised() || scratch.failed()) return;
       void* memory = scratch.get(worker);
-      if (memory != nullptr) roundChunk(job, u_, chunk, memory, abort);
+      if (memory == nullptr) return;
+      roundChunks(job, u_, task * together, std::min(chunks, (task + 1) * together), memory, abort);
     });
     u_ = PackedUpper<float>();  // its memory is what the comparison needs
     return scratch.status("gptq");

@@ -1,4 +1,4 @@
-// Rows of the weight are independent, so a task takes 32 rows through all columns, held as [visit position][32 rows].
+// Rows of the weight are independent, so a task takes 32 or 64 through all columns, held as [visit position][32 rows].
 #include "rounding/gptq_chunk.h"
 
 #include <algorithm>
@@ -58,35 +58,57 @@ void loadVisited(const GptqJob& job, int64_t first, int64_t rows, float* weights
   }
 }
 
-}  // namespace
-
-uint64_t chunkScratchBytes(const GptqJob& job) {
-  return ChunkScratch::bytes(job);
-}
-
-void roundChunk(const GptqJob& job, const PackedUpper<float>& u, int64_t chunk, void* memory, AbortFlag abort) {
-  const ChunkScratch scratch(memory, job);
-  const LaneKernels& loops = laneKernels();
-  const int64_t first = chunk * kLanes, rows = rowsOfChunk(job.n, chunk);
-  if (job.fixedScales()) fitFixedScales(job, first, rows, scratch);
-  loadVisited(job, first, rows, scratch.weights);
-  const auto fit = [&](const VisitOrder::Group& group) {
-    alignas(64) float limits[kLanes];
-    chooseScales(job.grid, job.spec.search, scratch.weights + group.begin * kLanes, job.importanceFrom(group.begin),
-                 group.size, loadClip(job.spec.clip, first, rows, job.groups, group.id, limits),
-                 &scratch.scales[group.id]);
-  };
-  const auto round = [&](int64_t j, const float* weights, float inversePivot, float* error, int64_t stride) {
-    loops.encodeColumn(weights, scratch.scales[job.visit.groupOf[static_cast<size_t>(j)]], job.grid.maxCode,
-                       inversePivot, scratch.codes + j * kLanes, error, stride);
-  };
-  if (!sweepColumns(job.visit, u, job.longestBlock, scratch.weights, scratch.errors, abort, fit, round)) return;
+void storeVisited(const GptqJob& job, int64_t first, int64_t rows, const ChunkScratch& scratch) {
   for (int64_t lane = 0; lane < rows; ++lane) {
     uint8_t* codes = job.out.codes + (first + lane) * job.k;
     for (int64_t j = 0; j < job.k; ++j)
       codes[job.visit.columns[static_cast<size_t>(j)]] = scratch.codes[j * kLanes + lane];
   }
-  for (int64_t g = 0; g < job.groups; ++g) storeScales(scratch.scales[g], first, rows, job.groups, g, job.out);
+}
+
+}  // namespace
+
+int64_t chunksTogether(int64_t n) {
+  // Two, if that leaves every thread a few tasks.
+  return chunksOf(n) >= 8 * ThreadPool::instance().threads() ? 2 : 1;
+}
+
+uint64_t chunkScratchBytes(const GptqJob& job) {
+  return (ChunkScratch::bytes(job) + 63) / 64 * 64;
+}
+
+void roundChunks(const GptqJob& job, const PackedUpper<float>& u, int64_t begin, int64_t end, void* memory,
+                 AbortFlag abort) {
+  const LaneKernels& loops = laneKernels();
+  std::vector<ChunkScratch> scratches;
+  std::vector<SweepChunk> sweep;
+  for (int64_t chunk = begin; chunk < end; ++chunk) {
+    const ChunkScratch& scratch = scratches.emplace_back(
+        static_cast<char*>(memory) + (chunk - begin) * static_cast<int64_t>(chunkScratchBytes(job)), job);
+    const int64_t first = chunk * kLanes, rows = rowsOfChunk(job.n, chunk);
+    if (job.fixedScales()) fitFixedScales(job, first, rows, scratch);
+    loadVisited(job, first, rows, scratch.weights);
+    sweep.push_back({scratch.weights, scratch.errors});
+  }
+  const auto fit = [&](size_t c, const VisitOrder::Group& group) {
+    const int64_t chunk = begin + static_cast<int64_t>(c);
+    alignas(64) float limits[kLanes];
+    chooseScales(job.grid, job.spec.search, scratches[c].weights + group.begin * kLanes,
+                 job.importanceFrom(group.begin), group.size,
+                 loadClip(job.spec.clip, chunk * kLanes, rowsOfChunk(job.n, chunk), job.groups, group.id, limits),
+                 &scratches[c].scales[group.id]);
+  };
+  const auto round = [&](size_t c, int64_t j, const float* weights, float inversePivot, float* error, int64_t stride) {
+    loops.encodeColumn(weights, scratches[c].scales[job.visit.groupOf[static_cast<size_t>(j)]], job.grid.maxCode,
+                       inversePivot, scratches[c].codes + j * kLanes, error, stride);
+  };
+  if (!sweepColumns(job.visit, u, job.longestBlock, sweep, abort, fit, round)) return;
+  for (int64_t chunk = begin; chunk < end; ++chunk) {
+    const ChunkScratch& scratch = scratches[static_cast<size_t>(chunk - begin)];
+    const int64_t first = chunk * kLanes, rows = rowsOfChunk(job.n, chunk);
+    storeVisited(job, first, rows, scratch);
+    for (int64_t g = 0; g < job.groups; ++g) storeScales(scratch.scales[g], first, rows, job.groups, g, job.out);
+  }
 }
 
 }  // namespace tsq::rounding

@@ -1,4 +1,4 @@
-// What GPTQ does to 32 rows of a weight, and what it reads.
+// What GPTQ does to chunks of 32 rows of a weight, and what it reads.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -30,11 +30,17 @@ struct GptqJob {
   }
 };
 
-// Bytes of scratch that roundChunk needs.
+// Chunks of 32 rows that a task takes at once. They share each pass over the factor, which comes from the last cache:
+// codes are the same for any number.
+int64_t chunksTogether(int64_t n);
+
+// Bytes of scratch that roundChunks needs for one chunk, a multiple of 64.
 uint64_t chunkScratchBytes(const GptqJob& job);
 
-// Rounds rows [32 chunk, +32) through all columns and writes job.out. u: upper factor of the inverse Hessian in visit
-// order. scratch: chunkScratchBytes, 64-byte aligned. Returns early, with nothing promised about job.out, when aborted.
-void roundChunk(const GptqJob& job, const PackedUpper<float>& u, int64_t chunk, void* scratch, AbortFlag abort);
+// Rounds chunks [begin, end), rows [32 begin, 32 end), through all columns and writes job.out. u: upper factor of the
+// inverse Hessian in visit order. scratch: chunkScratchBytes a chunk, 64-byte aligned. Returns early, with nothing
+// promised about job.out, when aborted.
+void roundChunks(const GptqJob& job, const PackedUpper<float>& u, int64_t begin, int64_t end, void* scratch,
+                 AbortFlag abort);
 
 }  // namespace tsq::rounding

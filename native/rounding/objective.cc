@@ -5,10 +5,22 @@
 #include <string>
 #include <vector>
 
+#include "kernels/kernels.h"
 #include "rounding/group_grid.h"
-#include "rounding/tile.h"
 
 namespace tsq::rounding {
+namespace {
+
+// sums[lane] += sum over 16 columns of a * b, [16][16] each.
+void addDots(const float* a, const float* b, double* sums) {
+  float lanes[kPanel] = {};
+  for (int64_t i = 0; i < kPanel; ++i) {
+    for (int64_t lane = 0; lane < kPanel; ++lane) lanes[lane] += a[i * kPanel + lane] * b[i * kPanel + lane];
+  }
+  for (int64_t lane = 0; lane < kPanel; ++lane) sums[lane] += static_cast<double>(lanes[lane]);
+}
+
+}  // namespace
 
 Result<PackedUpper<float>> packQuadratic(const float* h, int64_t k, int64_t first, int64_t size, bool threaded) {
   Result<PackedUpper<float>> made = PackedUpper<float>::create(size);
@@ -34,7 +46,7 @@ Result<PackedUpper<float>> packQuadratic(const float* h, int64_t k, int64_t firs
 }
 
 void quadraticForms(const PackedUpper<float>& h, int sets, const float* const* d, double* sums) {
-  const TileKernel<float> tile = tileKernel<float>();
+  const KernelTable& table = kernels();
   // Four panels of H share a stretch of the vectors while it is in the cache.
   constexpr int64_t kTogether = 4, kStretch = kChain / 2;
   for (int64_t first = 0; first < h.panels(); first += kTogether) {
@@ -42,16 +54,18 @@ void quadraticForms(const PackedUpper<float>& h, int sets, const float* const* d
     for (int64_t row = 0; row < last * kPanel; row += kStretch) {
       for (int64_t p = std::max(first, row / kPanel); p < last; ++p) {
         const int64_t rows = std::min(kStretch, (p + 1) * kPanel - row);
-        for (int s = 0; s < sets; ++s) {
-          alignas(64) float product[kPanel * kPanel] = {};
-          tile(h.panel(p) + row * kPanel, d[s] + row * kPanel, rows, product, kPanel);
-          const float* factors = d[s] + p * kPanel * kPanel;
-          float lanes[kPanel] = {};
-          for (int64_t i = 0; i < kPanel; ++i) {
-            for (int64_t lane = 0; lane < kPanel; ++lane)
-              lanes[lane] += product[i * kPanel + lane] * factors[i * kPanel + lane];
+        const float* left = h.panel(p) + row * kPanel;
+        // Its next stretch, wanted once the other panels are done with this one.
+        prefetchRows(left + rows * kPanel, std::min(kStretch, (p + 1) * kPanel - row - rows));
+        for (int s = 0; s < sets; s += 2) {
+          alignas(64) float product[2][kPanel * kPanel] = {};
+          if (s + 1 < sets) {
+            table.gramPair(left, d[s] + row * kPanel, d[s + 1] + row * kPanel, rows, product[0], product[1], kPanel);
+          } else {
+            table.gramTile(left, d[s] + row * kPanel, rows, product[0], kPanel);
           }
-          for (int64_t lane = 0; lane < kPanel; ++lane) sums[s * kPanel + lane] += static_cast<double>(lanes[lane]);
+          for (int one = s; one < std::min(sets, s + 2); ++one)
+            addDots(product[one - s], d[one] + p * kPanel * kPanel, sums + one * kPanel);
         }
       }
     }

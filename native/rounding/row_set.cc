@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "rounding/tile.h"
+#include "kernels/kernels.h"
 
 namespace tsq::rounding {
 
@@ -105,18 +105,30 @@ void RowSet::objective(double* error) const {
   rowLoops().dot(difference, gradient, job_.k, error);
 }
 
-void computeGradients(const LearnJob& job, std::vector<RowSet>& sets) {
-  const TileKernel<float> tile = tileKernel<float>();
-  for (RowSet& set : sets) std::memset(set.gradient, 0, static_cast<size_t>(job.padded() * kRows) * sizeof(float));
-  for (int64_t p = 0; p < job.h.panels(); ++p) {
-    for (int64_t row = 0; row < job.padded(); row += kChain) {
-      const int64_t rows = std::min(kChain, job.padded() - row);
-      for (RowSet& set : sets) {
-        tile(job.h.panel(p) + row * kPanel, set.difference + row * kRows, rows, set.gradient + p * kPanel * kRows,
-             kRows);
+void addProducts(const PackedSquare& h, int64_t begin, int64_t end, const std::vector<Product>& products) {
+  const KernelTable& table = kernels();
+  for (int64_t p = 0; p < h.panels(); ++p) {
+    for (int64_t row = begin; row < end; row += kChain) {
+      const float* left = h.panel(p) + row * kPanel;
+      const int64_t rows = std::min(kChain, end - row), from = (row - begin) * kRows, to = p * kPanel * kRows;
+      size_t s = 0;
+      for (; s + 1 < products.size(); s += 2) {
+        const Product& one = products[s];
+        const Product& two = products[s + 1];
+        table.gramPair(left, one.x + from, two.x + from, rows, one.sum + to, two.sum + to, kRows);
       }
+      if (s < products.size()) table.gramTile(left, products[s].x + from, rows, products[s].sum + to, kRows);
     }
   }
+}
+
+void computeGradients(const LearnJob& job, std::vector<RowSet>& sets) {
+  std::vector<Product> products;
+  for (RowSet& set : sets) {
+    std::memset(set.gradient, 0, static_cast<size_t>(job.padded() * kRows) * sizeof(float));
+    products.push_back({set.difference, set.gradient});
+  }
+  addProducts(job.h, 0, job.padded(), products);
 }
 
 }  // namespace tsq::rounding

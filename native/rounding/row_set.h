@@ -74,7 +74,14 @@ class RowSet {
   bool any_ = false;
 };
 
-// gradient = H difference of every set. The columns of H pass once for all sets.
+// sum [padded][16] += H of columns [begin, end) times x [end - begin][16], for each product. H passes once for all.
+struct Product {
+  const float* x;
+  float* sum;
+};
+void addProducts(const PackedSquare& h, int64_t begin, int64_t end, const std::vector<Product>& products);
+
+// gradient = H difference of every set.
 void computeGradients(const LearnJob& job, std::vector<RowSet>& sets);
 
 // Exact descent (descent.cc) and signed gradients (signed_gradient.cc) from each set's kept state, which they replace

@@ -30,6 +30,7 @@ __attribute__((target("avx512f"))) void avx512(const double* a, const double* b,
   for (int half = 0; half < 16; half += 8) {
     __m512d sums[8][2];
     for (int i = 0; i < 8; ++i) sums[i][0] = sums[i][1] = _mm512_setzero_pd();
+#pragma GCC unroll 4
     for (int64_t r = 0; r < rows; ++r) {
       const __m512d b0 = _mm512_load_pd(b + r * 16), b1 = _mm512_load_pd(b + r * 16 + 8);
       const double* factors = a + r * 16 + half;
@@ -55,6 +56,7 @@ __attribute__((target("avx2,fma"))) void avx2(const double* a, const double* b, 
     for (int left = 0; left < 16; left += 8) {
       __m256d sums[4][2];
       for (int i = 0; i < 4; ++i) sums[i][0] = sums[i][1] = _mm256_setzero_pd();
+#pragma GCC unroll 4
       for (int64_t r = 0; r < rows; ++r) {
         const __m256d b0 = _mm256_load_pd(b + r * 16 + left), b1 = _mm256_load_pd(b + r * 16 + left + 4);
         const double* factors = a + r * 16 + top;

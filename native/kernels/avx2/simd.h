@@ -23,6 +23,7 @@ constexpr int kTilePanels = 1;
 constexpr int kFusedPanels = 1;     // panels side by side for few rows
 constexpr int kAttentionLanes = 6;  // accumulators of attention: query vectors x blocks
 constexpr int kGramRows = 4;        // rows of a Gram tile at once
+constexpr int kGramPairRows = 0;    // and of two side by side; 0: one tile after the other
 
 TSQ_INLINE Lanes zeros() {
   return {_mm256_setzero_ps(), _mm256_setzero_ps()};

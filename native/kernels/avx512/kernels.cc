@@ -12,8 +12,8 @@
 namespace tsq {
 
 const KernelTable kAvx512Kernels = {
-    "avx512", nullptr,  nullptr, nullptr, linear, toFloat, fromFloat, rmsnorm, layernorm, rope,        attention,
-    silu,     geluTanh, geluErf, add,     axpy,   dot,     maximum,   expSum,  gramTile,  columnStats,
+    "avx512", nullptr,  nullptr, nullptr, linear, toFloat, fromFloat, rmsnorm, layernorm, rope,     attention,
+    silu,     geluTanh, geluErf, add,     axpy,   dot,     maximum,   expSum,  gramTile,  gramPair, columnStats,
 };
 
 }  // namespace tsq

@@ -26,6 +26,7 @@ constexpr int kFusedPanels = 2;      // panels side by side for few rows
 constexpr int kDigitRegisters = 32;  // for sums, weights and digits
 constexpr int kAttentionLanes = 24;  // accumulators of attention: query vectors x blocks
 constexpr int kGramRows = 16;        // rows of a Gram tile at once
+constexpr int kGramPairRows = 8;     // and of two side by side; 0: one tile after the other
 
 TSQ_INLINE Lanes zeros() {
   return _mm512_setzero_ps();

@@ -109,26 +109,64 @@ double expSum(const float* x, float shift, float* y, int64_t count) {
       });
 }
 
-// kGramRows rows of the 16 x 16 tile at a time; chains of at most 256 rows.
-void gramTile(const float* a, const float* b, int64_t rows, float* c, int64_t ldc) {
+// Tiles of a Gram matrix, `Rows` rows of `Panels` tiles side by side at a time; chains of at most 256 rows. Four rows
+// of the operands make an iteration: counters and branches take the ports of the multiply-adds.
+template <int Rows, int Panels>
+TSQ_INLINE void gramTiles(const float* a, const float* const (&b)[Panels], int64_t rows, float* const (&c)[Panels],
+                          int64_t ldc) {
   for (int64_t begin = 0; begin < rows; begin += 256) {
     const int64_t end = begin + 256 < rows ? begin + 256 : rows;
-    for (int first = 0; first < 16; first += kGramRows) {
-      Lanes sums[kGramRows];
+    for (int first = 0; first < 16; first += Rows) {
+      Lanes sums[Rows][Panels];
 #pragma GCC unroll 16
-      for (int i = 0; i < kGramRows; ++i) sums[i] = zeros();
+      for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 2
+        for (int p = 0; p < Panels; ++p) {
+          sums[i][p] = zeros();
+          prefetch(c[p] + (first + i) * ldc);  // wanted a few thousand cycles from here
+        }
+      }
+#pragma GCC unroll 4
       for (int64_t r = begin; r < end; ++r) {
-        const Lanes row = load(b + r * 16);
+        Lanes row[Panels];
+#pragma GCC unroll 2
+        for (int p = 0; p < Panels; ++p) row[p] = load(b[p] + r * 16);
 #pragma GCC unroll 16
-        for (int i = 0; i < kGramRows; ++i) sums[i] = fma(row, set1(a[r * 16 + first + i]), sums[i]);
+        for (int i = 0; i < Rows; ++i) {
+          const Lanes factor = set1(a[r * 16 + first + i]);
+#pragma GCC unroll 2
+          for (int p = 0; p < Panels; ++p) sums[i][p] = fma(row[p], factor, sums[i][p]);
+        }
       }
 #pragma GCC unroll 16
-      for (int i = 0; i < kGramRows; ++i) {
-        float* out = c + (first + i) * ldc;
-        store(out, add(load(out), sums[i]));
+      for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 2
+        for (int p = 0; p < Panels; ++p) {
+          float* out = c[p] + (first + i) * ldc;
+          store(out, add(load(out), sums[i][p]));
+        }
       }
     }
   }
+}
+
+void gramTile(const float* a, const float* b, int64_t rows, float* c, int64_t ldc) {
+  gramTiles<kGramRows, 1>(a, {b}, rows, {c}, ldc);
+}
+
+template <int Rows>
+TSQ_INLINE void gramPairs(const float* a, const float* b0, const float* b1, int64_t rows, float* c0, float* c1,
+                          int64_t ldc) {
+  if constexpr (Rows > 0) {
+    gramTiles<Rows, 2>(a, {b0, b1}, rows, {c0, c1}, ldc);
+  } else {
+    gramTile(a, b0, rows, c0, ldc);
+    gramTile(a, b1, rows, c1, ldc);
+  }
+}
+
+void gramPair(const float* a, const float* b0, const float* b1, int64_t rows, float* c0, float* c1, int64_t ldc) {
+  gramPairs<kGramPairRows>(a, b0, b1, rows, c0, c1, ldc);
 }
 
 // Two vectors of columns at a time: a whole cache line pair of every row.

@@ -12,8 +12,8 @@
 namespace tsq {
 
 const KernelTable kNeonKernels = {
-    "neon", nullptr,  nullptr, nullptr, linear, toFloat, fromFloat, rmsnorm, layernorm, rope,        attention,
-    silu,   geluTanh, geluErf, add,     axpy,   dot,     maximum,   expSum,  gramTile,  columnStats,
+    "neon", nullptr,  nullptr, nullptr, linear, toFloat, fromFloat, rmsnorm, layernorm, rope,     attention,
+    silu,   geluTanh, geluErf, add,     axpy,   dot,     maximum,   expSum,  gramTile,  gramPair, columnStats,
 };
 
 }  // namespace tsq

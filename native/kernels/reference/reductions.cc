@@ -56,6 +56,11 @@ void gramTile(const float* a, const float* b, int64_t rows, float* c, int64_t ld
   }
 }
 
+void gramPair(const float* a, const float* b0, const float* b1, int64_t rows, float* c0, float* c1, int64_t ldc) {
+  gramTile(a, b0, rows, c0, ldc);
+  gramTile(a, b1, rows, c1, ldc);
+}
+
 void columnStats(const float* x, int64_t ld, int64_t rows, int64_t columns, float* sums, float* peaks) {
   for (int64_t j = 0; j < columns; ++j) {
     double sum = 0;

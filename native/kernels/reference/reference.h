@@ -33,6 +33,7 @@ float dot(const float* a, const float* b, int64_t count);
 float maximum(const float* x, int64_t count);
 double expSum(const float* x, float shift, float* y, int64_t count);
 void gramTile(const float* a, const float* b, int64_t rows, float* c, int64_t ldc);
+void gramPair(const float* a, const float* b0, const float* b1, int64_t rows, float* c0, float* c1, int64_t ldc);
 void columnStats(const float* x, int64_t ld, int64_t rows, int64_t columns, float* sums, float* peaks);
 
 }  // namespace tsq::reference

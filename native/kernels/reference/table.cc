@@ -41,6 +41,7 @@ const KernelTable kReferenceKernels = {
     reference::maximum,
     reference::expSum,
     reference::gramTile,
+    reference::gramPair,
     reference::columnStats,
 };
 

@@ -119,6 +119,11 @@ TEST(gram_tile_adds) {
         }
         CHECK(std::fabs(c[static_cast<size_t>(i)] - sum) <= 1e-6 * size);
       }
+      // A pair is two tiles, side by side or far from each other.
+      std::vector<float> second = before, pair0 = before, pair1 = before;
+      table->gramTile(a, a, rows, second.data(), ldc);
+      table->gramPair(a, b, a, rows, pair0.data(), pair1.data(), ldc);
+      CHECK_MSG(sameBytes(pair0, c) && sameBytes(pair1, second), std::string(table->name) + ": a pair of tiles");
     }
   }
 }

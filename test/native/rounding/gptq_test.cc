@@ -203,7 +203,7 @@ TEST(gptq_keeps_nearest_where_it_is_better) {
 }
 
 TEST(rounding_gives_the_same_bytes_for_any_number_of_threads) {
-  const int64_t n = 150, k = 300, rows = 900;
+  const int64_t n = 280, k = 300, rows = 900;  // one thread takes two chunks of rows at a time
   tsq::ThreadPool& pool = tsq::ThreadPool::instance();
   const int before = pool.threads();
   const std::vector<float> x = activations(rows, k, 71), w = gaussian(n * k, 72);
