@@ -143,7 +143,7 @@ TSQ_INLINE const uint8_t* pieceTiles(const typename Engine::Codes& codes, const 
 }
 
 template <typename Engine>
-__attribute__((noinline)) void manyByRow(const DotCall& call) {
+__attribute__((noinline)) void manyPieces(const DotCall& call) {
   PieceSpace& space = *reinterpret_cast<PieceSpace*>(call.scratch);
   auto* totals = reinterpret_cast<uint8_t(*)[kTileBytes]>(call.scratch + sizeof(PieceSpace));
   const PackedView& w = *call.w;
@@ -151,7 +151,6 @@ __attribute__((noinline)) void manyByRow(const DotCall& call) {
   const int64_t panelBytes = layout::panelBytes(w.shape), rowBytes = order.chunks * kTileRowBytes;
   const int64_t rowPairs = layout::divideUp(call.rows, 2 * kBundle), steps = order.pairs * order.pieces;
   const typename Engine::Codes codes(w);
-  const TileSession session(kTileHeight, kTileHeight);
   Complete waiting;
   int turn = 0;
   for (int64_t step = 0; step < steps; ++step) {
@@ -252,14 +251,25 @@ __attribute__((noinline)) void fewPanelsByRow(const DotCall& call, int64_t panel
 }
 
 template <typename Engine>
-void productByRow(const DotCall& call) {
-  if (call.rows > kBundle) return manyByRow<Engine>(call);
+__attribute__((noinline)) void fewByRow(const DotCall& call) {
   FewSpace& space = *reinterpret_cast<FewSpace*>(call.scratch);
   const int rows = static_cast<int>(call.rows);
   const TileSession session(rows, rows);
   int64_t panel = call.panelBegin;
   for (; panel + kSumTiles <= call.panelEnd; panel += kSumTiles) fewPanelsByRow<Engine, kSumTiles>(call, panel, space);
   for (; panel < call.panelEnd; ++panel) fewPanelsByRow<Engine, 1>(call, panel, space);
+}
+
+template <typename Engine>
+__attribute__((noinline)) void manyByRow(const DotCall& call) {
+  const TileSession session(kTileHeight, kTileHeight);
+  manyPieces<Engine>(call);
+}
+
+template <typename Engine>
+TSQ_INLINE void productByRow(const DotCall& call) {
+  if (call.rows <= kBundle) return fewByRow<Engine>(call);
+  manyByRow<Engine>(call);
 }
 
 int64_t byRowScratch(int64_t rows, int64_t panels) {
