@@ -48,6 +48,8 @@ struct SplitRow {
   // `zero` and within -128 … 127. 0: every block has a scale of its own, and its largest code is 127.
   float scale = 0;
   int32_t zero = 0;
+  // With such a scale: it and the sum of all codes are written once, as if the row were one block.
+  bool byRow = false;
 };
 
 // y[rows, panels panelBegin … panelEnd) = x W^T + bias for whole bundles of split activations.
@@ -64,6 +66,9 @@ struct DotCall {
   const float* bias;  // or null
   int64_t panelBegin, panelEnd;
   uint8_t* scratch;  // DotKernel::scratchBytes, 64-byte aligned
+  // Quads of a weight with one group of at most layout::kMostByRow packed k: a row has one scale and one sum, as if it
+  // were one block, and its products are summed over all k before they are scaled.
+  bool byRow = false;
 };
 
 // Kernels that multiply several k at once: pairs of bf16 (exact: a f32 activation is the sum of three bf16) or quads of

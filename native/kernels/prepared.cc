@@ -99,8 +99,7 @@ int64_t Prepared::floats() const {
   if (direct) return 0;
   if (dots == nullptr) return m * layout::roundUp(layout::packedK(shape()), 16);
   const int64_t chunks = m * layout::rowBytes(shape(), chunkSize(), limbs) / 4 + kSlackFloats;
-  const int64_t scales = wholeLines(m * layout::blocks(shape()));
-  return chunks + scales + (quads ? wholeLines(m * layout::blocks(shape()) * limbs) : 0) + extras;
+  return chunks + wholeLines(m * scaled()) + (quads ? wholeLines(m * scaled() * limbs) : 0) + extras;
 }
 
 float* Prepared::place(float* memory) {
@@ -113,7 +112,7 @@ float* Prepared::place(float* memory) {
     return end;
   }
   chunks_ = reinterpret_cast<uint8_t*>(memory);
-  const int64_t count = args_->m * layout::blocks(shape()), sums = quads ? wholeLines(count * limbs) : 0;
+  const int64_t count = args_->m * scaled(), sums = quads ? wholeLines(count * limbs) : 0;
   extraMemory_ = end - args_->m * extraStride();
   extra = extraMemory_;
   scales_ = extraMemory_ - sums - wholeLines(count);
@@ -179,7 +178,7 @@ bool Prepared::row(const KernelTable& table, int64_t index) const {
     return true;
   }
   const int64_t bundle = index / kBundle, bundleRows = std::min(kBundle, args_->m - bundle * kBundle);
-  const int64_t blocks = layout::blocks(shape()), at = bundle * kBundle * blocks + index % kBundle;
+  const int64_t blocks = scaled(), at = bundle * kBundle * blocks + index % kBundle;
   SplitRow split{};
   split.shape = &shape();
   ActivationGrid grid{};
@@ -194,6 +193,7 @@ bool Prepared::row(const KernelTable& table, int64_t index) const {
   if (form_ == Form::kCodes) {
     split.scale = grid.scale;
     split.zero = grid.zero;
+    split.byRow = byRow();
   } else if (form_ == Form::kFloats) {
     roundFloats(room, grid, split);
   } else if (!quads) {
@@ -224,7 +224,7 @@ bool Prepared::groupSums(const KernelTable& table, int64_t index, float* sums, i
 DotCall Prepared::call(const PackedView& w, int64_t row, int64_t rowCount, float* y, int64_t ldy, const float* bias,
                        int64_t panelBegin, int64_t panelEnd, float* scratch) const {
   // Row blocks begin at whole bundles.
-  const int64_t blocks = layout::blocks(shape());
+  const int64_t blocks = scaled();
   return {&w,
           chunks_ + row * layout::rowBytes(shape(), chunkSize(), limbs),
           scales_ + row * blocks,
@@ -236,7 +236,8 @@ DotCall Prepared::call(const PackedView& w, int64_t row, int64_t rowCount, float
           bias,
           panelBegin,
           panelEnd,
-          reinterpret_cast<uint8_t*>(scratch)};
+          reinterpret_cast<uint8_t*>(scratch),
+          byRow()};
 }
 
 }  // namespace tsq

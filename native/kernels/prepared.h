@@ -65,6 +65,12 @@ struct Prepared {
 
   const layout::Shape& shape() const { return args_->weight->shape; }
   int64_t chunkSize() const { return quads ? layout::kQuadChunk : layout::kPairChunk; }
+  // One grid a row and one group of the weight: int32 holds the sums over all k.
+  bool byRow() const {
+    return form_ == Form::kCodes && layout::groups(shape()) == 1 && layout::packedK(shape()) <= layout::kMostByRow;
+  }
+  // Blocks of a row that have a scale.
+  int64_t scaled() const { return byRow() ? 1 : layout::blocks(shape()); }
   bool shifted() const { return form_ == Form::kCodes && !scheme->symmetric; }
   bool plain() const;
   bool fixedPoint(const KernelTable& table, Dtype type);

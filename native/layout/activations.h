@@ -15,6 +15,8 @@ constexpr int64_t kBundle = 16;      // rows
 constexpr int64_t kChunkBytes = 64;  // of one row
 constexpr int64_t kPairChunk = 32;   // k of a chunk of bf16
 constexpr int64_t kQuadChunk = 64;   // k of a chunk of int8
+// Packed k of a group up to which products of bytes with int8 add up to less than 2^31: 255 * 128 each.
+constexpr int64_t kMostByRow = 65536;
 
 // A run of packed columns inside one group.
 struct Block {

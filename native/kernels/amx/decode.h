@@ -48,6 +48,12 @@ __attribute__((noinline)) void decodePart(const Codes& codes, const uint8_t* at,
   for (; out < end; out += kTileRowBytes) storeWords(out, zeroWords());
 }
 
+// Panels lie far apart and only a piece of each is read: the same piece of the next but one is fetched.
+struct NextPanels {
+  int64_t bytes;
+  TSQ_METHOD void fetch(const uint8_t* line) const { prefetch(line + bytes); }
+};
+
 // A chunk of kChunk packed columns, of which the first `length` exist, to one tile.
 template <typename Codes, int64_t kChunk, typename Fetch>
 TSQ_INLINE void decodeChunk(const Codes& codes, const uint8_t* at, int64_t length, Fetch ahead, uint8_t* out) {

@@ -1,4 +1,5 @@
 // Kernels on AMX tiles: exact pairs of bf16 parts, quads of int8.
+#include "kernels/amx/by_row.h"
 #include "kernels/amx/few.h"
 #include "kernels/amx/many.h"
 #include "kernels/avx512/words.h"
@@ -55,6 +56,7 @@ void multiplyPairs(const DotCall& call) {
 
 template <WeightKind kKind>
 void quadsOf(const DotCall& call) {
+  if (call.byRow) return productByRow<TileQuads<QuadCodes<kKind, 1>>>(call);
   product<TileQuads<QuadCodes<kKind, 1>>>(call);
 }
 
@@ -78,7 +80,8 @@ void multiplyQuads(const DotCall& call) {
 }
 
 int64_t quadScratch(const layout::Shape& shape, int64_t rows, int64_t panels) {
-  return std::max(tileScratch(shape, rows, panels), kAvx512VnniQuads.scratchBytes(shape, rows, panels));
+  return std::max({tileScratch(shape, rows, panels), byRowScratch(rows, panels),
+                   kAvx512VnniQuads.scratchBytes(shape, rows, panels)});
 }
 
 bool pairsPay(WeightKind kind, Dtype, int64_t) {

@@ -115,12 +115,6 @@ TSQ_INLINE Stretch stretchFrom(const layout::Shape& shape, int64_t first) {
   return stretch;
 }
 
-// Panels lie far apart and only a piece of each is read: the same piece of the next but one is fetched.
-struct NextPanels {
-  int64_t bytes;
-  TSQ_METHOD void fetch(const uint8_t* line) const { prefetch(line + bytes); }
-};
-
 template <typename Engine>
 __attribute__((noinline)) void decodeStretch(typename Engine::Codes& codes, const DotCall& call, const Stretch& stretch,
                                              int64_t panel, uint8_t* out) {

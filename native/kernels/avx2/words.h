@@ -36,6 +36,10 @@ TSQ_INLINE Words addWords(Words a, Words b) {
 TSQ_INLINE Words subWords(Words a, Words b) {
   return {_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)};
 }
+// The lower 32 bits of products.
+TSQ_INLINE Words mulWords(Words a, Words b) {
+  return {_mm256_mullo_epi32(a.lo, b.lo), _mm256_mullo_epi32(a.hi, b.hi)};
+}
 // Bits of w move down by kBits, up where that is negative.
 template <int kBits>
 TSQ_INLINE Words shiftDown(Words w) {

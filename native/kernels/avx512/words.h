@@ -33,6 +33,10 @@ TSQ_INLINE Words addWords(Words a, Words b) {
 TSQ_INLINE Words subWords(Words a, Words b) {
   return _mm512_sub_epi32(a, b);
 }
+// The lower 32 bits of products.
+TSQ_INLINE Words mulWords(Words a, Words b) {
+  return _mm512_mullo_epi32(a, b);
+}
 // Bits of w move down by kBits, up where that is negative.
 template <int kBits>
 TSQ_INLINE Words shiftDown(Words w) {

@@ -6,7 +6,8 @@
 // depends neither on the path nor on the rows and panels of the call.
 //
 // A class `Dot` says what differs: kChunk and kWide, packed k of a chunk and of four bytes; kTileRows and kTilePanels,
-// the register tile; kMostLimbs; kRowSums, whether rows have sums of codes (null otherwise).
+// the register tile; kMostLimbs; kRowSums, whether rows have sums of codes (null otherwise); kByRow, whether a call may
+// be by row.
 // Params holds what read() gives of 16 outputs and a group. Sum belongs to a row and a block: start(), accumulate()
 // over the block, finish() adds it to the total. decodedBytes() of a panel.
 #pragma once
@@ -53,8 +54,30 @@ struct Tile {
   const Slab* slab;
   const uint8_t* weights;  // [step of four bytes of k][panel][16 outputs][4 bytes]; see also accumulate()
   const void* params;      // [block][panel]
-  float* totals;           // [row][panel][16]
+  float* totals;           // [row][panel][16]; by row: int32, of products that are not scaled yet
+  bool byRow;
 };
+
+template <class Dot, int kRows, int kPanels>
+TSQ_INLINE void loadSums(const float* totals, typename Dot::Sum (&sums)[kRows][kPanels]) {
+  if constexpr (Dot::kByRow) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int q = 0; q < kPanels; ++q) sums[r][q] = loadWords(totals + (r * kPanels + q) * layout::kPanel);
+    }
+  }
+}
+template <class Dot, int kRows, int kPanels>
+TSQ_INLINE void storeSums(const typename Dot::Sum (&sums)[kRows][kPanels], float* totals) {
+  if constexpr (Dot::kByRow) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int q = 0; q < kPanels; ++q) storeWords(totals + (r * kPanels + q) * layout::kPanel, sums[r][q]);
+    }
+  }
+}
 
 template <class Dot, int kRows, int kPanels>
 __attribute__((noinline)) void tile(const Tile& t) {
@@ -71,16 +94,24 @@ __attribute__((noinline)) void tile(const Tile& t) {
   for (const int32_t* const end = length + t.slab->blocks; length < end; ++length) {
     for (int limb = 0; limb < limbs; ++limb) {
       typename Dot::Sum sums[kRows][kPanels];
+      if (Dot::kByRow && t.byRow) {
+        loadSums<Dot, kRows, kPanels>(t.totals, sums);
+      } else {
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) {
+        for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-        for (int q = 0; q < kPanels; ++q) sums[r][q] = Dot::start(params[q], inputSums, r);
+          for (int q = 0; q < kPanels; ++q) sums[r][q] = Dot::start(params[q], inputSums, r);
+        }
       }
       Dot::template accumulate<kRows, kPanels>(sums, kind, weights, x + limb * apart, limbs * apart,
                                                *length / Dot::kWide, *t.fetch);
       float* total = t.totals;
       // Else the compiler would carry all totals from block to block, on the stack and in the way of the sums.
       __asm__("" : "+r"(total));
+      if (Dot::kByRow && t.byRow) {
+        storeSums<Dot, kRows, kPanels>(sums, total);
+        continue;
+      }
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         const Lanes rowScale = Dot::rowScale(scales, r);
@@ -141,12 +172,13 @@ TSQ_INLINE void tileOf(int64_t rows, const Tile& t) {
 template <class Dot, int kPanels>
 __attribute__((noinline)) void multiplySlab(const DotCall& call, int64_t firstRow, int64_t rows, Tile t) {
   const layout::Shape& shape = call.w->shape;
-  const int64_t bytes = layout::rowBytes(shape, Dot::kChunk, call.limbs), blocks = layout::blocks(shape);
-  const int64_t firstChunk = t.slab->chunk, firstBlock = t.slab->block;
+  const int64_t bytes = layout::rowBytes(shape, Dot::kChunk, call.limbs);
+  const int64_t blocks = call.byRow ? 1 : layout::blocks(shape), firstBlock = call.byRow ? 0 : t.slab->block;
+  const int64_t firstChunk = t.slab->chunk;
   for (int64_t row = firstRow; row < firstRow + rows; row += layout::kBundle) {
     const int64_t bundle = least(layout::kBundle, call.rows - row);
     t.apart = bundle * layout::kChunkBytes;
-    t.step = bundle;
+    t.step = call.byRow ? 0 : bundle;
     t.x = call.chunks + row * bytes + firstChunk * call.limbs * t.apart;
     t.scales = call.scales + row * blocks + firstBlock * bundle;
     if constexpr (Dot::kRowSums) t.sums = call.sums + row * blocks + firstBlock * bundle;
@@ -187,6 +219,20 @@ __attribute__((noinline)) void multiplySlab(const DotCall& call, int64_t firstRo
   }
 }
 
+// Totals of a call by row: from sums of products to f32.
+template <class Dot>
+__attribute__((noinline)) void scaleRows(const DotCall& call, int64_t row, int64_t rows, int64_t panel, int64_t panels,
+                                         float* totals) {
+  for (int64_t q = 0; q < panels; ++q) {
+    const auto params = Dot::read(*call.w, (panel + q) * layout::kPanel);
+    for (int64_t r = 0; r < rows; ++r) {
+      float* total = totals + (r * panels + q) * layout::kPanel;
+      const Words sum = addWords(loadWords(total), Dot::startByRow(*call.w, panel + q, call.sums[row + r]));
+      store(total, Dot::finish(params, sum, set1(call.scales[row + r]), zeros()));
+    }
+  }
+}
+
 template <class Dot>
 int64_t dotScratchBytes(const layout::Shape&, int64_t rows, int64_t) {
   return 2 * kSlabBytes + kSlabBlocks * Dot::kTilePanels * static_cast<int64_t>(sizeof(typename Dot::Params)) +
@@ -215,6 +261,7 @@ __attribute__((noinline)) void multiplyPass(const DotCall& call, DecodeSlab<Dot>
   t.params = params;
   t.totals = totals;
   t.fetch = &fetch;
+  t.byRow = call.byRow;
   const int64_t tiles = layout::divideUp(rows, layout::kBundle) * layout::divideUp(layout::kBundle, Dot::kTileRows);
   for (int64_t block = 0; block < blocks; block += slab.blocks) {
     findSlab(shape, block, slabLength<Dot>(shape.kind), Dot::kChunk, &slab);
@@ -227,6 +274,9 @@ __attribute__((noinline)) void multiplyPass(const DotCall& call, DecodeSlab<Dot>
     fetch.end = fetch.line + next;
     fetch.bytes = layout::roundUp(layout::divideUp(next, tiles * slab.chunks), 64);
     multiplySlab<Dot, kPanels>(call, row, rows, t);
+  }
+  if constexpr (Dot::kByRow) {
+    if (call.byRow) scaleRows<Dot>(call, row, rows, panel, kPanels, totals);
   }
   writePanels(call, row, rows, panel, kPanels, totals);
 }

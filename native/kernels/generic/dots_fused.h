@@ -106,12 +106,18 @@ __attribute__((noinline)) void fusedPanels(const DotCall& call, const Codes& sha
       if (Codes::kScaled) prefetchGroup(w, index + (far - group) * layout::kPanel);
     }
     while (p < groupEnd) {
-      const int64_t length = least(groupEnd - p, layout::kBlock);
+      const int64_t length = Dot::kByRow && call.byRow ? groupEnd : least(groupEnd - p, layout::kBlock);
       Partial sums[kPanels][kParts];
 #pragma GCC unroll 8
       for (int q = 0; q < kPanels; ++q) {
 #pragma GCC unroll 8
         for (int r = 0; r < kParts; ++r) sums[q][r].start(Dot::start(params[q], inputSums, r));
+      }
+      if constexpr (Dot::kByRow) {
+        for (int q = 0; call.byRow && q < kPanels; ++q) {
+#pragma GCC unroll 8
+          for (int r = 0; r < kParts; ++r) sums[q][r].start(Dot::startByRow(w, panel + q, inputSums[r]));
+        }
       }
       fusedBlock<Dot, Codes, kParts, kPanels>(codes, line, bytes, Ahead(line - begin, bytes, kPanels), x, length, sums);
 #pragma GCC unroll 8

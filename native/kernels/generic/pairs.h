@@ -25,6 +25,7 @@ struct Pairs {
   static constexpr int64_t kRun = 16;
   static constexpr int kMostLimbs = 3;
   static constexpr bool kRowSums = false;
+  static constexpr bool kByRow = false;
   static constexpr int kTileRows = kRows, kTilePanels = kPanels;
   static constexpr int kTwoRowPanels = kPanelsOfTwoRows, kFourRowPanels = kPanelsOfFourRows;
 

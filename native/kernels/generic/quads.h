@@ -1,8 +1,9 @@
 // Weights times activations of 8 bits, four k at a time: what all ways of adding their products share. Include after an
 // instruction set's words.h.
 //
-// A block adds scale * scaleX * (dot - zero * sum of x) to an output; all of it but the last two products is exact, so
-// that every instruction set gives the same bytes.
+// A block, or in a call by row the whole of k, adds scale * scaleX * (dot - zero * sum of x) to an output; all of it
+// but the last two products (and by row the conversion to f32) is exact, so that every instruction set gives the same
+// bytes.
 #pragma once
 
 #include "kernels/generic/dots_fused.h"
@@ -25,10 +26,16 @@ struct QuadBase {
   static constexpr int64_t kWide = 4;
   static constexpr int kMostLimbs = 1;
   static constexpr bool kRowSums = true;
+  static constexpr bool kByRow = true;
 
   TSQ_METHOD static Params read(const PackedView& w, int64_t at) { return {loadScales(w, at), negatedZeros(w, at)}; }
   TSQ_METHOD static Sum start(const Params& params, const int32_t* sums, int row) {
     return halfProducts(params.zero, broadcastWord(sums + row));
+  }
+  // The same of a panel in a call by row, whose sums have more than 16 bits. Products wrap around; what remains fits.
+  TSQ_METHOD static Sum startByRow(const PackedView& w, int64_t panel, int32_t sum) {
+    const Words zero = w.zeros != nullptr ? widenBytes(w.zeros + panel * layout::kPanel) : everyWord(w.zero);
+    return subWords(zeroWords(), mulWords(zero, everyWord(sum)));
   }
   TSQ_METHOD static Lanes rowScale(const float* scales, int row) { return set1(scales[row]); }
   TSQ_METHOD static Lanes finish(const Params& params, Sum sum, Lanes rowScale, Lanes total) {

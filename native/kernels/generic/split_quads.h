@@ -63,6 +63,7 @@ void splitQuadsByRow(const SplitRow& row) {
   const layout::Shape& shape = *row.shape;
   uint8_t* chunk = row.chunks;
   const bool grid = row.scale > 0;
+  int32_t all = 0;
   for (int64_t block = 0; block < layout::blocks(shape); ++block) {
     const layout::Block at = layout::blockAt(shape, block);
     const int64_t chunks = layout::divideUp(at.length, layout::kQuadChunk);
@@ -72,10 +73,15 @@ void splitQuadsByRow(const SplitRow& row) {
     } else {
       for (int64_t i = 0; i < chunks * 4; ++i) storeCodes<kKind>(chunk + i / 4 * row.apart + i % 4 * 16, zeroWords());
     }
+    chunk += chunks * row.apart;
+    all += sum;
+    if (row.byRow) continue;
     row.scales[block * row.step] = row.scale;
     row.sums[block * row.step] = sum;
-    chunk += chunks * row.apart;
   }
+  if (!row.byRow) return;
+  *row.scales = row.scale;
+  *row.sums = all;
 }
 
 template <layout::WeightKind kKind>

@@ -76,12 +76,42 @@ struct Tile {
   int64_t count;      // columns of y from there on
   const float* bias;  // of the first column: y holds nothing yet
   bool first;         // y holds nothing yet
+  // Of a call by row: y holds sums of products, as they are, until the last block.
+  bool byRow, last;
 };
+
+// Adds the sums [t.rows][kTileColumns] of a block of a call by row to those in y. True: it was the last block, and they
+// are in `sums`.
+template <typename Engine>
+TSQ_INLINE bool gatherTile(const Tile<Engine>& t, typename Engine::Sum* sums) {
+  if constexpr (Engine::kByRow) {
+    for (int64_t r = 0; r < t.rows; ++r) {
+      for (int64_t c = 0; c < Engine::kTileColumns; ++c) {
+        const int64_t left = t.count - 4 * c, bytes = (left < 4 ? left : 4) * 4;
+        if (left <= 0) break;
+        typename Engine::Sum& sum = sums[r * Engine::kTileColumns + c];
+        float* y = t.y + r * t.ldy + 4 * c;
+        if (!t.first) {
+          int32_t before[4] = {};
+          __builtin_memcpy(before, y, static_cast<size_t>(bytes));
+          sum = vaddq_s32(sum, vld1q_s32(before));
+        }
+        if (t.last) continue;
+        int32_t now[4];
+        vst1q_s32(now, sum);
+        __builtin_memcpy(y, now, static_cast<size_t>(bytes));
+      }
+    }
+  }
+  return t.last;
+}
 
 // Adds the sums [t.rows][kTileColumns] of a block to y.
 template <typename Engine>
-__attribute__((noinline)) void finishTile(const Tile<Engine>& t, const typename Engine::Sum* sums) {
+__attribute__((noinline)) void finishTile(const Tile<Engine>& t, typename Engine::Sum* sums) {
   constexpr int kColumns = Engine::kTileColumns;
+  if (t.byRow && !gatherTile(t, sums)) return;
+  const bool first = t.first || t.byRow;
   for (int64_t r = 0; r < t.rows; ++r, sums += kColumns) {
     float* y = t.y + r * t.ldy;
 #pragma GCC unroll 4
@@ -90,14 +120,14 @@ __attribute__((noinline)) void finishTile(const Tile<Engine>& t, const typename 
       if (count < 4) {
         if (count <= 0) break;
         float rest[4] = {};
-        const float* from = t.first ? t.bias : y;
+        const float* from = first ? t.bias : y;
         if (from != nullptr) __builtin_memcpy(rest, from + 4 * c, static_cast<size_t>(count) * 4);
         vst1q_f32(rest, t.terms->addTo(vld1q_f32(rest), sums[c], t.c + c, t.rowTerms, r));
         __builtin_memcpy(y + 4 * c, rest, static_cast<size_t>(count) * 4);
         break;
       }
       float32x4_t total = vdupq_n_f32(0);
-      if (!t.first) {
+      if (!first) {
         total = vld1q_f32(y + 4 * c);
       } else if (t.bias != nullptr) {
         total = vld1q_f32(t.bias + 4 * c);
@@ -262,7 +292,7 @@ __attribute__((noinline)) void tiledPanels(const DotCall& call, int64_t rows) {
   constexpr int64_t kChunkColumns = kStepsPerChunk * Engine::kStep;
   const int64_t groups = layout::groups(shape), count = layout::divideUp(rows, layout::kBundle);
   const int64_t arrangedBundle = call.limbs * kArrangedLimb<Engine>;
-  const Bundles bundles{&call, rows, layout::chunks(shape, kChunkColumns), layout::blocks(shape)};
+  const Bundles bundles{&call, rows, layout::chunks(shape, kChunkColumns), call.byRow ? 1 : layout::blocks(shape)};
   uint8_t* weights = call.scratch;
   uint8_t* arranged = weights + kWeightBytes<Engine>;
   Codes codes(w);
@@ -298,13 +328,15 @@ __attribute__((noinline)) void tiledPanels(const DotCall& call, int64_t rows) {
         }
         t.terms = &terms;
         t.c = 0;
-        t.rowTerms = x.terms.from(index * x.rows);
+        t.rowTerms = x.terms.from(call.byRow ? 0 : index * x.rows);
         t.rows = x.rows;
         t.y = call.y + b * layout::kBundle * call.ldy + column;
         t.ldy = call.ldy;
         t.count = shape.n - column;
         t.bias = call.bias != nullptr ? call.bias + column : nullptr;
         t.first = index == 0;
+        t.byRow = call.byRow;
+        t.last = block.p + block.length() == block.width;
         bundleTiles(t);
       }
     }
@@ -318,7 +350,7 @@ TSQ_INLINE DotCall callFrom(const DotCall& call, int64_t row) {
   const layout::Shape& shape = call.w->shape;
   DotCall part = call;
   part.chunks += row * layout::rowBytes(shape, kStepsPerChunk * Engine::kStep, call.limbs);
-  const RowTerms terms = RowTerms{call.scales, call.sums}.from(row * layout::blocks(shape));
+  const RowTerms terms = RowTerms{call.scales, call.sums}.from(row * (call.byRow ? 1 : layout::blocks(shape)));
   part.scales = terms.scales;
   part.sums = terms.sums;
   part.y += row * call.ldy;

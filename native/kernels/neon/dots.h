@@ -185,11 +185,11 @@ __attribute__((noinline)) void fusedPanel(const DotCall& call, const Bundle& x, 
   for (int r = 1; r < kRows; ++r) store(totals + r * layout::kPanel, load(totals));
   const uint8_t *blockLine = weightLine(w, panel, 0), *blockChunk = x.chunks;
   int64_t index = 0;
+  FusedSums<Engine, kRows> sums;
+  sums.clear();
   for (layout::BlockWalk block(w.shape); block.p < block.width; block.next(), ++index) {
     const int64_t at = (panel * groups + block.group) * layout::kPanel;
     codes.setGroup(w, at);
-    FusedSums<Engine, kRows> sums;
-    sums.clear();
     const uint8_t *line = blockLine, *chunk = blockChunk;
     for (int limb = call.limbs - 1; limb >= 0; --limb) {
       line = blockLine;
@@ -200,8 +200,9 @@ __attribute__((noinline)) void fusedPanel(const DotCall& call, const Bundle& x, 
     }
     blockLine = line;
     blockChunk = chunk;  // limb 0 came last
+    if (call.byRow && block.p + block.length() < block.width) continue;
     const typename Engine::Terms terms(w, at, Codes::kCenter);
-    const RowTerms rowTerms = x.terms.from(index * kRows);
+    const RowTerms rowTerms = x.terms.from(call.byRow ? 0 : index * kRows);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
@@ -210,6 +211,7 @@ __attribute__((noinline)) void fusedPanel(const DotCall& call, const Bundle& x, 
         vst1q_f32(total, terms.addTo(vld1q_f32(total), sums.total(r, c), c, rowTerms, r));
       }
     }
+    sums.clear();
   }
   writePanel(call, panel, kRows, totals);
 }

@@ -58,7 +58,8 @@ struct QuadTerms {
     zero[0] = vmovl_s16(vget_low_s16(low)), zero[1] = vmovl_s16(vget_high_s16(low));
     zero[2] = vmovl_s16(vget_low_s16(high)), zero[3] = vmovl_s16(vget_high_s16(high));
   }
-  // total + scale * (sum - zero * sum of the row) * scale of the row: integers of a block stay below 2^24.
+  // total + scale * (sum - zero * sum of the row) * scale of the row: integers of a block stay below 2^24, by row below
+  // 2^31.
   __attribute__((always_inline)) float32x4_t addTo(float32x4_t total, int32x4_t sum, int c, const RowTerms& rows,
                                                    int64_t r) const {
     if (shifted) sum = vmlsq_n_s32(sum, zero[c], rows.sums[r]);
@@ -72,6 +73,7 @@ struct QuadEngine {
   using Terms = QuadTerms;
   static constexpr int64_t kStep = 16;
   static constexpr int kMostLimbs = 1;
+  static constexpr bool kByRow = true;
   __attribute__((always_inline)) static Sum zero() { return vdupq_n_s32(0); }
   __attribute__((always_inline)) static Sum add(Sum a, Sum b) { return vaddq_s32(a, b); }
 };

@@ -36,6 +36,7 @@ struct PairEngine {
   using Terms = PairTerms;
   static constexpr int64_t kStep = 8;
   static constexpr int kMostLimbs = 3;
+  static constexpr bool kByRow = false;
   static constexpr bool kMatrix = true, kByElement = true;
   static constexpr int kChains = 1;  // as BFMMLA, which adds two pairs one after the other
   static constexpr int kTileRows = 8, kTileColumns = 2;

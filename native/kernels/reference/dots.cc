@@ -76,6 +76,7 @@ void splitPairs(const SplitRow& row) {
 void splitQuads(const SplitRow& row) {
   const layout::Shape& shape = *row.shape;
   clear(row, layout::kQuadChunk);
+  if (row.byRow) *row.sums = 0;
   for (int64_t block = 0; block < layout::blocks(shape); ++block) {
     const Block at = layout::blockAt(shape, block);
     float peak = 0;
@@ -95,8 +96,9 @@ void splitQuads(const SplitRow& row) {
       row.chunks[chunk * row.apart + element] = static_cast<uint8_t>(code);
       sum += code;
     });
-    row.scales[block * row.step] = byRow ? row.scale : finite ? (grid ? peak / 127.0f : 0.0f) : std::nanf("");
-    row.sums[block * row.step] = sum;
+    const int64_t to = row.byRow ? 0 : block * row.step;
+    row.scales[to] = byRow ? row.scale : finite ? (grid ? peak / 127.0f : 0.0f) : std::nanf("");
+    row.sums[to] = row.byRow ? row.sums[to] + sum : sum;
   }
 }
 
@@ -136,19 +138,21 @@ void multiplyQuads(const DotCall& call) {
   for (int64_t row = 0; row < call.rows; ++row) {
     const BundleRow at = bundleRow(call, row);
     const uint8_t* chunks = call.chunks + at.bundle * kBundle * bytes + at.row * kChunkBytes;
-    const int64_t first = at.bundle * kBundle * blocks + at.row;
+    const int64_t first = at.bundle * kBundle * (call.byRow ? 1 : blocks) + at.row;
     for (int64_t n = call.panelBegin * layout::kPanel; n < end; ++n) {
       double total = call.bias != nullptr ? call.bias[n] : 0;
+      int64_t sum = 0;
       for (int64_t block = 0; block < blocks; ++block) {
         const int64_t group = layout::blockAt(shape, block).group;
-        int64_t sum = 0;
         forColumns(shape, block, true, [&](int64_t p, int64_t chunk, int64_t element) {
           sum += static_cast<int8_t>(chunks[chunk * at.rows * kChunkBytes + element]) *
                  (isBook ? wholeAt(w, n, p) : codeAt(w, n, p));
         });
-        sum -= static_cast<int64_t>(zeroAt(w, n, group)) * call.sums[first + block * at.rows];
-        total +=
-            static_cast<double>(call.scales[first + block * at.rows]) * scaleAt(w, n, group) * static_cast<double>(sum);
+        if (call.byRow && block + 1 < blocks) continue;
+        const int64_t scaled = first + (call.byRow ? 0 : block * at.rows);
+        sum -= static_cast<int64_t>(zeroAt(w, n, group)) * call.sums[scaled];
+        total += static_cast<double>(call.scales[scaled]) * scaleAt(w, n, group) * static_cast<double>(sum);
+        sum = 0;
       }
       call.y[row * call.ldy + n] = static_cast<float>(total);
     }

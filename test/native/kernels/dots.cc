@@ -279,3 +279,81 @@ TEST(dots_packed_codes) {
     }
   }
 }
+
+// One scale and one sum a row: against float64, split as the reference does, the same bytes for any cut and on every
+// instruction set. Pieces of k of every length, and a last one that is not whole.
+TEST(dots_by_row) {
+  Random random(69);
+  constexpr int64_t kDepths[] = {1, 8, 64, 72, 500, 512, 1000, 1024, 1100, 2048, 3000};
+  constexpr int64_t kRows[] = {1, 2, 4, 8, 9, 16, 17, 32, 33, 50, 70};
+  for (int trial = 0; trial < 66; ++trial) {
+    WeightChoice choice{kIntegerKinds[trial % 4 == 0 ? trial / 4 % 4 : 1], random.integer(1, 150), kDepths[trial % 11],
+                        0};
+    choice.groupSize = choice.k;
+    choice.zeros = random.integer(0, 2) == 0;
+    if (choice.kind == WeightKind::kU8 && choice.zeros) choice.mostZero = 255;
+    const PackedTest weight = randomPacked(random, choice);
+    const PackedView w = weight.view();
+    const int64_t m = kRows[trial / 6], panels = layout::panels(w.shape);
+    const std::vector<float> x = randomRows(random, w.shape, m), bias = random.normals(choice.n);
+    const SplitTest expected = split(*tables()[0]->quads, w.shape, x, m, 1, true, true);
+    Product exact;
+    std::vector<float> bytes;
+    for (const Case& c : cases()) {
+      if (!c.quads || c.kernel->leastCode > -128) continue;
+      SplitTest s = split(*c.kernel, w.shape, x, m, 1, true, true);
+      const auto end = s.memory.begin() + s.offset + m * layout::rowBytes(w.shape, layout::kQuadChunk, 1);
+      CHECK_MSG(std::equal(s.memory.begin() + s.offset, end, expected.memory.begin() + expected.offset) &&
+                    s.sums == expected.sums && sameBytes(s.scales, expected.scales),
+                describe(c.table->name, w, s) + ": not split as the reference does");
+      if (exact.y.empty()) exact = exactProduct(w, valuesOf(s, w.shape), m, bias.data());
+      const std::vector<float> whole = multiplyAll(c, w, s, bias.data());
+      checkError(c, w, s, whole, exact);
+      if (isReference(c)) continue;
+      if (bytes.empty()) bytes = whole;
+      CHECK_MSG(sameBytes(bytes, whole), describe(c.table->name, w, s) + ": not the bytes of other instruction sets");
+      std::vector<float> parts(whole.size(), std::nanf(""));
+      for (int64_t row = 0; row < m;) {
+        const int64_t rowEnd = std::min(m, row + 16 * random.integer(1, 3));
+        for (int64_t panel = 0; panel < panels;) {
+          const int64_t next = std::min(panels, panel + random.integer(1, 9));
+          multiplyPart(*c.kernel, w, s, row, rowEnd, panel, next, bias.data(), parts);
+          panel = next;
+        }
+        row = rowEnd;
+      }
+      CHECK_MSG(sameBytes(whole, parts), describe(c.table->name, w, s) + ": other bytes when cut");
+    }
+  }
+}
+
+// The longest sums that a call by row may have: all codes and all activations at their ends.
+TEST(dots_by_row_do_not_overflow) {
+  Random random(70);
+  for (const bool zeros : {false, true}) {
+    WeightChoice choice{WeightKind::kU8, 20, layout::kMostByRow, layout::kMostByRow, zeros};
+    choice.allOnes = true;
+    choice.mostZero = 0;
+    const PackedTest weight = randomPacked(random, choice);
+    const PackedView w = weight.view();
+    for (const int64_t m : {1, 12, 20}) {
+      std::vector<float> x(static_cast<size_t>(m * w.shape.k), -1.0f);
+      for (const Case& c : cases()) {
+        if (!c.quads || c.kernel->leastCode > -128) continue;
+        SplitTest s = split(*c.kernel, w.shape, x, m, 1, true, true);
+        for (int64_t i = 0; i < m * w.shape.k; ++i) s.chunks()[i] = 0x80;
+        s.sums.assign(static_cast<size_t>(m), -128 * static_cast<int32_t>(w.shape.k));
+        s.scales.assign(static_cast<size_t>(m), 1.0f);
+        const std::vector<float> y = multiplyAll(c, w, s, nullptr);
+        for (int64_t i = 0; i < m * w.shape.n; ++i) {
+          const int64_t j = i % w.shape.n;
+          const double sum = static_cast<double>(255 - (zeros ? 0 : 128)) * -128 * static_cast<double>(w.shape.k);
+          const double right = sum * static_cast<double>(tsq::reference::scaleAt(w, j, 0));
+          CHECK_MSG(std::fabs(y[static_cast<size_t>(i)] / right - 1) < 1e-6,
+                    describe(c.table->name, w, s) + ": " + std::to_string(y[static_cast<size_t>(i)]) + ", not " +
+                        std::to_string(right));
+        }
+      }
+    }
+  }
+}

@@ -94,6 +94,7 @@ struct SplitTest {
   int64_t rows = 0;
   int limbs = 1;
   bool quads = false;
+  bool byRow = false;
   std::vector<uint8_t> memory;
   int64_t offset = 0;  // to a multiple of 64
   std::vector<float> scales;
@@ -101,15 +102,17 @@ struct SplitTest {
   uint8_t* chunks() { return memory.data() + offset; }
 };
 
+// byRow: of a grid for each row whose zero point is not 0.
 inline SplitTest split(const DotKernel& kernel, const Shape& shape, const std::vector<float>& x, int64_t rows,
-                       int limbs, bool quads) {
+                       int limbs, bool quads, bool byRow = false) {
   constexpr int64_t kSlack = 1024;
   SplitTest s;
   s.rows = rows;
   s.limbs = limbs;
   s.quads = quads;
+  s.byRow = byRow;
   const int64_t chunk = quads ? layout::kQuadChunk : layout::kPairChunk;
-  const int64_t bytes = layout::rowBytes(shape, chunk, limbs), blocks = layout::blocks(shape);
+  const int64_t bytes = layout::rowBytes(shape, chunk, limbs), blocks = byRow ? 1 : layout::blocks(shape);
   s.memory.assign(static_cast<size_t>(rows * bytes + kSlack + 64), 0xaa);
   s.offset = -reinterpret_cast<intptr_t>(s.memory.data()) & 63;
   s.scales.assign(static_cast<size_t>(rows * blocks), -1.0f);
@@ -132,6 +135,13 @@ inline SplitTest split(const DotKernel& kernel, const Shape& shape, const std::v
     }
     call.sums = quads ? s.sums.data() + bundle * blocks * limbs + (r - bundle) : nullptr;
     call.step = size;
+    if (byRow) {
+      float peak = 0;
+      for (int64_t i = 0; i < width; ++i) peak = std::max(peak, std::fabs(row[static_cast<size_t>(i)]));
+      call.scale = peak > 0 ? peak / 120 : 1;
+      call.zero = static_cast<int32_t>(r % 15) - 7;
+      call.byRow = true;
+    }
     kernel.split(call);
   }
   return s;
@@ -141,25 +151,26 @@ inline SplitTest split(const DotKernel& kernel, const Shape& shape, const std::v
 inline std::vector<double> valuesOf(SplitTest& s, const Shape& shape) {
   const int64_t chunk = s.quads ? layout::kQuadChunk : layout::kPairChunk, wide = s.quads ? 4 : 2;
   const int64_t bytes = layout::rowBytes(shape, chunk, s.limbs), blocks = layout::blocks(shape);
-  const int64_t width = layout::packedK(shape);
+  const int64_t width = layout::packedK(shape), scaled = s.byRow ? 1 : blocks;
   std::vector<double> values(static_cast<size_t>(s.rows * width));
   for (int64_t r = 0; r < s.rows; ++r) {
     const int64_t bundle = r / layout::kBundle * layout::kBundle, size = std::min(layout::kBundle, s.rows - bundle);
     for (int64_t b = 0; b < blocks; ++b) {
       const layout::Block block = layout::blockAt(shape, b);
-      for (int64_t at = 0; at < layout::divideUp(block.length, chunk) * chunk; ++at) {
-        const int64_t i = at % chunk / wide, e = at % wide;
-        const int64_t column = at / chunk * chunk +
+      for (int64_t place = 0; place < layout::divideUp(block.length, chunk) * chunk; ++place) {
+        const int64_t i = place % chunk / wide, e = place % wide;
+        const int64_t column = place / chunk * chunk +
                                (s.quads ? layout::quadColumn(shape.kind, i, e) : layout::pairColumn(shape.kind, i, e));
         if (column >= block.length) continue;
         double& value = values[static_cast<size_t>(r * width + block.p + column)];
         for (int limb = 0; limb < s.limbs; ++limb) {
           const uint8_t* p = s.chunks() + bundle * bytes + (r - bundle) * layout::kChunkBytes +
-                             ((layout::firstChunk(shape, b, chunk) + at / chunk) * s.limbs + limb) * size * 64 +
-                             at % chunk * (s.quads ? 1 : 2);
+                             ((layout::firstChunk(shape, b, chunk) + place / chunk) * s.limbs + limb) * size * 64 +
+                             place % chunk * (s.quads ? 1 : 2);
           if (s.quads) {
-            value += static_cast<double>(s.scales[static_cast<size_t>(bundle * blocks + b * size + r - bundle)]) *
-                     std::ldexp(static_cast<int8_t>(*p), 8 * limb);
+            const int64_t at = bundle * scaled + (s.byRow ? 0 : b * size) + r - bundle;
+            value +=
+                static_cast<double>(s.scales[static_cast<size_t>(at)]) * std::ldexp(static_cast<int8_t>(*p), 8 * limb);
           } else {
             uint16_t bits;
             std::memcpy(&bits, p, 2);
@@ -196,17 +207,18 @@ inline Product exactProduct(const PackedView& w, const std::vector<double>& x, i
 inline void multiplyPart(const DotKernel& kernel, const PackedView& w, SplitTest& s, int64_t row, int64_t end,
                          int64_t begin, int64_t panelEnd, const float* bias, std::vector<float>& y) {
   const Shape& shape = w.shape;
-  const int64_t chunk = s.quads ? layout::kQuadChunk : layout::kPairChunk, blocks = layout::blocks(shape);
+  const int64_t chunk = s.quads ? layout::kQuadChunk : layout::kPairChunk;
+  const int64_t blocks = s.byRow ? 1 : layout::blocks(shape);
   const size_t bytes = static_cast<size_t>(kernel.scratchBytes(shape, end - row, panelEnd - begin));
   std::vector<uint8_t> scratch(bytes + 64, 0xff);  // NaN wherever it is read before it is written
   const int64_t offset = -reinterpret_cast<intptr_t>(scratch.data()) & 63;
   kernel.multiply({&w, s.chunks() + row * layout::rowBytes(shape, chunk, s.limbs), s.scales.data() + row * blocks,
                    s.quads ? s.sums.data() + row * blocks * s.limbs : nullptr, s.limbs, end - row,
-                   y.data() + row * shape.n, shape.n, bias, begin, panelEnd, scratch.data() + offset});
+                   y.data() + row * shape.n, shape.n, bias, begin, panelEnd, scratch.data() + offset, s.byRow});
 }
 
 inline std::string describe(const char* table, const PackedView& w, const SplitTest& s) {
-  return std::string(table) + (s.quads ? " quads" : " pairs") + " kind " +
+  return std::string(table) + (s.quads ? " quads" : " pairs") + (s.byRow ? " by row" : "") + " kind " +
          std::to_string(static_cast<int>(w.shape.kind)) + " m " + std::to_string(s.rows) + " n " +
          std::to_string(w.shape.n) + " k " + std::to_string(w.shape.k) + " group " + std::to_string(w.shape.groupSize) +
          " limbs " + std::to_string(s.limbs) + (w.zeros != nullptr ? " zeros" : " zero " + std::to_string(w.zero));
