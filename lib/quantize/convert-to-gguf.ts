@@ -9,14 +9,14 @@ import { elementCount, sharedFloats } from "../core/tensor.ts"
 import { GgufModel } from "../engine/gguf-model.ts"
 import { bytesOf } from "../formats/arrays.ts"
 import { decodeBlocks, encodeBlocks } from "../formats/gguf-blocks.ts"
-import { type GgufPreset, ggufFileType, mixedType } from "../formats/gguf-mixes.ts"
+import { type GgufPreset, ggufFileType, mixedType, staysFloat } from "../formats/gguf-mixes.ts"
 import { blockTypeFor, writeBlockTensor } from "../formats/gguf-tensor.ts"
 import { ggufOfConfig } from "../models/gguf-config-writer.ts"
-import { ggufName, hasPermutedRows, hfRow, ropeFreqsName } from "../models/gguf-names.ts"
-import type { ModelProgram } from "../models/program.ts"
+import { fileOrder, GgufLayout, shifted } from "../models/gguf-layout.ts"
+import { type ModelProgram, tensorsOf } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
 import { ConversionRefused, type ConversionReport, expectSame, Losses, type Refusal } from "./conversion-report.ts"
-import { type ConversionSource, inOrder, isPlainFloat, type Weight } from "./conversion-source.ts"
+import { type ConversionSource, inOrder, isPlainFloat, turned, type Weight } from "./conversion-source.ts"
 import { describeTokenizer } from "./quantize-gguf.ts"
 import { runTokens, spreadTokens } from "./verify.ts"
 
@@ -31,7 +31,7 @@ export interface GgufTarget {
   warn: (message: string) => void
 }
 
-/** A tensor of the file and where it comes from; null: the frequency factors. */
+/** A tensor of the file and where it comes from; null: computed from the configuration. */
 interface Planned {
   name: string
   shape: readonly number[]
@@ -39,6 +39,8 @@ interface Planned {
   weight: Weight | null
   /** The checkpoint's row of each row of the file; null where they are the same. */
   order: Int32Array | null
+  /** What the file has more in every element. */
+  offset: number
   /** Codes or floats as they are; otherwise encoded from values. */
   exact: boolean
 }
@@ -56,15 +58,19 @@ export async function convertToGguf(
       "ERR_UNSUPPORTED",
       `convertModel: a mixture of experts (${program.config.architecture}) is not converted to GGUF in this version; quantizeModel makes GGUF files of the unquantized checkpoint`,
     )
-  const architecture = ggufOfConfig(source.config, { name: "", fileType: 0 }).metadata.get("general.architecture")!
-  const planned = await plan(source, architecture.value as string, target)
-  const { metadata, ropeFactors } = ggufOfConfig(source.config, {
+  const has = (tensor: string) => source.checkpoint?.has(tensor) ?? false
+  // Refusals of the configuration come before those of tensors.
+  ggufOfConfig(source.config, { name: "", fileType: 0, has })
+  const planned = await plan(source, target)
+  const { metadata, computed, notes } = ggufOfConfig(source.config, {
     name: basename(resolve(path)),
     fileType: target.preset ? ggufFileType(target.preset) : fileTypeOf(planned),
+    has,
   })
   const tokenizer = await describeTokenizer(path, program)
-  for (const note of tokenizer.notes) target.warn(note)
-  if (ropeFactors) planned.unshift(factorsOf(ropeFactors))
+  notes.push(...tokenizer.notes)
+  for (const note of notes) target.warn(note)
+  planned.unshift(...[...computed].map(([name, values]) => computedTensor(name, values)))
   const writer = await GgufWriter.create(out, {
     metadata: new Map([...metadata, ...tokenizer.metadata]),
     tensors: planned,
@@ -76,39 +82,41 @@ export async function convertToGguf(
   try {
     for (const [done, tensor] of planned.entries()) {
       throwIfAborted(signal)
-      await writer.write(tensor.name, await blocksOf(tensor, ropeFactors, losses, signal))
+      await writer.write(tensor.name, await blocksOf(tensor, computed, losses, signal))
       report({ stage: "write", done: done + 1, total: planned.length, tensor: tensor.name })
     }
     const { totalBytes } = await writer.finish(paths => verify(paths, planned, target))
     const modules = source.weights.filter(({ kind }) => kind === "quantized").length
-    return { from: source.format, to: "gguf", modules, totalBytes, ...losses.summary(), notes: tokenizer.notes }
+    return { from: source.format, to: "gguf", modules, totalBytes, ...losses.summary(), notes }
   } finally {
     await writer.discard()
   }
 }
 
 /** In the order of llama.cpp's own files: embedding, blocks, the last norm, the head. */
-async function plan(source: ConversionSource, architecture: string, target: GgufTarget): Promise<Planned[]> {
+async function plan(source: ConversionSource, target: GgufTarget): Promise<Planned[]> {
   const weights = new Map(
     source.weights.map(weight => [weight.kind === "dense" ? weight.name : `${weight.name}.weight`, weight]),
   )
   const planned = new Map<string, Planned>()
   const refused: Refusal[] = []
-  const slots = slotsOf(source.program)
-  for (const [index, { hf, shape }] of slots.entries()) {
+  const slots = tensorsOf(source.program)
+  const layout = new GgufLayout(source.program.config)
+  for (const [index, { name: hf, shape }] of slots.entries()) {
     throwIfAborted(target.signal)
-    const name = ggufName(hf)
-    const weight = weights.get(hf)
+    const name = layout.names.gguf(hf)
+    const stored = weights.get(hf)
     if (name === null) throw new TsqError("ERR_UNSUPPORTED", `convertModel: GGUF files have no tensor for ${hf}`)
     if (planned.has(name)) continue
-    if (!weight) throw new TsqError("ERR_FORMAT", `${source.path}: tensor ${hf} is missing`)
-    checkShape(weight, hf, shape)
+    if (!stored) throw new TsqError("ERR_FORMAT", `${source.path}: tensor ${hf} is missing`)
+    // Quantized weights are [n, k] whatever the dense ones are.
+    const isTurned = stored.kind === "dense" && layout.isTransposed(name)
+    checkShape(stored, hf, isTurned ? shape.toReversed() : shape)
+    const weight = isTurned ? turned(stored) : stored
     const found = await typeOf(weight, name, source.program, target)
-    const order = hasPermutedRows(architecture, name)
-      ? Int32Array.from({ length: shape[0]! }, (_, row) => hfRow(row, source.program.config.headDim))
-      : null
+    const order = fileOrder(layout.rows(name), shape[0]!)
     if ("reason" in found) refused.push({ tensor: weight.name, reason: found.reason })
-    else planned.set(name, { name, shape, weight, order, ...found })
+    else planned.set(name, { name, shape, weight, order, offset: layout.offset(name), ...found })
     target.report({ stage: "check", done: index + 1, total: slots.length, tensor: hf })
   }
   if (refused.length > 0)
@@ -121,24 +129,6 @@ async function plan(source: ConversionSource, architecture: string, target: Gguf
         : "allowRequantize with a preset rounds them again, and says what that costs",
     )
   return [...planned.values()]
-}
-
-function slotsOf(program: ModelProgram): { hf: string; shape: readonly number[] }[] {
-  const last = program.sections.length - 1
-  const sections: [number, string][] = [
-    [0, ""],
-    ...program.blocks.map((section, layer): [number, string] => [section, program.blockPrefix(layer)]),
-    [last, ""],
-  ]
-  return sections.flatMap(([section, prefix]) =>
-    program.sections[section]!.weights.flatMap(slot =>
-      slot.kind === "linear"
-        ? [{ hf: `${prefix}${slot.module}.weight`, shape: [slot.n, slot.k] }]
-        : slot.kind === "vector"
-          ? [{ hf: `${prefix}${slot.tensor}`, shape: [slot.size] }]
-          : [],
-    ),
-  )
 }
 
 function checkShape(weight: Weight, name: string, shape: readonly number[]): void {
@@ -160,7 +150,8 @@ async function typeOf(
   { preset, allowRequantize }: GgufTarget,
 ): Promise<{ type: GgmlType; exact: boolean } | { reason: string }> {
   // llama.cpp computes norms and biases in f32 only.
-  if (weight.shape.length === 1) return { type: f32(), exact: true }
+  if (weight.shape.length === 1 || (weight.kind === "dense" && staysFloat(name.replace(/\.weight$/, ""))))
+    return { type: f32(), exact: true }
   const mixed = preset
     ? mixedType(preset, mixModel(program), { name: name.replace(/\.weight$/, ""), k: weight.shape[1]! }).type
     : null
@@ -183,29 +174,35 @@ export const mixModel = ({ config: { layers, heads, kvHeads, tiedEmbeddings: tie
   tied,
 })
 
-const factorsOf = (factors: Float32Array): Planned => ({
-  ...{ name: ropeFreqsName, shape: [factors.length], type: f32(), weight: null, order: null, exact: true },
+const computedTensor = (name: string, values: Float32Array): Planned => ({
+  ...{ name, shape: [values.length], type: f32(), weight: null, order: null, offset: 0, exact: true },
 })
 
+/** Values in the file's order. */
+const valuesOf = async ({ weight, order, offset }: Planned): Promise<Float32Array> =>
+  shifted(inOrder(await weight!.values(), order), offset)
+
 async function blocksOf(
-  { shape, type, weight, order, exact }: Planned,
-  ropeFactors: Float32Array | null,
+  planned: Planned,
+  computed: ReadonlyMap<string, Float32Array>,
   losses: Losses,
   signal: AbortSignal | undefined,
 ): Promise<Uint8Array> {
+  const { shape, type, weight, order, offset, exact } = planned
   if (weight === null) {
-    const factors = sharedFloats(ropeFactors!.length)
-    factors.set(ropeFactors!)
-    return bytesOf(factors)
+    const factors = computed.get(planned.name)!
+    const values = sharedFloats(factors.length)
+    values.set(factors)
+    return bytesOf(values)
   }
   const entry = { name: weight.name, shape, from: weight.type, to: type.name }
   if (exact) {
     losses.keep(entry)
     if (weight.kind === "quantized") return writeBlockTensor(weight.name, await weight.read(), type, order)
-    if (weight.type === type.name) return inOrder(await weight.stored(), order)
-    return bytesOf(inOrder(await weight.values(), order))
+    if (weight.type === type.name && offset === 0) return inOrder(await weight.stored(), order)
+    return bytesOf(await valuesOf(planned))
   }
-  const values = inOrder(await weight.values(), order)
+  const values = await valuesOf(planned)
   const tensor = { name: weight.name, type, shape }
   const blocks = await encodeBlocks(tensor, values, { signal })
   await losses.compare(entry, values, await decodeBlocks(tensor, blocks))
@@ -216,11 +213,12 @@ async function blocksOf(
 async function verify(paths: readonly string[], planned: readonly Planned[], { signal }: GgufTarget): Promise<void> {
   const model = await GgufModel.of(await Gguf.openParts(paths))
   try {
-    for (const { name, weight, order, exact } of planned) {
+    for (const tensor of planned) {
       throwIfAborted(signal)
+      const { name, weight, exact } = tensor
       if (!exact || weight === null) continue
       const found = await decodeBlocks(model.gguf.entry(name), model.gguf.mapped(name))
-      await expectSame(`${paths[0]}: tensor ${name}`, inOrder(await weight.values(), order), found)
+      await expectSame(`${paths[0]}: tensor ${name}`, await valuesOf(tensor), found)
     }
     const program = describeModel(model.config)
     await runTokens(program, model.weights, spreadTokens(program.config.vocabularySize), signal)
