@@ -3,7 +3,7 @@ import { cpSync } from "node:fs"
 import { join } from "node:path"
 import type { GgufPreset } from "../../lib/formats/gguf-mixes.ts"
 import { familyWeights } from "../../test/lib/models/support/family-models.ts"
-import { writeCheckpoint } from "../../test/lib/models/support/tiny-checkpoint.ts"
+import { randomWeights, writeCheckpoint } from "../../test/lib/models/support/tiny-checkpoint.ts"
 import type { Subject } from "./llama-cpp.ts"
 
 /** Floats, and blocks of 32 and of 256. */
@@ -51,19 +51,34 @@ const models: Record<string, { config: Record<string, unknown>; embeddings: numb
     },
     embeddings: 1 / 5,
   },
+  "mixtral-random": {
+    config: { ...shared, model_type: "mixtral", num_local_experts: 8, num_experts_per_tok: 2, num_hidden_layers: 2 },
+    embeddings: 1 / 5,
+  },
+  "qwen3moe-random": {
+    config: {
+      ...{ ...shared, model_type: "qwen3_moe", num_hidden_layers: 2, head_dim: 64, norm_topk_prob: true },
+      ...{ num_experts: 6, num_experts_per_tok: 3, moe_intermediate_size: 256, tie_word_embeddings: false },
+    },
+    embeddings: 1 / 5,
+  },
   "gemma2-random": { config: { ...gemma, model_type: "gemma2", attn_logit_softcapping: 3 }, embeddings: 1 / 8 },
 }
 
 export function familySubjects(fable: Subject, work: string): Subject[] {
   return Object.entries(models).map(([name, { config, embeddings }], seed) => {
     const path = join(work, name)
-    const weights = familyWeights(config, 1 + seed)
-    for (const [tensor, { values }] of Object.entries(weights))
-      if (/embed|lm_head|wte|wpe/.test(tensor))
-        for (let i = 0; i < values.length; i++) values[i] = Math.fround(values[i]! * embeddings)
+    const make = /mixtral|qwen/.test(name) ? randomWeights : familyWeights
+    const weights = make(config, 1 + seed)
+    for (const [tensor, { values }] of Object.entries(weights)) {
+      // Logits of some nats, so that few tokens are as good as level.
+      const factor = /lm_head|embed_out/.test(tensor) ? 3 : /embed|wte|wpe/.test(tensor) ? embeddings : 1
+      for (let i = 0; i < values.length; i++) values[i] = Math.fround(values[i]! * factor)
+    }
     writeCheckpoint(path, config, weights)
     for (const file of ["tokenizer.json", "tokenizer_config.json"]) cpSync(join(fable.path, file), join(path, file))
     // ggml takes GELU from a table of 16-bit floats (ggml/src/ggml-cpu/vec.h).
-    return { ...fable, name, path, ...(!/phi3|mixtral|qwen/.test(name) && { largestNll: 0.01 }) }
+    const gelu = !/phi3|mixtral|qwen/.test(name)
+    return { ...fable, name, path, bounds: { nll: gelu ? 0.01 : 0.002, same: 0.995 } }
   })
 }

@@ -2,7 +2,7 @@
 import type { Gguf, GgufEntry } from "../containers/gguf.ts"
 import { TsqError } from "../core/errors.ts"
 import { sharedFloats } from "../core/tensor.ts"
-import { decodeBlocks, packBlocks } from "../formats/gguf-blocks.ts"
+import { decodeBlocks, matrixOfStack, packBlocks } from "../formats/gguf-blocks.ts"
 import type { PackedWeight } from "../kernels/packed-weight.ts"
 import { checkpointOrder, type GgufLayout, shifted } from "../models/gguf-layout.ts"
 import type { WeightSource } from "../models/weights.ts"
@@ -66,10 +66,9 @@ export class GgufSource implements WeightSource {
         "ERR_SHAPE",
         `${this.#gguf.path}: tensor ${name} is [${entry.shape.join(", ")}], expected [experts, ${n}, ${k}] with more than ${expert} experts from its metadata`,
       )
-    const bytes = entry.bytes / count
-    const { mapping, offset } = this.#gguf.mapped(name)
-    const weight = await packBlocks({ ...entry, shape: [n, k] }, { mapping, offset: offset + expert * bytes, bytes })
-    return { weight, bitsPerWeight: (8 * bytes) / (n * k), quantized: entry.type.blockSize > 1 }
+    const { tensor, source } = matrixOfStack(entry, this.#gguf.mapped(name), expert)
+    const weight = await packBlocks(tensor, source)
+    return { weight, bitsPerWeight: (8 * source.bytes) / (n * k), quantized: entry.type.blockSize > 1 }
   }
 
   /** The tensor's row of each row of the checkpoint; null where they are the same. */

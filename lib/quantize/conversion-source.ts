@@ -9,15 +9,16 @@ import { bytesOf } from "../core/shared-array.ts"
 import { elementCount, sharedBytes, sharedFloats } from "../core/tensor.ts"
 import { GgufModel } from "../engine/gguf-model.ts"
 import type { FormatReader } from "../formats/format.ts"
-import { decodeBlocks } from "../formats/gguf-blocks.ts"
+import { decodeBlocks, matrixOfStack } from "../formats/gguf-blocks.ts"
 import { blockScheme, readBlockTensor } from "../formats/gguf-tensor.ts"
 import { detectFormat } from "../formats/registry.ts"
 import { dequantizeAsync } from "../kernels/dequantize.ts"
 import { checkpointOrder, GgufLayout, shifted } from "../models/gguf-layout.ts"
+import { holdsExperts } from "../models/gguf-names.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
 import { transposedBytes, transposedFloats } from "../models/transposed.ts"
-import { native } from "../native.ts"
+import { type Mapped, native } from "../native.ts"
 import { carriedOver } from "./carried.ts"
 import { schemeText } from "./inspect-model.ts"
 
@@ -126,22 +127,19 @@ async function ofGguf(path: string): Promise<ConversionSource> {
     const { gguf, config } = model
     const program = describeModel(config)
     const layout = new GgufLayout(program.config)
-    if (program.config.experts)
-      throw new TsqError(
-        "ERR_UNSUPPORTED",
-        `${path}: has stacked experts, which are not converted in this version; it runs as it is, and quantizeModel makes GGUF files of mixtures from checkpoint folders`,
-      )
     const weights: Weight[] = []
     for (const entry of gguf.entries.values()) {
       const name = layout.names.hf(entry.name)
+      const stacked = holdsExperts(entry.name)
       // Frequency factors are part of the configuration.
-      if (name === null) continue
+      if (name === null && !stacked) continue
       if (!entry.type.decode)
         throw new TsqError(
           "ERR_UNSUPPORTED",
           `${path}: tensor ${JSON.stringify(entry.name)} is ${entry.type.name}, whose values this version does not read`,
         )
-      weights.push(weightOf(gguf, entry, name, layout))
+      if (name !== null) weights.push(weightOf(entry, () => gguf.mapped(entry.name), name, layout))
+      else weights.push(...expertsOf(gguf, entry, layout, program))
     }
     return {
       ...{ path, format: "gguf", program, config, weights, carried: undefined, checkpoint: null, gguf },
@@ -153,9 +151,22 @@ async function ofGguf(path: string): Promise<ConversionSource> {
   }
 }
 
-function weightOf(gguf: Gguf, entry: GgufEntry, name: string, layout: GgufLayout): Weight {
+/** The matrices of a tensor [experts, n, k]. */
+function expertsOf(gguf: Gguf, entry: GgufEntry, layout: GgufLayout, { config }: ModelProgram): Weight[] {
+  const { count = 0 } = config.experts ?? {}
+  if (entry.shape.length !== 3 || entry.shape[0] !== count)
+    throw new TsqError(
+      "ERR_SHAPE",
+      `${gguf.path}: tensor ${entry.name} is [${entry.shape.join(", ")}], expected [${count}, n, k]: the metadata counts ${count} experts`,
+    )
+  return Array.from({ length: count }, (_, expert) => {
+    const of = () => matrixOfStack(entry, gguf.mapped(entry.name), expert)
+    return weightOf(of().tensor, () => of().source, `${layout.names.expertModule(entry.name, expert)}.weight`, layout)
+  })
+}
+
+function weightOf(entry: GgufEntry, source: () => Mapped, name: string, layout: GgufLayout): Weight {
   const { shape, type } = entry
-  const source = () => gguf.mapped(entry.name)
   const order = checkpointOrder(layout.rows(entry.name), shape[0] ?? 1)
   const shift = -layout.offset(entry.name)
   const values = async () => shifted(inOrder(await decodeBlocks(entry, source()), order), shift)
@@ -168,9 +179,9 @@ function weightOf(gguf: Gguf, entry: GgufEntry, name: string, layout: GgufLayout
   const dtype: Dtype = shift !== 0 ? "f32" : type.name === "F16" ? "f16" : type.name === "BF16" ? "bf16" : "f32"
   const stored = async () => {
     if (type.blockSize > 1 || shift !== 0) return bytesOf(await values())
-    const bytes = sharedBytes(entry.bytes)
-    const { mapping, offset } = source()
-    if (entry.bytes > 0) await native.readMappingAsync(mapping, offset, bytes)
+    const { mapping, offset, bytes: size } = source()
+    const bytes = sharedBytes(size)
+    if (size > 0) await native.readMappingAsync(mapping, offset, bytes)
     return inOrder(bytes, order)
   }
   const weight: DenseWeight = { kind: "dense", name, shape, type: type.name, dtype, stored, values }

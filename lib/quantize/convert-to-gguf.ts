@@ -8,11 +8,12 @@ import type { ProgressStep } from "../core/progress.ts"
 import { elementCount, sharedFloats } from "../core/tensor.ts"
 import { GgufModel } from "../engine/gguf-model.ts"
 import { bytesOf } from "../formats/arrays.ts"
-import { decodeBlocks, encodeBlocks } from "../formats/gguf-blocks.ts"
+import { decodeBlocks, encodeBlocks, matrixOfStack } from "../formats/gguf-blocks.ts"
 import { type GgufPreset, ggufFileType, mixedType, staysFloat } from "../formats/gguf-mixes.ts"
 import { blockTypeFor, writeBlockTensor } from "../formats/gguf-tensor.ts"
 import { ggufOfConfig } from "../models/gguf-config-writer.ts"
 import { fileOrder, GgufLayout, shifted } from "../models/gguf-layout.ts"
+import { holdsExperts } from "../models/gguf-names.ts"
 import { type ModelProgram, tensorsOf } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
 import { ConversionRefused, type ConversionReport, expectSame, Losses, type Refusal } from "./conversion-report.ts"
@@ -31,12 +32,19 @@ export interface GgufTarget {
   warn: (message: string) => void
 }
 
-/** A tensor of the file and where it comes from; null: computed from the configuration. */
+/** A tensor of the file. */
 interface Planned {
   name: string
   shape: readonly number[]
   type: GgmlType
-  weight: Weight | null
+  /** What it holds, one matrix behind the other: of all experts, otherwise one; none where it is computed. */
+  parts: Part[]
+  computed?: Float32Array
+}
+
+/** A tensor of the checkpoint. */
+interface Part {
+  weight: Weight
   /** The checkpoint's row of each row of the file; null where they are the same. */
   order: Int32Array | null
   /** What the file has more in every element. */
@@ -53,11 +61,6 @@ export async function convertToGguf(
 ): Promise<ConversionReport> {
   const { program, path } = source
   const { signal, report } = target
-  if (program.config.experts)
-    throw new TsqError(
-      "ERR_UNSUPPORTED",
-      `convertModel: a mixture of experts (${program.config.architecture}) is not converted to GGUF in this version; quantizeModel makes GGUF files of the unquantized checkpoint`,
-    )
   const has = (tensor: string) => source.checkpoint?.has(tensor) ?? false
   // Refusals of the configuration come before those of tensors.
   ggufOfConfig(source.config, { name: "", fileType: 0, has })
@@ -82,7 +85,7 @@ export async function convertToGguf(
   try {
     for (const [done, tensor] of planned.entries()) {
       throwIfAborted(signal)
-      await writer.write(tensor.name, await blocksOf(tensor, computed, losses, signal))
+      await writeTensor(writer, tensor, losses, signal)
       report({ stage: "write", done: done + 1, total: planned.length, tensor: tensor.name })
     }
     const { totalBytes } = await writer.finish(paths => verify(paths, planned, target))
@@ -104,10 +107,12 @@ async function plan(source: ConversionSource, target: GgufTarget): Promise<Plann
   const layout = new GgufLayout(source.program.config)
   for (const [index, { name: hf, shape }] of slots.entries()) {
     throwIfAborted(target.signal)
-    const name = layout.names.gguf(hf)
+    const expert = layout.names.expert(hf)
+    const name = layout.names.tensor(hf)
     const stored = weights.get(hf)
     if (name === null) throw new TsqError("ERR_UNSUPPORTED", `convertModel: GGUF files have no tensor for ${hf}`)
-    if (planned.has(name)) continue
+    const known = planned.get(name)
+    if (known && !expert) continue
     if (!stored) throw new TsqError("ERR_FORMAT", `${source.path}: tensor ${hf} is missing`)
     // Quantized weights are [n, k] whatever the dense ones are.
     const isTurned = stored.kind === "dense" && layout.isTransposed(name)
@@ -116,7 +121,15 @@ async function plan(source: ConversionSource, target: GgufTarget): Promise<Plann
     const found = await typeOf(weight, name, source.program, target)
     const order = fileOrder(layout.rows(name), shape[0]!)
     if ("reason" in found) refused.push({ tensor: weight.name, reason: found.reason })
-    else planned.set(name, { name, shape, weight, order, offset: layout.offset(name), ...found })
+    else {
+      const { type, exact } = found
+      const whole = expert ? [source.program.config.experts!.count, ...shape] : shape
+      const tensor: Planned = known ?? { name, shape: whole, type, parts: [] }
+      const other = oneType(tensor, found)
+      if (other) refused.push({ tensor: weight.name, reason: other })
+      tensor.parts.push({ weight, order, offset: layout.offset(name), exact })
+      planned.set(name, tensor)
+    }
     target.report({ stage: "check", done: index + 1, total: slots.length, tensor: hf })
   }
   if (refused.length > 0)
@@ -129,6 +142,15 @@ async function plan(source: ConversionSource, target: GgufTarget): Promise<Plann
         : "allowRequantize with a preset rounds them again, and says what that costs",
     )
   return [...planned.values()]
+}
+
+/** Experts share a tensor, and so a type: floats of several types are all F32. The reason why it cannot be. */
+function oneType(tensor: Planned, { type }: { type: GgmlType }): string | null {
+  if (type === tensor.type) return null
+  if (type.blockSize > 1 || tensor.type.blockSize > 1)
+    return `it would be ${type.name} beside experts that are ${tensor.type.name}, and one tensor holds them all`
+  tensor.type = f32()
+  return null
 }
 
 function checkShape(weight: Weight, name: string, shape: readonly number[]): void {
@@ -175,35 +197,47 @@ export const mixModel = ({ config: { layers, heads, kvHeads, tiedEmbeddings: tie
 })
 
 const computedTensor = (name: string, values: Float32Array): Planned => ({
-  ...{ name, shape: [values.length], type: f32(), weight: null, order: null, offset: 0, exact: true },
+  ...{ name, shape: [values.length], type: f32(), parts: [], computed: values },
 })
 
 /** Values in the file's order. */
-const valuesOf = async ({ weight, order, offset }: Planned): Promise<Float32Array> =>
-  shifted(inOrder(await weight!.values(), order), offset)
+const valuesOf = async ({ weight, order, offset }: Part): Promise<Float32Array> =>
+  shifted(inOrder(await weight.values(), order), offset)
+
+async function writeTensor(
+  writer: GgufWriter,
+  { name, type, parts, computed }: Planned,
+  losses: Losses,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  if (computed) {
+    const values = sharedFloats(computed.length)
+    values.set(computed)
+    await writer.write(name, bytesOf(values))
+  }
+  for (const part of parts) {
+    throwIfAborted(signal)
+    await writer.write(name, await blocksOf(part, type, losses, signal))
+  }
+}
 
 async function blocksOf(
-  planned: Planned,
-  computed: ReadonlyMap<string, Float32Array>,
+  part: Part,
+  type: GgmlType,
   losses: Losses,
   signal: AbortSignal | undefined,
 ): Promise<Uint8Array> {
-  const { shape, type, weight, order, offset, exact } = planned
-  if (weight === null) {
-    const factors = computed.get(planned.name)!
-    const values = sharedFloats(factors.length)
-    values.set(factors)
-    return bytesOf(values)
-  }
-  const entry = { name: weight.name, shape, from: weight.type, to: type.name }
+  const { weight, order, offset, exact } = part
+  const { name, shape } = weight
+  const entry = { name, shape, from: weight.type, to: type.name }
   if (exact) {
     losses.keep(entry)
-    if (weight.kind === "quantized") return writeBlockTensor(weight.name, await weight.read(), type, order)
+    if (weight.kind === "quantized") return writeBlockTensor(name, await weight.read(), type, order)
     if (weight.type === type.name && offset === 0) return inOrder(await weight.stored(), order)
-    return bytesOf(await valuesOf(planned))
+    return bytesOf(await valuesOf(part))
   }
-  const values = await valuesOf(planned)
-  const tensor = { name: weight.name, type, shape }
+  const values = await valuesOf(part)
+  const tensor = { name, type, shape }
   const blocks = await encodeBlocks(tensor, values, { signal })
   await losses.compare(entry, values, await decodeBlocks(tensor, blocks))
   return blocks
@@ -213,13 +247,15 @@ async function blocksOf(
 async function verify(paths: readonly string[], planned: readonly Planned[], { signal }: GgufTarget): Promise<void> {
   const model = await GgufModel.of(await Gguf.openParts(paths))
   try {
-    for (const tensor of planned) {
-      throwIfAborted(signal)
-      const { name, weight, exact } = tensor
-      if (!exact || weight === null) continue
-      const found = await decodeBlocks(model.gguf.entry(name), model.gguf.mapped(name))
-      await expectSame(`${paths[0]}: tensor ${name}`, await valuesOf(tensor), found)
-    }
+    for (const { name, parts } of planned)
+      for (const [index, part] of parts.entries()) {
+        throwIfAborted(signal)
+        if (!part.exact) continue
+        const [entry, mapped] = [model.gguf.entry(name), model.gguf.mapped(name)]
+        const one = parts.length > 1 || holdsExperts(name) ? matrixOfStack(entry, mapped, index) : null
+        const found = await decodeBlocks(one?.tensor ?? entry, one?.source ?? mapped)
+        await expectSame(`${paths[0]}: tensor ${name}`, await valuesOf(part), found)
+      }
     const program = describeModel(model.config)
     await runTokens(program, model.weights, spreadTokens(program.config.vocabularySize), signal)
   } finally {
@@ -258,7 +294,7 @@ const fileTypes: ReadonlyMap<string, number> = new Map([
 export function fileTypeOf(tensors: readonly { name: string; shape: readonly number[]; type: GgmlType }[]): number {
   const sizes = new Map<string, number>()
   for (const { name, shape, type } of tensors)
-    if (shape.length === 2) sizes.set(type.name, (sizes.get(type.name) ?? 0) + elementCount(shape, name))
+    if (shape.length > 1) sizes.set(type.name, (sizes.get(type.name) ?? 0) + elementCount(shape, name))
   const [most] = [...sizes].sort(([, a], [, b]) => b - a)[0] ?? ["F32"]
   return fileTypes.get(most) ?? 1
 }

@@ -229,5 +229,4 @@ t.test("what GGUF cannot express is refused with the reason", async t => {
   )
   refuses({ rope_scaling: { rope_type: "yarn", factor: 2, beta_slow: 2 } }, /yarn scaling with beta_slow 2/)
   refuses({ model_type: "gpt_oss" }, /model_type is "gpt_oss"/)
-  refuses({ model_type: "gemma2" }, /the architecture "gemma2"; it cannot be written as GGUF/)
 })

@@ -42,7 +42,7 @@ const architecture = (name: string): Changes =>
 const configCases: Case[] = [
   ["ERR_FORMAT", /general.architecture is missing, expected a string/, { "general.architecture": null }],
   ["ERR_FORMAT", /general.architecture is of type u32, expected a string/, { "general.architecture": u32(1) }],
-  ["ERR_UNSUPPORTED", /"gemma2"; supported architectures are "llama", .*"qwen3moe"/, architecture("gemma2")],
+  ["ERR_UNSUPPORTED", /"mamba"; supported architectures are "llama", .*"qwen3moe"/, architecture("mamba")],
   ["ERR_UNSUPPORTED", /"mistral"; supported/, architecture("mistral")],
   ["ERR_UNSUPPORTED", /"__proto__"; supported/, { "general.architecture": string("__proto__") }],
   ["ERR_UNSUPPORTED", /general.type is "adapter", expected "model"/, { "general.type": string("adapter") }],
