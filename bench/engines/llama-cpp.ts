@@ -17,7 +17,10 @@ export interface Subject {
   /** Parts of the evaluation and the calibration text. */
   text: string
   calibration: string
-  /** What is allowed in f32, where that is more than usual: differences of NLLs, and tokens that are as good as level. */
+  /**
+   * Of models of random weights: what is allowed in f32, differences of NLLs and shares of same tokens. Many of their tokens are nearly level, so
+   * that what llama.cpp rounds by itself says little.
+   */
   bounds?: { nll: number; same: number }
 }
 
@@ -118,13 +121,14 @@ export async function checkMixture(
 
 type Measured = Omit<LlamaRow, "failures" | "notes">
 
-function judge(row: Measured, bounds = { nll: 0.002, same: 0.999 }): Pick<LlamaRow, "failures" | "notes"> {
+function judge(row: Measured, random: Subject["bounds"]): Pick<LlamaRow, "failures" | "notes"> {
+  const bounds = random ?? { nll: 0.002, same: 0.999 }
   const { same, sameDecoded, sameWithin, perplexity, llamaPerplexity } = row
   const failures: string[] = []
   const notes: string[] = []
   const least = leastSame(row.preset)
   // No file can make llama.cpp agree with others more than it does with itself.
-  if (same < least)
+  if (same < least && !random)
     (sameWithin < least ? notes : failures).push(
       `the same token at ${percent(same)}, expected ${percent(least)}; llama.cpp's two files agree at ${percent(sameWithin)}`,
     )
@@ -133,7 +137,7 @@ function judge(row: Measured, bounds = { nll: 0.002, same: 0.999 }): Pick<LlamaR
   if (row.nllDecoded > bounds.nll)
     failures.push(`with values in f32 the NLL of a token differs by ${row.nllDecoded.toFixed(4)} nats`)
   const difference = Math.abs(llamaPerplexity / perplexity - 1)
-  if (difference > largestPerplexity) failures.push(`perplexities differ by ${percent(difference)}`)
+  if (difference > (random ? 4 : 1) * largestPerplexity) failures.push(`perplexities differ by ${percent(difference)}`)
   return { failures, notes }
 }
 

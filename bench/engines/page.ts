@@ -29,7 +29,7 @@ export function enginesPage({ onnxruntime, llama }: EngineResults): string {
       "",
       "### Other families",
       "",
-      "Small models of random weights, in the same way; windows are of 100 tokens where a family has any. A perplexity near that of a blind guess, 2048, is all that such a model can have.",
+      "Small models of random weights, in the same way; sliding windows are of 100 tokens. *f32* and *NLL* are what counts: many tokens of such a model are nearly level, and experts are chosen by a hair, so that 8-bit activations and 16-bit keys move more than in a trained one, and perplexities mean nothing but that both are the same. llama.cpp takes GELU from a table of 16-bit numbers (Gemma, GPT-2, GPT-NeoX), and by tanh where GPT-NeoX has it by its definition.",
       "",
       ...mixtureTable(families),
     )

@@ -7,7 +7,6 @@ import { configOfGguf } from "../models/gguf-config.ts"
 import { GgufLayout } from "../models/gguf-layout.ts"
 import { isRopeFactors } from "../models/gguf-names.ts"
 import { tokenizerOfGguf } from "../models/gguf-tokenizer.ts"
-import { tensorsOf } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
 import { Tokenizer } from "../models/tokenizer.ts"
 import { GgufSource } from "./gguf-source.ts"
@@ -39,8 +38,8 @@ export class GgufModel {
       const config = configOfGguf(gguf.metadata, { has: name => gguf.entries.has(name), computed }, path)
       const program = describeModel(config)
       const layout = new GgufLayout(program.config)
-      const used = new Set(tensorsOf(program).map(({ name }) => layout.names.tensor(name)))
-      const foreign = [...gguf.entries.keys()].filter(name => !used.has(name) && !isRopeFactors(name))
+      const isRead = layout.readBy(program)
+      const foreign = [...gguf.entries.keys()].filter(name => !isRead(name) && !isRopeFactors(name))
       if (foreign.length > 0)
         throw new TsqError(
           "ERR_UNSUPPORTED",

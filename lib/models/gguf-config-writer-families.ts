@@ -52,6 +52,7 @@ export function gemma3Fields(program: ModelProgram, architecture: string): Famil
       ...(Object.keys(sliding).length > 0 && { "rope.freq_base_swa": f32(ropeBase(local)) }),
       ...(cap !== 0 && { final_logit_softcapping: f32(cap) }),
     },
+    ...(model.architecture === "gemma3" && { notes: ["Of the checkpoint the language model alone is written."] }),
   }
 }
 

@@ -2,7 +2,7 @@
 // first, and what norms add. Source: ggml-org/llama.cpp, conversion/{llama,gemma,gpt2,gptneox}.py.
 import { sharedFloats, sharedInts } from "../core/shared-array.ts"
 import { GgufNames } from "./gguf-names.ts"
-import type { ModelConfig } from "./program.ts"
+import type { ModelConfig, ModelProgram } from "./program.ts"
 
 /** Heads may change places, and rows within a head. */
 export interface RowOrder {
@@ -51,6 +51,26 @@ export class GgufLayout {
     return null
   }
 
+  /** Which tensors of a file a program reads. Layers of a kind are looked at once: a hostile file may claim thousands with thousands of experts. */
+  readBy({ sections, blocks, blockPrefix }: ModelProgram): (gguf: string) => boolean {
+    const namesOf = (section: number, prefix: string): Set<string | null> =>
+      new Set(
+        sections[section]!.weights.map(slot =>
+          slot.kind === "constant"
+            ? null
+            : this.names.tensor(prefix + (slot.kind === "vector" ? slot.tensor : `${slot.module}.weight`)),
+        ),
+      )
+    const kinds = new Map([...new Set(blocks)].map(kind => [kind, namesOf(kind, blockPrefix(blocks.indexOf(kind)))]))
+    const ends = new Set([...namesOf(0, ""), ...namesOf(sections.length - 1, "")])
+    return gguf => {
+      const [, layer, rest] = ofBlock.exec(gguf) ?? []
+      const kind = layer === undefined ? undefined : blocks[Number(layer)]
+      if (kind === undefined) return ends.has(gguf)
+      return kinds.get(kind)!.has(`blk.${blocks.indexOf(kind)}.${rest}`)
+    }
+  }
+
   /** Whether a checkpoint's dense tensor is [k, n] (GPT-2's Conv1D); a GGUF file's never is. */
   isTransposed(gguf: string): boolean {
     return this.architecture === "gpt2" && /^blk\.\d+\.(attn_qkv|attn_output|ffn_up|ffn_down)\.weight$/.test(gguf)
@@ -62,6 +82,7 @@ export class GgufLayout {
   }
 }
 
+const ofBlock = /^blk\.(0|[1-9]\d{0,5})\.(.+)$/
 const ofAttention = /^blk\.\d+\.attn_(q|k|qkv)\.(?:weight|bias)$/
 
 /** From [q, k, v][head][row] to [head][q, k, v][row]. */
