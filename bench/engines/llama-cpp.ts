@@ -203,7 +203,8 @@ async function llamaPositions(
   { windows }: Plan,
   cache: "F16" | "F32",
 ): Promise<AllPositions> {
-  return engine.with(path, { context: window, cache }, async session => {
+  // In a context that a window fills, its last position is not that of the text from the second window on.
+  return engine.with(path, { context: window + 64, cache }, async session => {
     const parts: Positions[] = []
     for (const tokens of windows) parts.push(await session.window(tokens))
     return { top: parts.flatMap(({ top }) => [...top]), nll: parts.flatMap(({ nll }) => [...nll]) }
