@@ -4,6 +4,7 @@
 //
 //   --peers DIR      a folder whose node_modules holds the peers
 //   --only NAME,…    mixtures to try; default: all
+//   --families       only random models of other families, in llama.cpp
 //   --json FILE      writes the results
 //   --page           writes docs/engines.md
 //
@@ -16,6 +17,7 @@ import { parseArgs } from "node:util"
 import type { OrtModule } from "../../lib/bench/backend-ort.ts"
 import { findPeer, importPeer, isFound, type MissingPeer } from "../../lib/bench/peers.ts"
 import { type GgufPreset, ggufPresets, isGgufPreset } from "../../lib/formats/gguf-mixes.ts"
+import { familyPresets, familySubjects } from "./families.ts"
 import { checkGreedy, checkMixture, type GreedyRow, type LlamaRow, type Subject } from "./llama-cpp.ts"
 import { LlamaEngine } from "./llama-session.ts"
 import { checkProducts, type ProductRow } from "./onnxruntime.ts"
@@ -23,7 +25,8 @@ import { enginesPage } from "./page.ts"
 
 export interface EngineResults {
   onnxruntime: { version: string; rows: ProductRow[] } | MissingPeer
-  llama: { version: string; greedy: GreedyRow[]; rows: LlamaRow[] } | MissingPeer
+  /** `families`: of random models. */
+  llama: { version: string; greedy: GreedyRow[]; rows: LlamaRow[]; families: LlamaRow[] } | MissingPeer
 }
 
 const root = fileURLToPath(new URL("../..", import.meta.url))
@@ -32,6 +35,7 @@ const { values, positionals } = parseArgs({
   options: {
     peers: { type: "string" },
     only: { type: "string" },
+    families: { type: "boolean", default: false },
     json: { type: "string" },
     page: { type: "boolean", default: false },
   },
@@ -88,7 +92,13 @@ async function inLlama(subjects: readonly Subject[], work: string): Promise<Engi
   try {
     const greedy: GreedyRow[] = []
     const rows: LlamaRow[] = []
-    for (const subject of subjects) {
+    const families: LlamaRow[] = []
+    for (const subject of familySubjects(subjects[0]!, work))
+      for (const preset of presetsOf(values.only).filter(name => familyPresets.includes(name))) {
+        families.push(await checkMixture(engine, subject, preset, work))
+        console.error(JSON.stringify(families.at(-1)))
+      }
+    for (const subject of values.families ? [] : subjects) {
       greedy.push(await checkGreedy(engine, subject, work))
       console.error(JSON.stringify(greedy.at(-1)))
       for (const preset of presetsOf(values.only)) {
@@ -96,17 +106,18 @@ async function inLlama(subjects: readonly Subject[], work: string): Promise<Engi
         console.error(JSON.stringify(rows.at(-1)))
       }
     }
-    return { version: engine.version, greedy, rows }
+    return { version: engine.version, greedy, rows, families }
   } finally {
     await engine.dispose()
   }
 }
 
+const onlyFamilies: MissingPeer = { name: "onnxruntime-node", reason: "only families were asked for" }
 const subjects = subjectsOf(positionals)
 const work = mkdtempSync(join(tmpdir(), "tsq-engines-"))
 try {
   const results: EngineResults = {
-    onnxruntime: await inOnnxruntime(subjects, work),
+    onnxruntime: values.families ? onlyFamilies : await inOnnxruntime(subjects, work),
     llama: await inLlama(subjects, work),
   }
   const page = enginesPage(results)
@@ -116,7 +127,7 @@ try {
   const engines = [results.onnxruntime, results.llama]
   for (const engine of engines) if ("reason" in engine) console.error(`left out: ${engine.reason}`)
   const checks = engines.flatMap(engine =>
-    "reason" in engine ? [] : [...engine.rows, ...("greedy" in engine ? engine.greedy : [])],
+    "reason" in engine ? [] : [...engine.rows, ...("greedy" in engine ? [...engine.greedy, ...engine.families] : [])],
   )
   process.exitCode = checks.some(({ failures }) => failures.length > 0) ? 1 : 0
 } finally {

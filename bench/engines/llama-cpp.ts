@@ -17,6 +17,11 @@ export interface Subject {
   /** Parts of the evaluation and the calibration text. */
   text: string
   calibration: string
+  /**
+   * Of models of random weights: what is allowed in f32, differences of NLLs and shares of same tokens. Many of their tokens are nearly level, so
+   * that what llama.cpp rounds by itself says little.
+   */
+  bounds?: { nll: number; same: number }
 }
 
 export interface LlamaRow {
@@ -62,8 +67,6 @@ const windows = 6
 /** Bounds: the least shares of same tokens, and the largest relative difference of perplexities. */
 const leastSame = (preset: GgufPreset): number =>
   ({ f32: 0.998, f16: 0.998, bf16: 0.995, q8_0: 0.99 })[preset as string] ?? 0.98
-const leastDecoded = 0.999
-const largestNll = 0.002
 const largestPerplexity = 0.005
 /** Mixtures that are not made without an importance matrix. */
 const weighed: ReadonlySet<GgufPreset> = new Set(["q2_k_s"])
@@ -108,7 +111,7 @@ export async function checkMixture(
       perplexity,
       llamaPerplexity: perplexityOf(llama.nll, plan.first),
     }
-    return { ...row, ...judge(row) }
+    return { ...row, ...judge(row, subject.bounds) }
   } finally {
     exact.dispose()
     rounded.dispose()
@@ -118,22 +121,23 @@ export async function checkMixture(
 
 type Measured = Omit<LlamaRow, "failures" | "notes">
 
-function judge(row: Measured): Pick<LlamaRow, "failures" | "notes"> {
+function judge(row: Measured, random: Subject["bounds"]): Pick<LlamaRow, "failures" | "notes"> {
+  const bounds = random ?? { nll: 0.002, same: 0.999 }
   const { same, sameDecoded, sameWithin, perplexity, llamaPerplexity } = row
   const failures: string[] = []
   const notes: string[] = []
   const least = leastSame(row.preset)
   // No file can make llama.cpp agree with others more than it does with itself.
-  if (same < least)
+  if (same < least && !random)
     (sameWithin < least ? notes : failures).push(
       `the same token at ${percent(same)}, expected ${percent(least)}; llama.cpp's two files agree at ${percent(sameWithin)}`,
     )
-  if (sameDecoded < leastDecoded)
-    failures.push(`with values in f32 the same token at ${percent(sameDecoded)}, expected ${percent(leastDecoded)}`)
-  if (row.nllDecoded > largestNll)
+  if (sameDecoded < bounds.same)
+    failures.push(`with values in f32 the same token at ${percent(sameDecoded)}, expected ${percent(bounds.same)}`)
+  if (row.nllDecoded > bounds.nll)
     failures.push(`with values in f32 the NLL of a token differs by ${row.nllDecoded.toFixed(4)} nats`)
   const difference = Math.abs(llamaPerplexity / perplexity - 1)
-  if (difference > largestPerplexity) failures.push(`perplexities differ by ${percent(difference)}`)
+  if (difference > (random ? 4 : 1) * largestPerplexity) failures.push(`perplexities differ by ${percent(difference)}`)
   return { failures, notes }
 }
 
@@ -199,7 +203,8 @@ async function llamaPositions(
   { windows }: Plan,
   cache: "F16" | "F32",
 ): Promise<AllPositions> {
-  return engine.with(path, { context: window, cache }, async session => {
+  // In a context that a window fills, its last position is not that of the text from the second window on.
+  return engine.with(path, { context: window + 64, cache }, async session => {
     const parts: Positions[] = []
     for (const tokens of windows) parts.push(await session.window(tokens))
     return { top: parts.flatMap(({ top }) => [...top]), nll: parts.flatMap(({ nll }) => [...nll]) }

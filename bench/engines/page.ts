@@ -7,7 +7,7 @@ export function enginesPage({ onnxruntime, llama }: EngineResults): string {
   lines.push("## llama.cpp", "")
   if ("reason" in llama) lines.push(`Left out: ${llama.reason}`)
   else {
-    const { version, greedy, rows } = llama
+    const { version, greedy, rows, families } = llama
     const positions = rows[0]?.positions ?? 0
     lines.push(
       `${version}. Every mixture is made of the model by \`quantizeModel\`, loaded there, and compared over ${positions} positions of windows of 512 tokens; q2_k_s with an importance matrix, the others without.`,
@@ -20,14 +20,18 @@ export function enginesPage({ onnxruntime, llama }: EngineResults): string {
       "- *perplexity*: by llama.cpp's protocol, ours and llama.cpp's.",
       "- *instead*: matrices whose rows do not fill the mixture's blocks, and that took the type that llama-quantize takes.",
       "",
-      "| model | mixture | matrices | instead | same | f32 | NLL | itself | int8 | gap | perplexity | llama.cpp | |",
-      "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-      ...rows.map(mixtureLine),
+      ...mixtureTable(rows),
       "",
       ...greedy.map(
         ({ model, prompts, tokens, ties, failures }) =>
           `${model} in F16, greedily: ${tokens} tokens after ${prompts} prompts are llama.cpp's${ties ? `; ${ties} of them part at two tokens within 0.01 nats` : ""}${failures.length ? `; **${failures.join("; ")}**` : ""}.`,
       ),
+      "",
+      "### Other families",
+      "",
+      "Small models of random weights, in the same way; sliding windows are of 100 tokens. *f32* and *NLL* are what counts: many tokens of such a model are nearly level, and experts are chosen by a hair, so that 8-bit activations and 16-bit keys move more than in a trained one, and perplexities mean nothing but that both are the same. llama.cpp takes GELU from a table of 16-bit numbers (Gemma, GPT-2, GPT-NeoX), and by tanh where GPT-NeoX has it by its definition.",
+      "",
+      ...mixtureTable(families),
     )
   }
   lines.push("", "## onnxruntime", "")
@@ -46,6 +50,12 @@ export function enginesPage({ onnxruntime, llama }: EngineResults): string {
     )
   return `${lines.join("\n")}\n`
 }
+
+const mixtureTable = (rows: readonly LlamaRow[]): string[] => [
+  "| model | mixture | matrices | instead | same | f32 | NLL | itself | int8 | gap | perplexity | llama.cpp | |",
+  "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+  ...rows.map(mixtureLine),
+]
 
 function mixtureLine(row: LlamaRow): string {
   const shares = [

@@ -5,6 +5,7 @@ import type { GgufArray, GgufMetadata, GgufValue } from "./gguf-types.ts"
 
 /** Whole numbers of every width and sign: writers differ. */
 const integerTypes: ReadonlySet<string> = new Set(["u8", "i8", "u16", "i16", "u32", "i32", "u64", "i64"])
+const flagTypes: ReadonlySet<string> = new Set(["bool"])
 const floatTypes: ReadonlySet<string> = new Set(["f32", "f64"])
 
 /** Reads one file's metadata. Failed checks throw ERR_FORMAT: `<path>: metadata <key> is <found>, expected <what>`. */
@@ -89,6 +90,17 @@ export class GgufFields {
   /** Elements of an integer type. */
   integers<F = never>(key: string, ...fallback: [F?]): ArrayLike<number> | F {
     return this.#read(key, "an array of integers", fallback, field => numbersOf(field, integerTypes))
+  }
+
+  /** Booleans, or integers that are 0 for false. */
+  flags(key: string): boolean[] {
+    const values = this.#read<ArrayLike<number>, never>(
+      key,
+      "an array of booleans",
+      [],
+      field => numbersOf(field, flagTypes) ?? numbersOf(field, integerTypes),
+    )
+    return Array.from(values, value => value !== 0)
   }
 
   /** Elements of any numeric type. */

@@ -4,8 +4,10 @@ import { TsqError } from "../core/errors.ts"
 import { decodeBlocks } from "../formats/gguf-blocks.ts"
 import { type GenerationDefaults, plainGeneration } from "../models/generation-config.ts"
 import { configOfGguf } from "../models/gguf-config.ts"
-import { hfName, holdsExperts, isRouter, ropeFreqsName } from "../models/gguf-names.ts"
+import { GgufLayout } from "../models/gguf-layout.ts"
+import { isRopeFactors } from "../models/gguf-names.ts"
 import { tokenizerOfGguf } from "../models/gguf-tokenizer.ts"
+import { describeModel } from "../models/registry.ts"
 import { Tokenizer } from "../models/tokenizer.ts"
 import { GgufSource } from "./gguf-source.ts"
 
@@ -15,11 +17,10 @@ export class GgufModel {
   readonly weights: GgufSource
   readonly gguf: Gguf
 
-  private constructor(gguf: Gguf, config: Record<string, unknown>) {
+  private constructor(gguf: Gguf, config: Record<string, unknown>, layout: GgufLayout) {
     this.gguf = gguf
     this.config = config
-    const architecture = gguf.metadata.get("general.architecture")?.value as string
-    this.weights = new GgufSource(gguf, { architecture, headDim: config.head_dim as number })
+    this.weights = new GgufSource(gguf, layout)
   }
 
   /** Any part of a split model opens all of it. */
@@ -31,20 +32,20 @@ export class GgufModel {
   static async of(gguf: Gguf): Promise<GgufModel> {
     const { path } = gguf
     try {
-      const factors = gguf.entries.get(ropeFreqsName)
-      const ropeFactors = factors ? await decodeBlocks(factors, gguf.mapped(ropeFreqsName)) : null
-      const has = (name: string) => gguf.entries.has(name)
-      const config = configOfGguf(gguf.metadata, { has, ropeFactors }, path)
-      const experts = (config.num_local_experts ?? config.num_experts) !== undefined
-      const used = (name: string) =>
-        holdsExperts(name) || isRouter(name) ? experts : hfName(name) !== null || name === ropeFreqsName
-      const foreign = [...gguf.entries.keys()].filter(name => !used(name))
+      const computed = new Map<string, Float32Array>()
+      for (const [name, entry] of gguf.entries)
+        if (isRopeFactors(name)) computed.set(name, await decodeBlocks(entry, gguf.mapped(name)))
+      const config = configOfGguf(gguf.metadata, { has: name => gguf.entries.has(name), computed }, path)
+      const program = describeModel(config)
+      const layout = new GgufLayout(program.config)
+      const isRead = layout.readBy(program)
+      const foreign = [...gguf.entries.keys()].filter(name => !isRead(name) && !isRopeFactors(name))
       if (foreign.length > 0)
         throw new TsqError(
           "ERR_UNSUPPORTED",
           `${path}: tensor ${JSON.stringify(foreign[0])}${foreign.length > 1 ? ` and ${foreign.length - 1} more` : ""} would not be used: the model computes something that this version does not`,
         )
-      return new GgufModel(gguf, config)
+      return new GgufModel(gguf, config, layout)
     } catch (error) {
       gguf.dispose()
       throw error

@@ -2,29 +2,22 @@
 import type { Gguf, GgufEntry } from "../containers/gguf.ts"
 import { TsqError } from "../core/errors.ts"
 import { sharedFloats } from "../core/tensor.ts"
-import { decodeBlocks, packBlocks } from "../formats/gguf-blocks.ts"
+import { decodeBlocks, matrixOfStack, packBlocks } from "../formats/gguf-blocks.ts"
 import type { PackedWeight } from "../kernels/packed-weight.ts"
-import { ggufExpertOf, ggufName, ggufRow, hasPermutedRows } from "../models/gguf-names.ts"
+import { checkpointOrder, type GgufLayout, shifted } from "../models/gguf-layout.ts"
 import type { WeightSource } from "../models/weights.ts"
 import type { WeightSummary } from "./model.ts"
 import { type PackedLinear, SharedWeights } from "./shared-weights.ts"
 
-/** What the order of rows depends on. */
-export interface RowOrder {
-  /** As general.architecture has it. */
-  architecture: string
-  headDim: number
-}
-
 export class GgufSource implements WeightSource {
   readonly #gguf: Gguf
-  readonly #order: RowOrder
+  readonly #layout: GgufLayout
   readonly #weights = new SharedWeights((module, n, k) => this.#pack(module, n, k))
 
   /** The file must stay open until everything was asked for. */
-  constructor(gguf: Gguf, order: RowOrder) {
+  constructor(gguf: Gguf, layout: GgufLayout) {
     this.#gguf = gguf
-    this.#order = order
+    this.#layout = layout
   }
 
   linear(module: string, n: number, k: number): Promise<PackedWeight> {
@@ -33,7 +26,7 @@ export class GgufSource implements WeightSource {
 
   /** Names are the usual ones. */
   has(tensor: string): boolean {
-    const name = ggufName(tensor)
+    const name = this.#layout.names.gguf(tensor)
     return name !== null && this.#gguf.entries.has(name)
   }
 
@@ -43,7 +36,8 @@ export class GgufSource implements WeightSource {
 
   async vector(tensor: string, size: number): Promise<Float32Array> {
     const entry = this.#entry(tensor, [size])
-    const values = await decodeBlocks(entry, this.#gguf.mapped(entry.name))
+    const stored = await decodeBlocks(entry, this.#gguf.mapped(entry.name))
+    const values = shifted(stored, -this.#layout.offset(entry.name))
     const rows = this.#rows(entry)
     if (rows === null) return values
     const ordered = sharedFloats(size)
@@ -56,7 +50,7 @@ export class GgufSource implements WeightSource {
   }
 
   async #pack(module: string, n: number, k: number): Promise<PackedLinear> {
-    const stacked = ggufExpertOf(`${module}.weight`)
+    const stacked = this.#layout.names.expert(`${module}.weight`)
     if (stacked) return this.#packExpert(stacked, n, k)
     const entry = this.#entry(`${module}.weight`, [n, k])
     const weight = await packBlocks(entry, this.#gguf.mapped(entry.name), this.#rows(entry))
@@ -72,21 +66,18 @@ export class GgufSource implements WeightSource {
         "ERR_SHAPE",
         `${this.#gguf.path}: tensor ${name} is [${entry.shape.join(", ")}], expected [experts, ${n}, ${k}] with more than ${expert} experts from its metadata`,
       )
-    const bytes = entry.bytes / count
-    const { mapping, offset } = this.#gguf.mapped(name)
-    const weight = await packBlocks({ ...entry, shape: [n, k] }, { mapping, offset: offset + expert * bytes, bytes })
-    return { weight, bitsPerWeight: (8 * bytes) / (n * k), quantized: entry.type.blockSize > 1 }
+    const { tensor, source } = matrixOfStack(entry, this.#gguf.mapped(name), expert)
+    const weight = await packBlocks(tensor, source)
+    return { weight, bitsPerWeight: (8 * source.bytes) / (n * k), quantized: entry.type.blockSize > 1 }
   }
 
   /** The tensor's row of each row of the checkpoint; null where they are the same. */
   #rows({ name, shape }: GgufEntry): Int32Array | null {
-    const { architecture, headDim } = this.#order
-    if (!hasPermutedRows(architecture, name)) return null
-    return Int32Array.from({ length: shape[0] as number }, (_, row) => ggufRow(row, headDim))
+    return checkpointOrder(this.#layout.rows(name), shape[0] as number)
   }
 
   #entry(tensor: string, shape: readonly number[]): GgufEntry {
-    const name = ggufName(tensor)
+    const name = this.#layout.names.gguf(tensor)
     if (name === null)
       throw new TsqError("ERR_FORMAT", `${this.#gguf.path}: GGUF files have no tensor that stands for ${tensor}`)
     const entry = this.#gguf.entry(name)

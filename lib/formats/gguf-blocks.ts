@@ -3,7 +3,7 @@ import type { GgmlType } from "../containers/gguf-types.ts"
 import { TsqError } from "../core/errors.ts"
 import { elementCount, sharedBytes, sharedFloats } from "../core/tensor.ts"
 import { PackedWeight } from "../kernels/packed-weight.ts"
-import { abortable, type GptqReport, type Handle, native, type Source } from "../native.ts"
+import { abortable, type GptqReport, type Handle, type Mapped, native, type Source } from "../native.ts"
 
 export interface BlockTensor {
   name: string
@@ -16,6 +16,17 @@ export interface EncodeOptions {
   /** A weight for the squared error of each column, on shared memory: a row of an importance matrix. */
   importance?: Float32Array | null
   signal?: AbortSignal | undefined
+}
+
+/** One matrix of a tensor [count, n, k], and where it lies within the tensor. */
+export function matrixOfStack<T extends BlockTensor>(
+  tensor: T,
+  source: Mapped,
+  index: number,
+): { tensor: T; source: Mapped } {
+  const [count = 1, ...shape] = tensor.shape
+  const bytes = source.bytes / count
+  return { tensor: { ...tensor, shape }, source: { ...source, offset: source.offset + index * bytes, bytes } }
 }
 
 /** The values, on shared memory. ERR_UNSUPPORTED for types that the library only knows by name. */

@@ -158,24 +158,29 @@ export function mixedType(preset: GgufPreset, model: MixModel, { name, k }: MixM
   return { type, instead: type === wanted ? null : wanted }
 }
 
+/** Routers and learned positions, which llama.cpp's converter makes F32 and llama-quantize leaves alone. */
+export const staysFloat = (name: string): boolean => name === "position_embd" || /^blk\.\d+\.ffn_gate_inp$/.test(name)
+
 /** general.file_type of mixtures whose attn_output has five bits beside eight experts: Q2_K, Q3_K_S, Q3_K_M, Q4_K_S, Q4_K_M, IQ4_NL, IQ4_XS. */
 const fiveBitOutput: ReadonlySet<number> = new Set([10, 11, 12, 14, 15, 25, 30])
 
 function wantedType(mix: Mix, model: MixModel, name: string): string {
   const { base, output = base } = mix
-  if (/^blk\.\d+\.ffn_gate_inp$/.test(name)) return "F32"
+  if (staysFloat(name)) return "F32"
   // attn_v and attn_k are a small part of a model of eight experts.
   const eight = model.experts === 8 && ggmlTypeNamed(base)!.blockSize > 1
   if (eight && /^blk\.\d+\.attn_[kv]$/.test(name)) return "Q8_0"
   if (eight && fiveBitOutput.has(mix.fileType) && /^blk\.\d+\.attn_output$/.test(name)) return "Q5_K"
   if (name === "output") return output
   if (name === "token_embd") return model.tied ? output : (mix.embedding ?? base)
-  const [, layer, part] = /^blk\.(\d+)\.(attn_v|ffn_down|attn_output)(?:_exps)?$/.exec(name) ?? []
+  const [, layer, part] = /^blk\.(\d+)\.(attn_v|attn_qkv|ffn_down|attn_output)(?:_exps)?$/.exec(name) ?? []
   if (part === undefined) return base
   const place = { ...model, layer: Number(layer) }
-  const choice: Choice | undefined = part === "attn_v" ? mix.attnV : part === "ffn_down" ? mix.ffnDown : mix.attnOutput
+  // What holds v as well.
+  const isV = part === "attn_v" || part === "attn_qkv"
+  const choice: Choice | undefined = isV ? mix.attnV : part === "ffn_down" ? mix.ffnDown : mix.attnOutput
   const type = typeof choice === "function" ? choice(place) : (choice ?? base)
   // Models of the shape of Llama 2 70B, whose v is an eighth of q.
-  const finer = part === "attn_v" && model.layers === 80 && shared(model) > 1 && (type === "Q3_K" || type === "Q4_K")
+  const finer = isV && model.layers === 80 && shared(model) > 1 && (type === "Q3_K" || type === "Q4_K")
   return finer ? "Q5_K" : type
 }

@@ -6,7 +6,7 @@ import { describe } from "../core/options.ts"
 import { buildDecoder, type DecoderTraits } from "./builder.ts"
 import { type DecoderConfig, layerWindows, parseDecoderConfig } from "./config.ts"
 import { gemmaActivation, gemmaKeys, gemmaTraits } from "./gemma.ts"
-import type { ModelProgram } from "./program.ts"
+import type { ModelConfig, ModelProgram } from "./program.ts"
 import { describeRope, withScaledContext } from "./rope.ts"
 
 /** Of transformers' Gemma3TextConfig: configurations of multimodal models leave out what equals them. */
@@ -41,15 +41,10 @@ export function gemma3(raw: Record<string, unknown>, has?: (tensor: string) => b
 
 function build(raw: Record<string, unknown>, names: DecoderTraits["names"]): ModelProgram {
   const own = gemmaKeys(raw)
-  const { local, global, rest } = ropes(raw)
-  const { keys, config } = parseDecoderConfig(rest, { headDim: 256, normEps: 1e-6, maxPositions: 131072, tied: true })
+  const { keys, config, global, local } = gemma3Config(raw)
   const bias = keys.attention_bias ?? false
-  const rope = describeRope({ ...keys, ...global }, config.headDim, config.maxContext)
-  const localRope = describeRope(
-    { ...keys, rope_scaling: null, rope_theta: own.rope_local_base_freq ?? 10000, ...local },
-    config.headDim,
-    config.maxContext,
-  )
+  const rope = describeRope(global, config.headDim, config.maxContext)
+  const localRope = describeRope(local, config.headDim, config.maxContext)
   // Without a window these layers see everything, and turn by their own base all the same.
   const window = keys.sliding_window === undefined ? 4096 : (keys.sliding_window ?? config.maxContext)
   const pattern = own.sliding_window_pattern ?? own._sliding_window_pattern ?? 6
@@ -63,6 +58,19 @@ function build(raw: Record<string, unknown>, names: DecoderTraits["names"]): Mod
     gemma: gemmaTraits(config, own, localRope, { attention: 0, final: 0 }),
     ...(names && { names }),
   })
+}
+
+/** `global` and `local`: the keys by which layers turn that see everything, and those that slide. */
+export function gemma3Config(raw: Record<string, unknown>): {
+  keys: DecoderConfig
+  config: ModelConfig
+  global: DecoderConfig
+  local: DecoderConfig
+} {
+  const { global, local, rest } = ropes(raw)
+  const { keys, config } = parseDecoderConfig(rest, { headDim: 256, normEps: 1e-6, maxPositions: 131072, tied: true })
+  const own = { rope_scaling: null, rope_theta: gemmaKeys(raw).rope_local_base_freq ?? 10000 }
+  return { keys, config, global: { ...keys, ...global }, local: { ...keys, ...own, ...local } }
 }
 
 interface Ropes {

@@ -10,6 +10,13 @@ const classes: Readonly<Record<string, string>> = {
   llama: "LlamaForCausalLM",
   qwen2: "Qwen2ForCausalLM",
   qwen3: "Qwen3ForCausalLM",
+  mixtral: "MixtralForCausalLM",
+  qwen3_moe: "Qwen3MoeForCausalLM",
+  gpt2: "GPT2LMHeadModel",
+  gpt_neox: "GPTNeoXForCausalLM",
+  gemma2: "Gemma2ForCausalLM",
+  phi3: "Phi3ForCausalLM",
+  gemma3_text: "Gemma3ForCausalLM",
 }
 
 export interface GgufFolder {
@@ -50,6 +57,14 @@ export function folderOfGguf(metadata: GgufMetadata, config: Record<string, unkn
     },
   }
 }
+
+/** Of whole numbers, too, transformers wants a float of these. */
+const floats =
+  /("(?:attn_logit_softcapping|final_logit_softcapping|rms_norm_eps|layer_norm_eps(?:ilon)?)": -?\d+)(?=[,\n])/g
+
+/** The text of config.json. */
+export const configText = (config: Record<string, unknown>): string =>
+  `${JSON.stringify(config, null, 2).replace(floats, "$1.0")}\n`
 
 /** Frequency factors are known to transformers by Llama 3's rule only, whose numbers are found again here. */
 function ropeScaling(config: Record<string, unknown>, path: string): unknown {

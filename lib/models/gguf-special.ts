@@ -46,6 +46,19 @@ export function endTokenIds(fields: GgufFields): number[] {
   return [...new Set(ids)]
 }
 
+const phi3 = /phi-?3/gi
+/** Tokens of Phi-3 that take no spaces with them, and one that does. llama.cpp does not load a model of that name that lacks one of them. */
+const keepSpaces: readonly string[] = ["<unk>", "<s>", "<|endoftext|>"]
+const phi3Tokens: readonly string[] = [...keepSpaces, "</s>"]
+
+/** Whether llama.cpp takes the spaces behind a special token of a model of that general.name: a rule of its own for Phi-3. */
+export const takesSpaces = (name: string, token: string): boolean =>
+  name.search(phi3) >= 0 && !keepSpaces.includes(token)
+
+/** A general.name by which llama.cpp does not take a vocabulary for Phi-3's that is not. */
+export const safeName = (name: string, ids: ReadonlyMap<string, number>): string =>
+  phi3Tokens.every(token => ids.has(token)) ? name : name.replace(phi3, found => `${found.slice(0, 3)} 3`)
+
 export interface SpecialTokenIds {
   bos: number | null
   /** The first is the tokenizer's; a model may stop at others, too. */

@@ -3,7 +3,7 @@ import { z } from "zod"
 import { TsqError } from "../core/errors.ts"
 import { describe } from "../core/options.ts"
 import type { Merge } from "./gguf-merges.ts"
-import { tokenTypes } from "./gguf-special.ts"
+import { takesSpaces, tokenTypes } from "./gguf-special.ts"
 import { isByteToken, paddingToken } from "./gguf-tokenizer.ts"
 
 const optional = z.unknown().optional()
@@ -93,18 +93,28 @@ export function vocabularyOf({ model, added_tokens }: TokenizerJson, size: numbe
   return { tokens: named, types, ids, added }
 }
 
-/** Added tokens are found in the text as it stands and take nothing beside them; ERR_UNSUPPORTED for others. */
+/**
+ * Added tokens are found in the text as it stands; ERR_UNSUPPORTED for those that have to be words. Whether they take the spaces beside
+ * them follows from the model's name.
+ */
 export function checkAddedTokens(
   { added_tokens, normalizer }: TokenizerJson,
   byteLevel: boolean,
+  name: string,
   notes: string[],
 ): void {
   const normalized: string[] = []
+  const spaces: string[] = []
   for (const token of added_tokens ?? []) {
-    for (const key of ["single_word", "lstrip", "rstrip"] as const)
-      if (token[key]) throw refuse(`added token ${describe(token.content)} has ${key}, for which GGUF has no key`)
+    if (token.single_word)
+      throw refuse(`added token ${describe(token.content)} has single_word, for which GGUF has no key`)
+    if (token.lstrip || (token.rstrip ?? false) !== takesSpaces(name, token.content)) spaces.push(token.content)
     if ((token.normalized ?? !token.special) && normalizer && !byteLevel) normalized.push(token.content)
   }
+  if (spaces.length > 0)
+    notes.push(
+      `GGUF has no key for which spaces added tokens take with them: llama.cpp takes those behind where general.name holds "phi-3", and otherwise none; for ${spaces.slice(0, 5).map(describe).join(", ")}${spaces.length > 5 ? ` and ${spaces.length - 5} more` : ""} that is not what the tokenizer does.`,
+    )
   if (normalized.length > 0)
     notes.push(
       `Added tokens that are looked for after normalisation (${normalized.slice(0, 5).map(describe).join(", ")}) are looked for before it.`,

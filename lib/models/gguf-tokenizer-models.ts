@@ -49,14 +49,22 @@ export function sentencePieceFields(
   ]
 }
 
+interface PreTokenizer {
+  type?: unknown
+  replacement?: unknown
+  prepend_scheme?: unknown
+  add_prefix_space?: unknown
+  split?: unknown
+  pattern?: { String?: unknown }
+}
+
 /** Whether a space is put in front of a text; ERR_UNSUPPORTED unless spaces become "▁" and nothing else is done. */
 function spacePrefix({ normalizer, pre_tokenizer }: TokenizerJson, notes: string[]): boolean {
   const steps = stepsOf(normalizer)
-  const pre = pre_tokenizer as
-    | { type?: unknown; replacement?: unknown; prepend_scheme?: unknown; add_prefix_space?: unknown; split?: unknown }
-    | null
-    | undefined
-  if (pre) {
+  const pre = pre_tokenizer as PreTokenizer | null | undefined
+  // Gemma's splits at spaces, of which the normalizer leaves none.
+  const idle = pre?.type === "Split" && pre.pattern?.String === " " && steps.some(({ type }) => type === "Replace")
+  if (pre && !idle) {
     if (pre.type !== "Metaspace" || pre.replacement !== space || pre.split !== false || steps.length > 0)
       throw refuse(`the pre_tokenizer ${describe(pre.type)} does more than to write spaces as "${space}"`)
     const scheme = pre.prepend_scheme ?? ((pre.add_prefix_space ?? true) ? "always" : "never")

@@ -6,7 +6,7 @@ import { TsqError } from "../core/errors.ts"
 import { describe } from "../core/options.ts"
 import { parseWith } from "./config.ts"
 import { isByteLevel } from "./gguf-pre.ts"
-import { specialTokenFields, tokensKey, tokenTypesKey } from "./gguf-special.ts"
+import { safeName, specialTokenFields, tokensKey, tokenTypesKey } from "./gguf-special.ts"
 import { tokenizerModels } from "./gguf-tokenizer.ts"
 import {
   addedAround,
@@ -25,6 +25,8 @@ import { tokenText } from "./tokenizer.ts"
 export interface GgufTokenizerOptions {
   /** Rows of the embedding; ids without a token are padded. */
   vocabularySize: number
+  /** general.name; where llama.cpp would draw wrong conclusions from it, the result holds another. */
+  name?: string
   /** Chat templates by name. */
   templates?: ReadonlyMap<string, string>
   /** BOS of the model's configuration, for a tokenizer that names none. */
@@ -53,7 +55,8 @@ export function ggufOfTokenizer(
   const notes: string[] = []
   const byteLevel = isByteLevel(parsed.pre_tokenizer)
   const vocabulary = vocabularyOf(parsed, options.vocabularySize, byteLevel)
-  checkAddedTokens(parsed, byteLevel, notes)
+  const name = safeName(options.name ?? "", vocabulary.ids)
+  checkAddedTokens(parsed, byteLevel, name, notes)
   const merges = mergesOf(parsed, vocabulary)
   const model = byteLevel
     ? byteLevelFields(parsed, merges, notes)
@@ -63,6 +66,7 @@ export function ggufOfTokenizer(
   if (special.dropped.length > 0)
     notes.push(`GGUF has keys for three ids that end a generation; ${special.dropped.join(", ")} are left out.`)
   const metadata = new Map<string, GgufValue>([
+    ...(name === (options.name ?? "") ? [] : [["general.name", string(name)] as const]),
     ["tokenizer.ggml.model", string(byteLevel ? tokenizerModels.byteLevel : tokenizerModels.sentencePiece)],
     ...model,
     [tokensKey, strings(vocabulary.tokens)],

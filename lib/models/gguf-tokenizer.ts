@@ -6,7 +6,7 @@ import { TsqError } from "../core/errors.ts"
 import { describe, listChoices } from "../core/options.ts"
 import { type Merge, mergesOfScores } from "./gguf-merges.ts"
 import { type PreTokenizer, preTokenizerJson, preTokenizerNamed } from "./gguf-pre.ts"
-import { type SpecialToken, specialTokenId, tokensKey, tokenTypes, tokenTypesKey } from "./gguf-special.ts"
+import { type SpecialToken, specialTokenId, takesSpaces, tokensKey, tokenTypes, tokenTypesKey } from "./gguf-special.ts"
 
 /** What `new Tokenizer(path, json, config, templates)` takes. */
 export interface TokenizerParts {
@@ -63,7 +63,7 @@ export function tokenizerOfGguf(metadata: GgufMetadata, path: string): Tokenizer
       version: "1.0",
       truncation: null,
       padding: null,
-      added_tokens: addedTokens(vocabulary),
+      added_tokens: addedTokens(vocabulary, fields.string("general.name", "")),
       ...parts.json,
       post_processor: postProcessor(around("bos", addBos), around("eos", addEos)),
     },
@@ -119,12 +119,13 @@ function vocabOf({ tokens, types }: Vocabulary): Record<string, number> {
 export const paddingToken = (id: number) => `[PAD${id}]`
 
 /** Tokens that are found in a text before anything else is done with it. */
-function addedTokens({ tokens, types }: Vocabulary): Record<string, unknown>[] {
+function addedTokens({ tokens, types }: Vocabulary, name: string): Record<string, unknown>[] {
   const added: Record<string, unknown>[] = []
   for (const [id, content] of tokens.entries()) {
     const special = types[id] === tokenTypes.control || types[id] === tokenTypes.unknown
     if (!special && types[id] !== tokenTypes.user) continue
-    added.push({ id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special })
+    const rstrip = takesSpaces(name, content)
+    added.push({ id, content, single_word: false, lstrip: false, rstrip, normalized: false, special })
   }
   return added
 }

@@ -142,6 +142,22 @@ export interface ModelProgram {
   scaleGroups(layer: number): readonly ScaleGroup[]
 }
 
+/** Every tensor that a program reads of a dense checkpoint, in its order: prologue, blocks, epilogue. A name may come twice (a tied head). */
+export function tensorsOf(program: ModelProgram): { name: string; shape: readonly number[]; transposed: boolean }[] {
+  const sections: [number, string][] = [
+    [0, ""],
+    ...program.blocks.map((section, layer): [number, string] => [section, program.blockPrefix(layer)]),
+    [program.sections.length - 1, ""],
+  ]
+  return sections.flatMap(([section, prefix]) =>
+    program.sections[section]!.weights.flatMap(slot => {
+      if (slot.kind === "constant") return []
+      if (slot.kind === "vector") return [{ name: prefix + slot.tensor, shape: [slot.size], transposed: false }]
+      return [{ name: `${prefix}${slot.module}.weight`, shape: [slot.n, slot.k], transposed: slot.transposed ?? false }]
+    }),
+  )
+}
+
 /** Tokens of a sequence beyond which constants change, or null. */
 export function longLength({ sections }: ModelProgram): number | null {
   for (const { weights } of sections)

@@ -197,14 +197,17 @@ function longrope(
   }
   const short = divided("short_factor")
   const long = divided("long_factor")
-  const factor = scaling.factor ?? maxPositions / original
-  const attentionFactor = factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(original))
+  const attentionFactor = longropeAttention(scaling.factor ?? maxPositions / original, original)
   return {
     inverseFrequencies: short,
     attentionFactor: scaling.attention_factor ?? attentionFactor,
     beyond: { length: original, values: long },
   }
 }
+
+/** By what longrope multiplies cosines and sines, where a configuration does not say. */
+export const longropeAttention = (factor: number, original: number): number =>
+  factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(original))
 
 /** By what yarn multiplies cosines and sines. */
 export function yarnMagnitude(factor: number, weight: number): number {

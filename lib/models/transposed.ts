@@ -1,5 +1,6 @@
 // Dense weights that a checkpoint stores [k, n] (GPT-2's Conv1D).
-import { shareable, sharedFloats } from "../core/shared-array.ts"
+import type { Dtype } from "../core/dtype.ts"
+import { shareable, sharedBytes, sharedFloats } from "../core/shared-array.ts"
 import { Tensor } from "../core/tensor.ts"
 import { native } from "../native.ts"
 
@@ -7,6 +8,18 @@ import { native } from "../native.ts"
 export async function transposedFloats(values: Float32Array, rows: number, columns: number): Promise<Float32Array> {
   const out = sharedFloats(values.length)
   await native.transpose(values, rows, columns, 4, out)
+  return out
+}
+
+/** The same of stored floats. */
+export async function transposedBytes(
+  stored: Uint8Array,
+  rows: number,
+  columns: number,
+  dtype: Dtype,
+): Promise<Uint8Array> {
+  const out = sharedBytes(stored.length)
+  await native.transpose(await shareable(stored), rows, columns, dtype === "f32" ? 4 : 2, out)
   return out
 }
 

@@ -9,14 +9,16 @@ import { bytesOf } from "../core/shared-array.ts"
 import { elementCount, sharedBytes, sharedFloats } from "../core/tensor.ts"
 import { GgufModel } from "../engine/gguf-model.ts"
 import type { FormatReader } from "../formats/format.ts"
-import { decodeBlocks } from "../formats/gguf-blocks.ts"
+import { decodeBlocks, matrixOfStack } from "../formats/gguf-blocks.ts"
 import { blockScheme, readBlockTensor } from "../formats/gguf-tensor.ts"
 import { detectFormat } from "../formats/registry.ts"
 import { dequantizeAsync } from "../kernels/dequantize.ts"
-import { ggufRow, hasPermutedRows, hfName } from "../models/gguf-names.ts"
+import { checkpointOrder, GgufLayout, shifted } from "../models/gguf-layout.ts"
+import { holdsExperts } from "../models/gguf-names.ts"
 import type { ModelProgram } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
-import { native } from "../native.ts"
+import { transposedBytes, transposedFloats } from "../models/transposed.ts"
+import { type Mapped, native } from "../native.ts"
 import { carriedOver } from "./carried.ts"
 import { schemeText } from "./inspect-model.ts"
 
@@ -124,24 +126,20 @@ async function ofGguf(path: string): Promise<ConversionSource> {
   try {
     const { gguf, config } = model
     const program = describeModel(config)
-    const architecture = gguf.metadata.get("general.architecture")?.value as string
-    if (program.config.experts)
-      throw new TsqError(
-        "ERR_UNSUPPORTED",
-        `${path}: has stacked experts, which are not converted in this version; it runs as it is, and quantizeModel makes GGUF files of mixtures from checkpoint folders`,
-      )
+    const layout = new GgufLayout(program.config)
     const weights: Weight[] = []
     for (const entry of gguf.entries.values()) {
-      const name = hfName(entry.name)
+      const name = layout.names.hf(entry.name)
+      const stacked = holdsExperts(entry.name)
       // Frequency factors are part of the configuration.
-      if (name === null) continue
+      if (name === null && !stacked) continue
       if (!entry.type.decode)
         throw new TsqError(
           "ERR_UNSUPPORTED",
           `${path}: tensor ${JSON.stringify(entry.name)} is ${entry.type.name}, whose values this version does not read`,
         )
-      const order = hasPermutedRows(architecture, entry.name) ? rowOrder(entry, program.config.headDim) : null
-      weights.push(weightOf(gguf, entry, name, order))
+      if (name !== null) weights.push(weightOf(entry, () => gguf.mapped(entry.name), name, layout))
+      else weights.push(...expertsOf(gguf, entry, layout, program))
     }
     return {
       ...{ path, format: "gguf", program, config, weights, carried: undefined, checkpoint: null, gguf },
@@ -153,29 +151,52 @@ async function ofGguf(path: string): Promise<ConversionSource> {
   }
 }
 
-/** The file's row of each row of a checkpoint. */
-const rowOrder = ({ shape }: GgufEntry, headDim: number): Int32Array =>
-  Int32Array.from({ length: shape[0] as number }, (_, row) => ggufRow(row, headDim))
+/** The matrices of a tensor [experts, n, k]. */
+function expertsOf(gguf: Gguf, entry: GgufEntry, layout: GgufLayout, { config }: ModelProgram): Weight[] {
+  const { count = 0 } = config.experts ?? {}
+  if (entry.shape.length !== 3 || entry.shape[0] !== count)
+    throw new TsqError(
+      "ERR_SHAPE",
+      `${gguf.path}: tensor ${entry.name} is [${entry.shape.join(", ")}], expected [${count}, n, k]: the metadata counts ${count} experts`,
+    )
+  return Array.from({ length: count }, (_, expert) => {
+    const of = () => matrixOfStack(entry, gguf.mapped(entry.name), expert)
+    return weightOf(of().tensor, () => of().source, `${layout.names.expertModule(entry.name, expert)}.weight`, layout)
+  })
+}
 
-function weightOf(gguf: Gguf, entry: GgufEntry, name: string, order: Int32Array | null): Weight {
+function weightOf(entry: GgufEntry, source: () => Mapped, name: string, layout: GgufLayout): Weight {
   const { shape, type } = entry
-  const source = () => gguf.mapped(entry.name)
-  const values = async () => inOrder(await decodeBlocks(entry, source()), order)
+  const order = checkpointOrder(layout.rows(entry.name), shape[0] ?? 1)
+  const shift = -layout.offset(entry.name)
+  const values = async () => shifted(inOrder(await decodeBlocks(entry, source()), order), shift)
   if (blockScheme(type) !== null && shape.length === 2) {
     const module = name.replace(/\.weight$/, "")
     const [n, k] = shape as readonly [number, number]
     const read = () => readBlockTensor(entry, source(), order)
     return { kind: "quantized", name: module, shape: [n, k], type: type.name, read, values }
   }
-  const dtype: Dtype = type.name === "F16" ? "f16" : type.name === "BF16" ? "bf16" : "f32"
+  const dtype: Dtype = shift !== 0 ? "f32" : type.name === "F16" ? "f16" : type.name === "BF16" ? "bf16" : "f32"
   const stored = async () => {
-    if (type.blockSize > 1) return bytesOf(await values())
-    const bytes = sharedBytes(entry.bytes)
-    const { mapping, offset } = source()
-    if (entry.bytes > 0) await native.readMappingAsync(mapping, offset, bytes)
+    if (type.blockSize > 1 || shift !== 0) return bytesOf(await values())
+    const { mapping, offset, bytes: size } = source()
+    const bytes = sharedBytes(size)
+    if (size > 0) await native.readMappingAsync(mapping, offset, bytes)
     return inOrder(bytes, order)
   }
-  return { kind: "dense", name, shape, type: type.name, dtype, stored, values }
+  const weight: DenseWeight = { kind: "dense", name, shape, type: type.name, dtype, stored, values }
+  return layout.isTransposed(entry.name) && shape.length === 2 ? turned(weight) : weight
+}
+
+/** A dense matrix with its sides exchanged. */
+export function turned(weight: DenseWeight): DenseWeight {
+  const [rows, columns] = weight.shape as readonly [number, number]
+  return {
+    ...weight,
+    shape: [columns, rows],
+    stored: async () => transposedBytes(await weight.stored(), rows, columns, weight.dtype),
+    values: async () => transposedFloats(await weight.values(), rows, columns),
+  }
 }
 
 /** Row i of the result is row order[i]; rows are of equal length. The array itself without an order. */

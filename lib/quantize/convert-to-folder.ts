@@ -18,7 +18,8 @@ import {
   type WriteOptions,
 } from "../formats/format.ts"
 import { dequantizeAsync } from "../kernels/dequantize.ts"
-import { folderOfGguf } from "../models/gguf-folder.ts"
+import { configText, folderOfGguf } from "../models/gguf-folder.ts"
+import { transposedBytes } from "../models/transposed.ts"
 import { native } from "../native.ts"
 import { ConversionRefused, type ConversionReport, Losses, type Refusal } from "./conversion-report.ts"
 import type { ConversionSource, DenseWeight, QuantizedWeight, Weight } from "./conversion-source.ts"
@@ -26,7 +27,7 @@ import { schemeText } from "./inspect-model.ts"
 import { linearsOf } from "./linears.ts"
 import { scaleTypeOf } from "./plan.ts"
 import { newScheme, type Requantization, roundAgain } from "./requantize.ts"
-import { checkOrientation } from "./transposed.ts"
+import { checkOrientation, transposedModules } from "./transposed.ts"
 import { smokeTest, spreadTokens, verifyModules } from "./verify.ts"
 import { type DenseSource, fromCheckpoint, writeCheckpoint } from "./write-checkpoint.ts"
 
@@ -62,7 +63,8 @@ export async function convertToFolder(
   target: FolderTarget,
 ): Promise<ConversionReport> {
   const modules = source.weights.filter(weight => weight.kind === "quantized")
-  if (modules.length > 0 && target.format?.name !== "gptq") checkOrientation(source.program, "convertModel")
+  if (modules.length > 0 && target.format && target.format.name !== "gptq")
+    checkOrientation(source.program, "convertModel")
   const options = optionsOf(source, target)
   const fates = await decide(modules, target, options)
   const dtype = target.dtype ?? floatTypeOf(source, target)
@@ -160,6 +162,7 @@ class Writing {
   readonly losses: Losses
   readonly #byName: ReadonlyMap<string, Weight>
   readonly #compared = new Set<string>()
+  readonly #transposed: ReadonlyMap<string, unknown>
 
   constructor(
     source: ConversionSource,
@@ -173,6 +176,7 @@ class Writing {
     this.fates = fates
     this.dtype = dtype
     this.losses = losses
+    this.#transposed = transposedModules(source.program)
     this.#byName = new Map(source.weights.map(weight => [weight.name, weight]))
   }
 
@@ -243,7 +247,7 @@ class Writing {
       if (quantizedFate(fate) && !fate!.layout) return null
       if (quantizedFate(fate)) tensors.push(...fate!.layout!)
       else if (weight.kind === "quantized")
-        tensors.push({ name: `${weight.name}.weight`, dtype: scaleNames[this.dtype], shape: weight.shape })
+        tensors.push({ name: `${weight.name}.weight`, dtype: scaleNames[this.dtype], shape: this.#denseShape(weight) })
       else if (this.source.checkpoint) tensors.push({ name: weight.name, dtype: weight.type, shape: weight.shape })
       else {
         const { name, dtype, shape } = await this.#denseBytes(weight)
@@ -265,8 +269,8 @@ class Writing {
       return { source: { ...base, configText: config, names, dense }, files: {} }
     }
     const { config, files } = folderOfGguf(gguf!.metadata, source.config, source.path)
-    const configText = `${JSON.stringify({ ...config, torch_dtype: torchNames[dtype] }, null, 2)}\n`
-    return { source: { configText, names, dense, companions: new Map() }, files }
+    const text = configText({ ...config, torch_dtype: torchNames[dtype] })
+    return { source: { configText: text, names, dense, companions: new Map() }, files }
   }
 
   async #tensor(name: string): Promise<QuantizedTensor> {
@@ -300,7 +304,16 @@ class Writing {
     const { data, back, values } = await this.#floats(weight)
     const { shape, type } = weight
     await this.losses.compare({ name, shape, from: type, to: scaleNames[this.dtype] }, values, back)
-    return { name: `${name}.weight`, dtype: scaleNames[this.dtype], shape, data }
+    return { name: `${name}.weight`, dtype: scaleNames[this.dtype], shape: this.#denseShape(weight), data }
+  }
+
+  /** Of what becomes a dense tensor: some are stored [k, n]. */
+  #denseShape({ name, shape }: QuantizedWeight): readonly number[] {
+    return this.#transposed.has(name) ? shape.toReversed() : shape
+  }
+
+  async #inPlace({ name, shape: [n, k] }: QuantizedWeight, data: Uint8Array): Promise<Uint8Array> {
+    return this.#transposed.has(name) ? transposedBytes(data, n, k, this.dtype) : data
   }
 
   /** A checkpoint's tensors stay as they are; those of a GGUF file, which has vectors in f32, take the model's type where it holds them. */
@@ -317,7 +330,7 @@ class Writing {
 
   async #floats(weight: QuantizedWeight): Promise<{ data: Uint8Array; back: Float32Array; values: Float32Array }> {
     const values = await weight.values()
-    if (this.dtype === "f32") return { data: bytesOf(values), back: values, values }
+    if (this.dtype === "f32") return { data: await this.#inPlace(weight, bytesOf(values)), back: values, values }
     const { f32 } = { f32: dtypeInfo("f32").code }
     const { code } = dtypeInfo(this.dtype)
     const rounded = sharedArray(this.dtype, values.length)
@@ -330,7 +343,7 @@ class Writing {
         "ERR_NUMERIC",
         `${weight.name}: as ${scaleNames[this.dtype]} it would not be finite (largest ${peak}); use dtype "bf16" or "f32"`,
       )
-    return { data: bytesOf(rounded), back, values }
+    return { data: await this.#inPlace(weight, bytesOf(rounded)), back, values }
   }
 }
 

@@ -8,15 +8,16 @@ import type { ProgressStep } from "../core/progress.ts"
 import { elementCount, sharedFloats } from "../core/tensor.ts"
 import { GgufModel } from "../engine/gguf-model.ts"
 import { bytesOf } from "../formats/arrays.ts"
-import { decodeBlocks, encodeBlocks } from "../formats/gguf-blocks.ts"
-import { type GgufPreset, ggufFileType, mixedType } from "../formats/gguf-mixes.ts"
+import { decodeBlocks, encodeBlocks, matrixOfStack } from "../formats/gguf-blocks.ts"
+import { type GgufPreset, ggufFileType, mixedType, staysFloat } from "../formats/gguf-mixes.ts"
 import { blockTypeFor, writeBlockTensor } from "../formats/gguf-tensor.ts"
 import { ggufOfConfig } from "../models/gguf-config-writer.ts"
-import { ggufName, hasPermutedRows, hfRow, ropeFreqsName } from "../models/gguf-names.ts"
-import type { ModelProgram } from "../models/program.ts"
+import { fileOrder, GgufLayout, shifted } from "../models/gguf-layout.ts"
+import { holdsExperts } from "../models/gguf-names.ts"
+import { type ModelProgram, tensorsOf } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
 import { ConversionRefused, type ConversionReport, expectSame, Losses, type Refusal } from "./conversion-report.ts"
-import { type ConversionSource, inOrder, isPlainFloat, type Weight } from "./conversion-source.ts"
+import { type ConversionSource, inOrder, isPlainFloat, turned, type Weight } from "./conversion-source.ts"
 import { describeTokenizer } from "./quantize-gguf.ts"
 import { runTokens, spreadTokens } from "./verify.ts"
 
@@ -31,14 +32,23 @@ export interface GgufTarget {
   warn: (message: string) => void
 }
 
-/** A tensor of the file and where it comes from; null: the frequency factors. */
+/** A tensor of the file. */
 interface Planned {
   name: string
   shape: readonly number[]
   type: GgmlType
-  weight: Weight | null
+  /** What it holds, one matrix behind the other: of all experts, otherwise one; none where it is computed. */
+  parts: Part[]
+  computed?: Float32Array
+}
+
+/** A tensor of the checkpoint. */
+interface Part {
+  weight: Weight
   /** The checkpoint's row of each row of the file; null where they are the same. */
   order: Int32Array | null
+  /** What the file has more in every element. */
+  offset: number
   /** Codes or floats as they are; otherwise encoded from values. */
   exact: boolean
 }
@@ -51,20 +61,19 @@ export async function convertToGguf(
 ): Promise<ConversionReport> {
   const { program, path } = source
   const { signal, report } = target
-  if (program.config.experts)
-    throw new TsqError(
-      "ERR_UNSUPPORTED",
-      `convertModel: a mixture of experts (${program.config.architecture}) is not converted to GGUF in this version; quantizeModel makes GGUF files of the unquantized checkpoint`,
-    )
-  const architecture = ggufOfConfig(source.config, { name: "", fileType: 0 }).metadata.get("general.architecture")!
-  const planned = await plan(source, architecture.value as string, target)
-  const { metadata, ropeFactors } = ggufOfConfig(source.config, {
+  const has = (tensor: string) => source.checkpoint?.has(tensor) ?? false
+  // Refusals of the configuration come before those of tensors.
+  ggufOfConfig(source.config, { name: "", fileType: 0, has })
+  const planned = await plan(source, target)
+  const { metadata, computed, notes } = ggufOfConfig(source.config, {
     name: basename(resolve(path)),
     fileType: target.preset ? ggufFileType(target.preset) : fileTypeOf(planned),
+    has,
   })
   const tokenizer = await describeTokenizer(path, program)
-  for (const note of tokenizer.notes) target.warn(note)
-  if (ropeFactors) planned.unshift(factorsOf(ropeFactors))
+  notes.push(...tokenizer.notes)
+  for (const note of notes) target.warn(note)
+  planned.unshift(...[...computed].map(([name, values]) => computedTensor(name, values)))
   const writer = await GgufWriter.create(out, {
     metadata: new Map([...metadata, ...tokenizer.metadata]),
     tensors: planned,
@@ -76,39 +85,51 @@ export async function convertToGguf(
   try {
     for (const [done, tensor] of planned.entries()) {
       throwIfAborted(signal)
-      await writer.write(tensor.name, await blocksOf(tensor, ropeFactors, losses, signal))
+      await writeTensor(writer, tensor, losses, signal)
       report({ stage: "write", done: done + 1, total: planned.length, tensor: tensor.name })
     }
     const { totalBytes } = await writer.finish(paths => verify(paths, planned, target))
     const modules = source.weights.filter(({ kind }) => kind === "quantized").length
-    return { from: source.format, to: "gguf", modules, totalBytes, ...losses.summary(), notes: tokenizer.notes }
+    return { from: source.format, to: "gguf", modules, totalBytes, ...losses.summary(), notes }
   } finally {
     await writer.discard()
   }
 }
 
 /** In the order of llama.cpp's own files: embedding, blocks, the last norm, the head. */
-async function plan(source: ConversionSource, architecture: string, target: GgufTarget): Promise<Planned[]> {
+async function plan(source: ConversionSource, target: GgufTarget): Promise<Planned[]> {
   const weights = new Map(
     source.weights.map(weight => [weight.kind === "dense" ? weight.name : `${weight.name}.weight`, weight]),
   )
   const planned = new Map<string, Planned>()
   const refused: Refusal[] = []
-  const slots = slotsOf(source.program)
-  for (const [index, { hf, shape }] of slots.entries()) {
+  const slots = tensorsOf(source.program)
+  const layout = new GgufLayout(source.program.config)
+  for (const [index, { name: hf, shape }] of slots.entries()) {
     throwIfAborted(target.signal)
-    const name = ggufName(hf)
-    const weight = weights.get(hf)
+    const expert = layout.names.expert(hf)
+    const name = layout.names.tensor(hf)
+    const stored = weights.get(hf)
     if (name === null) throw new TsqError("ERR_UNSUPPORTED", `convertModel: GGUF files have no tensor for ${hf}`)
-    if (planned.has(name)) continue
-    if (!weight) throw new TsqError("ERR_FORMAT", `${source.path}: tensor ${hf} is missing`)
-    checkShape(weight, hf, shape)
+    const known = planned.get(name)
+    if (known && !expert) continue
+    if (!stored) throw new TsqError("ERR_FORMAT", `${source.path}: tensor ${hf} is missing`)
+    // Quantized weights are [n, k] whatever the dense ones are.
+    const isTurned = stored.kind === "dense" && layout.isTransposed(name)
+    checkShape(stored, hf, isTurned ? shape.toReversed() : shape)
+    const weight = isTurned ? turned(stored) : stored
     const found = await typeOf(weight, name, source.program, target)
-    const order = hasPermutedRows(architecture, name)
-      ? Int32Array.from({ length: shape[0]! }, (_, row) => hfRow(row, source.program.config.headDim))
-      : null
+    const order = fileOrder(layout.rows(name), shape[0]!)
     if ("reason" in found) refused.push({ tensor: weight.name, reason: found.reason })
-    else planned.set(name, { name, shape, weight, order, ...found })
+    else {
+      const { type, exact } = found
+      const whole = expert ? [source.program.config.experts!.count, ...shape] : shape
+      const tensor: Planned = known ?? { name, shape: whole, type, parts: [] }
+      const other = oneType(tensor, found)
+      if (other) refused.push({ tensor: weight.name, reason: other })
+      tensor.parts.push({ weight, order, offset: layout.offset(name), exact })
+      planned.set(name, tensor)
+    }
     target.report({ stage: "check", done: index + 1, total: slots.length, tensor: hf })
   }
   if (refused.length > 0)
@@ -123,22 +144,13 @@ async function plan(source: ConversionSource, architecture: string, target: Gguf
   return [...planned.values()]
 }
 
-function slotsOf(program: ModelProgram): { hf: string; shape: readonly number[] }[] {
-  const last = program.sections.length - 1
-  const sections: [number, string][] = [
-    [0, ""],
-    ...program.blocks.map((section, layer): [number, string] => [section, program.blockPrefix(layer)]),
-    [last, ""],
-  ]
-  return sections.flatMap(([section, prefix]) =>
-    program.sections[section]!.weights.flatMap(slot =>
-      slot.kind === "linear"
-        ? [{ hf: `${prefix}${slot.module}.weight`, shape: [slot.n, slot.k] }]
-        : slot.kind === "vector"
-          ? [{ hf: `${prefix}${slot.tensor}`, shape: [slot.size] }]
-          : [],
-    ),
-  )
+/** Experts share a tensor, and so a type: floats of several types are all F32. The reason why it cannot be. */
+function oneType(tensor: Planned, { type }: { type: GgmlType }): string | null {
+  if (type === tensor.type) return null
+  if (type.blockSize > 1 || tensor.type.blockSize > 1)
+    return `it would be ${type.name} beside experts that are ${tensor.type.name}, and one tensor holds them all`
+  tensor.type = f32()
+  return null
 }
 
 function checkShape(weight: Weight, name: string, shape: readonly number[]): void {
@@ -160,7 +172,8 @@ async function typeOf(
   { preset, allowRequantize }: GgufTarget,
 ): Promise<{ type: GgmlType; exact: boolean } | { reason: string }> {
   // llama.cpp computes norms and biases in f32 only.
-  if (weight.shape.length === 1) return { type: f32(), exact: true }
+  if (weight.shape.length === 1 || (weight.kind === "dense" && staysFloat(name.replace(/\.weight$/, ""))))
+    return { type: f32(), exact: true }
   const mixed = preset
     ? mixedType(preset, mixModel(program), { name: name.replace(/\.weight$/, ""), k: weight.shape[1]! }).type
     : null
@@ -183,30 +196,48 @@ export const mixModel = ({ config: { layers, heads, kvHeads, tiedEmbeddings: tie
   tied,
 })
 
-const factorsOf = (factors: Float32Array): Planned => ({
-  ...{ name: ropeFreqsName, shape: [factors.length], type: f32(), weight: null, order: null, exact: true },
+const computedTensor = (name: string, values: Float32Array): Planned => ({
+  ...{ name, shape: [values.length], type: f32(), parts: [], computed: values },
 })
 
+/** Values in the file's order. */
+const valuesOf = async ({ weight, order, offset }: Part): Promise<Float32Array> =>
+  shifted(inOrder(await weight.values(), order), offset)
+
+async function writeTensor(
+  writer: GgufWriter,
+  { name, type, parts, computed }: Planned,
+  losses: Losses,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  if (computed) {
+    const values = sharedFloats(computed.length)
+    values.set(computed)
+    await writer.write(name, bytesOf(values))
+  }
+  for (const part of parts) {
+    throwIfAborted(signal)
+    await writer.write(name, await blocksOf(part, type, losses, signal))
+  }
+}
+
 async function blocksOf(
-  { shape, type, weight, order, exact }: Planned,
-  ropeFactors: Float32Array | null,
+  part: Part,
+  type: GgmlType,
   losses: Losses,
   signal: AbortSignal | undefined,
 ): Promise<Uint8Array> {
-  if (weight === null) {
-    const factors = sharedFloats(ropeFactors!.length)
-    factors.set(ropeFactors!)
-    return bytesOf(factors)
-  }
-  const entry = { name: weight.name, shape, from: weight.type, to: type.name }
+  const { weight, order, offset, exact } = part
+  const { name, shape } = weight
+  const entry = { name, shape, from: weight.type, to: type.name }
   if (exact) {
     losses.keep(entry)
-    if (weight.kind === "quantized") return writeBlockTensor(weight.name, await weight.read(), type, order)
-    if (weight.type === type.name) return inOrder(await weight.stored(), order)
-    return bytesOf(inOrder(await weight.values(), order))
+    if (weight.kind === "quantized") return writeBlockTensor(name, await weight.read(), type, order)
+    if (weight.type === type.name && offset === 0) return inOrder(await weight.stored(), order)
+    return bytesOf(await valuesOf(part))
   }
-  const values = inOrder(await weight.values(), order)
-  const tensor = { name: weight.name, type, shape }
+  const values = await valuesOf(part)
+  const tensor = { name, type, shape }
   const blocks = await encodeBlocks(tensor, values, { signal })
   await losses.compare(entry, values, await decodeBlocks(tensor, blocks))
   return blocks
@@ -216,12 +247,15 @@ async function blocksOf(
 async function verify(paths: readonly string[], planned: readonly Planned[], { signal }: GgufTarget): Promise<void> {
   const model = await GgufModel.of(await Gguf.openParts(paths))
   try {
-    for (const { name, weight, order, exact } of planned) {
-      throwIfAborted(signal)
-      if (!exact || weight === null) continue
-      const found = await decodeBlocks(model.gguf.entry(name), model.gguf.mapped(name))
-      await expectSame(`${paths[0]}: tensor ${name}`, inOrder(await weight.values(), order), found)
-    }
+    for (const { name, parts } of planned)
+      for (const [index, part] of parts.entries()) {
+        throwIfAborted(signal)
+        if (!part.exact) continue
+        const [entry, mapped] = [model.gguf.entry(name), model.gguf.mapped(name)]
+        const one = parts.length > 1 || holdsExperts(name) ? matrixOfStack(entry, mapped, index) : null
+        const found = await decodeBlocks(one?.tensor ?? entry, one?.source ?? mapped)
+        await expectSame(`${paths[0]}: tensor ${name}`, await valuesOf(part), found)
+      }
     const program = describeModel(model.config)
     await runTokens(program, model.weights, spreadTokens(program.config.vocabularySize), signal)
   } finally {
@@ -260,7 +294,7 @@ const fileTypes: ReadonlyMap<string, number> = new Map([
 export function fileTypeOf(tensors: readonly { name: string; shape: readonly number[]; type: GgmlType }[]): number {
   const sizes = new Map<string, number>()
   for (const { name, shape, type } of tensors)
-    if (shape.length === 2) sizes.set(type.name, (sizes.get(type.name) ?? 0) + elementCount(shape, name))
+    if (shape.length > 1) sizes.set(type.name, (sizes.get(type.name) ?? 0) + elementCount(shape, name))
   const [most] = [...sizes].sort(([, a], [, b]) => b - a)[0] ?? ["F32"]
   return fileTypes.get(most) ?? 1
 }

@@ -2,11 +2,10 @@
 // folders (block-quantizer.ts).
 import type { Checkpoint } from "../containers/checkpoint.ts"
 import { throwIfAborted } from "../core/errors.ts"
-import { sharedInts } from "../core/shared-array.ts"
 import { CheckpointSource } from "../engine/checkpoint-source.ts"
 import { encodeBlocks, gptqBlocks, hasGrid, packBlocks } from "../formats/gguf-blocks.ts"
 import { Accumulator } from "../models/accumulator.ts"
-import { ggufRow } from "../models/gguf-names.ts"
+import { checkpointOrder } from "../models/gguf-layout.ts"
 import type { ModelProgram } from "../models/program.ts"
 import type { GptqReport } from "../native.ts"
 import type { RoundingOptions } from "../rounding/rounding.ts"
@@ -42,7 +41,7 @@ export class GgufGptq {
   private constructor(input: GgufGptqInput, run: CalibrationRun) {
     this.#input = input
     this.#run = run
-    this.#planned = new Map(input.tensors.flatMap(tensor => (tensor.source === null ? [] : [[tensor.source, tensor]])))
+    this.#planned = new Map(input.tensors.map(tensor => [tensor.source, tensor]))
   }
 
   static async start(input: GgufGptqInput): Promise<GgufGptq> {
@@ -75,9 +74,9 @@ export class GgufGptq {
             const tensor = this.#planned.get(`${prefix}${module}.weight`)!
             const blocks = await this.#round(tensor, hessian)
             this.#blocks.set(tensor.name, blocks)
-            const from = tensor.permuted ? checkpointOrder(tensor.shape[0]!, program.config.headDim) : null
+            const from = checkpointOrder(tensor.rows, tensor.shape[0]!)
             bound = run.own(bound.set(module, run.own(await packBlocks(tensor, blocks, from))))
-            onTensor(tensor.source!, `block ${layer + 1}/${program.blocks.length}`)
+            onTensor(tensor.source, `block ${layer + 1}/${program.blocks.length}`)
           }
         } finally {
           hessian.dispose()
@@ -90,11 +89,11 @@ export class GgufGptq {
   }
 
   async #round(tensor: PlannedTensor, hessian: Accumulator): Promise<Uint8Array> {
-    const { checkpoint, program, importance, options, signal } = this.#input
-    const { name, type, shape, source, permuted } = tensor
+    const { checkpoint, importance, options, signal } = this.#input
+    const { name, type, shape, source } = tensor
     const [n, k] = [shape[0]!, shape[1]!]
-    const values = await readRows(checkpoint, { source: source!, permuted }, [0, n, k], program.config.headDim)
-    const what = { name: source!, type, shape }
+    const values = await readRows(checkpoint, tensor, [0, n, k])
+    const what = { name: source, type, shape }
     const weights = importance.get(name) ?? hessian.meanSquare()
     if (!hasGrid(type)) return encodeBlocks(what, values, { signal })
     const { blocks, report } = await gptqBlocks(what, values, {
@@ -109,11 +108,4 @@ export class GgufGptq {
   dispose(): void {
     this.#run.dispose()
   }
-}
-
-/** For each row of the checkpoint the row of the file. */
-function checkpointOrder(rows: number, headDim: number): Int32Array {
-  const from = sharedInts(rows)
-  for (let row = 0; row < rows; row++) from[row] = ggufRow(row, headDim)
-  return from
 }

@@ -4,7 +4,7 @@ import type { ImportanceEntry, ImportanceMatrix } from "../containers/imatrix.ts
 import { TsqError } from "../core/errors.ts"
 import type { ProgressStep } from "../core/progress.ts"
 import { Accumulator } from "../models/accumulator.ts"
-import { ggufExpertOf, ggufName } from "../models/gguf-names.ts"
+import { GgufNames } from "../models/gguf-names.ts"
 import type { ModelProgram } from "../models/program.ts"
 import type { WeightSource } from "../models/runner.ts"
 import type { CalibrationSet } from "./calibration.ts"
@@ -12,13 +12,15 @@ import { CalibrationRun } from "./calibration-run.ts"
 import { linearsOf, stages } from "./linears.ts"
 
 /** How many entries measureImportance makes: one for all experts of a stacked tensor. */
-export const importanceEntries = (program: ModelProgram): number =>
-  program.blocks.reduce((sum, _, layer) => {
-    const names = linearsOf(program, layer).map(({ module }) => entryName(`${program.blockPrefix(layer)}${module}`))
-    return sum + new Set(names).size
+export function importanceEntries(program: ModelProgram): number {
+  const names = new GgufNames(program.config.architecture)
+  return program.blocks.reduce((sum, _, layer) => {
+    const prefix = program.blockPrefix(layer)
+    return sum + new Set(linearsOf(program, layer).map(({ module }) => entryName(names, prefix + module))).size
   }, 0)
+}
 
-const entryName = (module: string): string => ggufExpertOf(`${module}.weight`)?.name ?? ggufName(`${module}.weight`)!
+const entryName = (names: GgufNames, module: string): string => names.tensor(`${module}.weight`)!
 
 /**
  * Sends the calibration windows once through the model as `source` has it. Head and embedding have no entries, as with llama-imatrix
@@ -31,6 +33,7 @@ export async function measureImportance(
   { signal, report }: { signal?: AbortSignal | undefined; report?: (step: ProgressStep) => void } = {},
 ): Promise<ImportanceMatrix> {
   const entries = new Map<string, ImportanceEntry>()
+  const names = new GgufNames(program.config.architecture)
   const run = await CalibrationRun.start(program, source, set, signal)
   try {
     for (let layer = 0; layer < program.blocks.length; layer++) {
@@ -50,7 +53,7 @@ export async function measureImportance(
         for (const { modules, accumulator } of watched) {
           const entry = entryOf(accumulator, prefix + modules[0])
           for (const module of modules) {
-            const name = entryName(prefix + module)
+            const name = entryName(names, prefix + module)
             const known = entries.get(name)
             entries.set(name, known ? joined(known, entry) : entry)
           }

@@ -13,9 +13,9 @@ import { readChatTemplates } from "../models/chat-template.ts"
 import { readOptionalObject } from "../models/companion-files.ts"
 import { readGenerationDefaults } from "../models/generation-config.ts"
 import { ggufOfConfig } from "../models/gguf-config-writer.ts"
-import { ggufExpertOf, ggufName, hasPermutedRows, ropeFreqsName } from "../models/gguf-names.ts"
+import { GgufLayout } from "../models/gguf-layout.ts"
 import { ggufOfTokenizer } from "../models/gguf-tokenizer-writer.ts"
-import type { ModelProgram } from "../models/program.ts"
+import { type ModelProgram, tensorsOf } from "../models/program.ts"
 import { describeModel } from "../models/registry.ts"
 import type { GptqReport } from "../native.ts"
 import { Adapters } from "./adapters.ts"
@@ -83,15 +83,17 @@ export async function quantizeToGguf(source: string, out: string, values: GgufOp
         `quantizeModel: rounding "gptq" for GGUF files does not know mixtures of experts (${program.config.architecture}) in this version; leave rounding out, and errors are weighed by calibration`,
       )
     adapters = await Adapters.open(recipe.adapters, checkpoint, onWarning ?? (() => {}))
-    const { metadata, ropeFactors } = ggufOfConfig(checkpoint.config, {
+    const { metadata, computed, notes } = ggufOfConfig(checkpoint.config, {
       name: basename(resolve(source)),
       fileType: ggufFileType(preset),
+      has: name => checkpoint.has(name),
     })
     const tokenizer = await describeTokenizer(source, program)
+    notes.push(...tokenizer.notes)
     const weighing = await Weighing.prepare(recipe, source, program)
-    const architecture = metadata.get("general.architecture")?.value as string
-    const tensors = planTensors(checkpoint, program, preset, weighing.weighs, architecture, ropeFactors !== null)
-    for (const note of tokenizer.notes) onWarning?.(note)
+    const layout = new GgufLayout(program.config)
+    const tensors = planTensors(checkpoint, program, preset, weighing.weighs, layout, computed)
+    for (const note of notes) onWarning?.(note)
     warnOfFallbacks(tensors, onWarning)
     weighing.check(preset, tensors)
     const writer = await GgufWriter.create(out, {
@@ -112,16 +114,16 @@ export async function quantizeToGguf(source: string, out: string, values: GgufOp
         const input = { checkpoint, program, tensors, importance, set: weighing.set!, options: recipe.gptq }
         gptq = await GgufGptq.start({ ...input, signal, warn, onTensor: progress })
       }
-      const context = { writer, checkpoint, headDim: program.config.headDim, ropeFactors, importance, signal }
+      const context = { writer, checkpoint, importance, signal }
       for (const tensor of tensors) {
         const rounded = (await gptq?.take(tensor)) ?? null
         if (rounded) await writer.write(tensor.name, rounded)
         else await writeTensor(context, tensor)
         done++
-        progress(tensor.source ?? tensor.name)
+        progress(tensor.source || tensor.name)
       }
       const { totalBytes } = await writer.finish()
-      return makeReport(recipe, architecture, checkpoint, tensors, gptq, totalBytes, tokenizer.notes)
+      return makeReport(recipe, layout.architecture, checkpoint, tensors, gptq, totalBytes, notes)
     } finally {
       gptq?.dispose()
       await writer.discard()
@@ -143,6 +145,7 @@ export async function describeTokenizer(
   const { eosTokenIds } = await readGenerationDefaults(source)
   return ggufOfTokenizer(json, settings, {
     vocabularySize: config.vocabularySize,
+    name: basename(resolve(source)),
     templates: await readChatTemplates(source, settings),
     bosTokenIds: config.bosTokenIds,
     eosTokenIds: [...new Set([...config.eosTokenIds, ...eosTokenIds])],
@@ -155,55 +158,45 @@ function planTensors(
   program: ModelProgram,
   preset: GgufPreset,
   importance: boolean,
-  architecture: string,
-  ropeFactors: boolean,
+  layout: GgufLayout,
+  computed: ReadonlyMap<string, Float32Array>,
 ): PlannedTensor[] {
-  const { layers, heads, kvHeads, headDim, tiedEmbeddings: tied, experts } = program.config
+  const { layers, heads, kvHeads, tiedEmbeddings: tied, experts } = program.config
   const model = { layers, heads, kvHeads, tied, importance, experts: experts?.count ?? 0 }
   const f32 = ggmlTypeNamed("F32")!
   const planned = new Map<string, PlannedTensor>()
-  if (ropeFactors)
-    planned.set(ropeFreqsName, {
-      ...{ name: ropeFreqsName, type: f32, shape: [headDim / 2] },
-      ...{ source: null, permuted: false, instead: null },
+  for (const [name, values] of computed)
+    planned.set(name, {
+      ...{ name, type: f32, shape: [values.length], source: "", computed: values, ...plain },
+      instead: null,
     })
+  const mixed = (name: string, k: number) => mixedType(preset, model, { name: name.replace(/\.weight$/, ""), k })
   const addExpert = (hf: string, { name }: { name: string }, [n, k]: readonly [number, number]) => {
     checkEntry(checkpoint, hf, [n, k])
     const known = planned.get(name)
     if (known) return void (known.experts as string[]).push(hf)
-    const { type, instead } = mixedType(preset, model, { name: name.replace(/\.weight$/, ""), k })
-    planned.set(name, {
-      ...{ name, type, shape: [experts!.count, n, k], source: hf, permuted: false, instead: instead?.name ?? null },
-      experts: [hf],
-    })
+    const { type, instead } = mixed(name, k)
+    const stored = { source: hf, ...plain, experts: [hf] }
+    planned.set(name, { name, type, shape: [experts!.count, n, k], ...stored, instead: instead?.name ?? null })
   }
-  const add = (hf: string, shape: number[]) => {
-    const expert = ggufExpertOf(hf)
-    if (expert) return addExpert(hf, expert, shape as [number, number])
-    const name = ggufName(hf)
-    if (name === null) throw new TsqError("ERR_UNSUPPORTED", `quantizeModel: GGUF files have no tensor for ${hf}`)
-    if (planned.has(name)) return
-    checkEntry(checkpoint, hf, shape)
-    const k = shape[1]
-    const mixed =
-      k === undefined
-        ? { type: f32, instead: null }
-        : mixedType(preset, model, { name: name.replace(/\.weight$/, ""), k })
-    const permuted = hasPermutedRows(architecture, name)
-    planned.set(name, { name, type: mixed.type, shape, source: hf, permuted, instead: mixed.instead?.name ?? null })
+  for (const { name: hf, shape } of tensorsOf(program)) {
+    const expert = layout.names.expert(hf)
+    const name = layout.names.gguf(hf)
+    if (expert) addExpert(hf, expert, shape as [number, number])
+    else if (name === null) throw new TsqError("ERR_UNSUPPORTED", `quantizeModel: GGUF files have no tensor for ${hf}`)
+    else if (!planned.has(name)) {
+      const transposed = layout.isTransposed(name)
+      checkEntry(checkpoint, hf, transposed ? shape.toReversed() : shape)
+      const { type, instead } = shape.length === 1 ? { type: f32, instead: null } : mixed(name, shape[1]!)
+      const stored = { source: hf, rows: layout.rows(name), transposed, offset: layout.offset(name) }
+      planned.set(name, { name, type, shape, ...stored, instead: instead?.name ?? null })
+    }
   }
-  const last = program.sections.length - 1
-  const sections: [number, string][] = [
-    [0, ""],
-    ...program.blocks.map((section, layer): [number, string] => [section, program.blockPrefix(layer)]),
-    [last, ""],
-  ]
-  for (const [section, prefix] of sections)
-    for (const slot of program.sections[section]!.weights)
-      if (slot.kind === "linear") add(`${prefix}${slot.module}.weight`, [slot.n, slot.k])
-      else if (slot.kind === "vector") add(`${prefix}${slot.tensor}`, [slot.size])
   return [...planned.values()]
 }
+
+/** As the checkpoint has it. */
+const plain = { rows: null, transposed: false, offset: 0 } as const
 
 function checkEntry(checkpoint: Checkpoint, name: string, shape: readonly number[]): void {
   const entry = checkpoint.entry(name)
@@ -232,30 +225,28 @@ function warnOfFallbacks(tensors: readonly PlannedTensor[], warn: GgufOptions["o
 interface Writing {
   writer: GgufWriter
   checkpoint: Checkpoint
-  headDim: number
-  ropeFactors: Float32Array | null
   /** Weights of columns' errors, by tensor. */
   importance: ReadonlyMap<string, Float32Array>
   signal: AbortSignal | undefined
 }
 
-/** In pieces of whole rows. Rows that change places do so within a head. */
+/** In pieces of whole rows. Rows that change places do so by heads. */
 async function writeTensor(context: Writing, tensor: PlannedTensor): Promise<void> {
-  const { writer, checkpoint, headDim, ropeFactors, signal } = context
-  const { name, type, shape, source, permuted } = tensor
+  const { writer, checkpoint, signal } = context
+  const { name, type, shape, source, computed, rows: order } = tensor
   const importance = context.importance.get(name) ?? null
   const write = async (piece: readonly number[], data: Float32Array) =>
-    writer.write(name, await encodeBlocks({ name: source ?? name, type, shape: piece }, data, { importance, signal }))
-  if (source === null) {
-    const factors = sharedFloats(shape[0]!)
-    factors.set(ropeFactors!)
-    return write(shape, factors)
+    writer.write(name, await encodeBlocks({ name: source || name, type, shape: piece }, data, { importance, signal }))
+  if (computed) {
+    const values = sharedFloats(computed.length)
+    values.set(computed)
+    return write(shape, values)
   }
   if (tensor.experts) {
     const [, n = 0, k = 0] = shape
     for (const [expert, own] of tensor.experts.entries()) {
       throwIfAborted(signal)
-      const values = await readRows(checkpoint, { source: own, permuted }, [0, n, k], headDim)
+      const values = await readRows(checkpoint, { ...tensor, source: own }, [0, n, k])
       const weights = importance?.subarray(expert * k, (expert + 1) * k) ?? null
       const blocks = await encodeBlocks({ name: own, type, shape: [n, k] }, values, { importance: weights, signal })
       await writer.write(name, blocks)
@@ -263,16 +254,13 @@ async function writeTensor(context: Writing, tensor: PlannedTensor): Promise<voi
     return
   }
   const vector = shape.length === 1
-  const [n, k] = vector ? [permuted ? shape[0]! : 1, permuted ? 1 : shape[0]!] : [shape[0]!, shape[1]!]
-  const step = permuted ? headDim : 1
+  const [n, k] = vector ? [order ? shape[0]! : 1, order ? 1 : shape[0]!] : [shape[0]!, shape[1]!]
+  const step = order?.head ?? 1
   const rows = Math.max(step, Math.floor(chunkElements / k / step) * step)
   for (let begin = 0; begin < n; begin += rows) {
     throwIfAborted(signal)
     const count = Math.min(rows, n - begin)
-    await write(
-      vector ? [count * k] : [count, k],
-      await readRows(checkpoint, { source, permuted }, [begin, count, k], headDim),
-    )
+    await write(vector ? [count * k] : [count, k], await readRows(checkpoint, tensor, [begin, count, k]))
   }
 }
 

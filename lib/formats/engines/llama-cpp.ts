@@ -1,7 +1,7 @@
 // llama.cpp: GGUF files by the loader, folders by convert_hf_to_gguf.py. Sources: ggml-org/llama.cpp, src/llama-model-loader.cpp,
 // src/llama-arch.cpp, src/llama-vocab.cpp, conversion/base.py (dequant_model).
 import { ggmlTypeNamed } from "../../containers/gguf-types.ts"
-import { ggufArchitectures } from "../../models/gguf-config.ts"
+import { ignoresWindows } from "../../models/gguf-config.ts"
 import { preTokenizerNamed } from "../../models/gguf-pre.ts"
 import { type Engine, ignored, of, on, refused, type StoredModel, slow } from "./engine.ts"
 
@@ -51,7 +51,7 @@ function metadataRules({ metadata, architecture }: StoredModel) {
     ),
     on(
       `${architecture}.attention.sliding_window`,
-      ggufArchitectures.includes(architecture) && metadata?.has(`${architecture}.attention.sliding_window`)
+      ignoresWindows(architecture) && metadata?.has(`${architecture}.attention.sliding_window`)
         ? ignored("all layers of this architecture see everything")
         : null,
     ),

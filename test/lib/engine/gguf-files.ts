@@ -7,7 +7,7 @@ import { GgufWriter } from "../../../lib/containers/gguf-writer.ts"
 import { sharedFloats } from "../../../lib/core/tensor.ts"
 import { encodeBlocks } from "../../../lib/formats/gguf-blocks.ts"
 import { ggufOfConfig } from "../../../lib/models/gguf-config-writer.ts"
-import { ggufName, hasPermutedRows, hfRow } from "../../../lib/models/gguf-names.ts"
+import { GgufLayout, type RowOrder } from "../../../lib/models/gguf-layout.ts"
 import { ggufOfTokenizer } from "../../../lib/models/gguf-tokenizer-writer.ts"
 import { describeModel } from "../../../lib/models/registry.ts"
 
@@ -37,19 +37,19 @@ export async function contentOf(directory: string, typeName: string): Promise<Gg
       bosTokenIds: config.bosTokenIds,
       eosTokenIds: config.eosTokenIds,
     })
-    const architecture = metadata.get("general.architecture")?.value as string
+    const layout = new GgufLayout(config)
     const tensors: GgufTensor[] = []
     for (const hf of checkpoint.names) {
-      const name = ggufName(hf)
+      const name = layout.names.gguf(hf)
       if (name === null || (config.tiedEmbeddings && name === "output.weight")) continue
       const { shape } = checkpoint.entry(hf)
       const values = await checkpoint.floats(hf)
-      const permuted = hasPermutedRows(architecture, name)
+      const order = layout.rows(name)
       tensors.push({
         name,
         type: shape.length === 1 ? (ggmlTypeNamed("F32") as GgmlType) : type,
         shape,
-        values: permuted ? inFileOrder(values, shape, config.headDim) : values,
+        values: order ? inFileOrder(values, shape, order) : values,
       })
     }
     return { metadata: new Map([...metadata, ...tokenizer.metadata]), tensors }
@@ -58,10 +58,10 @@ export async function contentOf(directory: string, typeName: string): Promise<Gg
   }
 }
 
-function inFileOrder(values: Float32Array, [n = 0, k = 1]: readonly number[], headDim: number): Float32Array {
+function inFileOrder(values: Float32Array, [n = 0, k = 1]: readonly number[], order: RowOrder): Float32Array {
   const ordered = sharedFloats(values.length)
   for (let row = 0; row < n; row++) {
-    const source = hfRow(row, headDim) * k
+    const source = order.hfRow(row) * k
     ordered.set(values.subarray(source, source + k), row * k)
   }
   return ordered

@@ -42,7 +42,7 @@ const architecture = (name: string): Changes =>
 const configCases: Case[] = [
   ["ERR_FORMAT", /general.architecture is missing, expected a string/, { "general.architecture": null }],
   ["ERR_FORMAT", /general.architecture is of type u32, expected a string/, { "general.architecture": u32(1) }],
-  ["ERR_UNSUPPORTED", /"gemma2"; supported architectures are "llama", .*"qwen3moe"/, architecture("gemma2")],
+  ["ERR_UNSUPPORTED", /"mamba"; supported architectures are "llama", .*"qwen3moe"/, architecture("mamba")],
   ["ERR_UNSUPPORTED", /"mistral"; supported/, architecture("mistral")],
   ["ERR_UNSUPPORTED", /"__proto__"; supported/, { "general.architecture": string("__proto__") }],
   ["ERR_UNSUPPORTED", /general.type is "adapter", expected "model"/, { "general.type": string("adapter") }],
@@ -177,9 +177,69 @@ t.test("configurations", async t => {
   }
 })
 
+/** The configuration with the keys that another architecture needs. */
+const other = (name: string, changes: Record<string, GgufValue | null> = {}) => ({
+  ...architecture(name),
+  ...Object.fromEntries(Object.entries(changes).map(([key, value]) => [`${name}.${key}`, value])),
+})
+const bools = (...values: number[]): GgufValue => ({ type: "array", of: "bool", value: Uint8Array.from(values) })
+const long = ["rope_factors_long.weight", "rope_factors_short.weight"]
+
+const familyCases: Case[] = [
+  [
+    "ERR_FORMAT",
+    /pattern is an array of 2 \(bool\), .* 3 values/,
+    windowed({ "attention.sliding_window_pattern": bools(1, 0) }),
+  ],
+  [
+    "ERR_FORMAT",
+    /pattern is of type array of f32, expected/,
+    windowed({ "attention.sliding_window_pattern": floats(1) }),
+  ],
+  ["ERR_FORMAT", /sliding_window is -1/, windowed({ "attention.sliding_window": { type: "i32", value: -1 } })],
+  ["ERR_UNSUPPORTED", /attn_logit_softcapping is 50/, other("gemma3", { attn_logit_softcapping: f32(50) })],
+  ["ERR_UNSUPPORTED", /"yarn", expected "none" or "linear"/, other("gemma3", { "rope.scaling.type": string("yarn") })],
+  ["ERR_FORMAT", /softcapping is 0, expected a number above 0/, other("gemma2", { attn_logit_softcapping: f32(0) })],
+  ["ERR_UNSUPPORTED", /freq_base_swa is 5, expected 10000/, other("gemma2", { "rope.freq_base_swa": f32(5) })],
+  ["ERR_FORMAT", /rope_factors_short.weight" is missing/, other("phi3"), [long[0]!]],
+  ["ERR_OPTION", /values of "rope_factors_short.weight" were not given/, other("phi3"), long],
+  ["ERR_UNSUPPORTED", /factor is 2, expected 1 beside/, other("phi3", { "rope.scaling.factor": f32(2) }), long],
+  ["ERR_UNSUPPORTED", /head_count_kv is 2, expected 4/, other("gpt2")],
+  ["ERR_FORMAT", /layer_norm_epsilon is missing/, other("gpt2", { "attention.head_count_kv": u32(4) })],
+  [
+    "ERR_FORMAT",
+    /key_length is 8, expected 6/,
+    other("gptneox", {
+      "attention.head_count_kv": u32(4),
+      "attention.key_length": u32(8),
+      "attention.value_length": u32(8),
+    }),
+  ],
+  ["ERR_FORMAT", /use_parallel_residual is missing/, layered({})],
+  ["ERR_FORMAT", /use_parallel_residual is of type u32/, layered({ use_parallel_residual: u32(1) })],
+]
+
+t.test("configurations of other families", async t => {
+  for (const [code, message, changes, tensors = []] of familyCases)
+    t.throws(
+      () => configOfGguf(changed(config, changes), { has: name => tensors.includes(name) }, path),
+      { name: "TsqError", code, message: new RegExp(`^bad.gguf: .*${message.source}`) },
+      String(message),
+    )
+})
+
+function windowed(changes: Record<string, GgufValue>) {
+  return other("gemma3", { "attention.sliding_window": u32(9), ...changes })
+}
+
+function layered(changes: Record<string, GgufValue>) {
+  return other("gptneox", { "attention.head_count_kv": u32(4), "attention.layer_norm_epsilon": f32(1e-5), ...changes })
+}
+
 t.test("factors that are no factors", async t => {
   const read = (...ropeFactors: number[]) => {
-    const tensors = { has: (name: string) => name === "rope_freqs.weight", ropeFactors: Float32Array.from(ropeFactors) }
+    const computed = new Map([["rope_freqs.weight", Float32Array.from(ropeFactors)]])
+    const tensors = { has: (name: string) => computed.has(name), computed }
     return describeModel(configOfGguf(config, tensors, path))
   }
   t.doesNotThrow(() => read(1, 2, 8))

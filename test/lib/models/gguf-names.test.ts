@@ -1,5 +1,7 @@
 import t from "tap"
-import { ggufName, ggufRow, hasPermutedRows, hfName, hfRow } from "../../../lib/models/gguf-names.ts"
+import { checkpointOrder, fileOrder, GgufLayout } from "../../../lib/models/gguf-layout.ts"
+import { GgufNames } from "../../../lib/models/gguf-names.ts"
+import { families, familyWeights } from "./support/family-models.ts"
 import { ropeVectors } from "./support/reference-models.ts"
 import { randomWeights, tinyConfig } from "./support/tiny-checkpoint.ts"
 
@@ -18,6 +20,14 @@ const blockNames: Record<string, string> = {
   "mlp.down_proj": "ffn_down",
 }
 
+const llama = new GgufNames("llama")
+const ggufName = (hf: string) => llama.gguf(hf)
+const hfName = (gguf: string) => llama.hf(gguf)
+const layoutOf = (architecture: string, headDim = 8) => new GgufLayout({ architecture, heads: 4, headDim })
+/** The checkpoint's row of a row of q. */
+const hfRow = (row: number, headDim: number) => layoutOf("llama", headDim).rows("blk.0.attn_q.weight")!.hfRow(row)
+const isPermuted = (architecture: string, gguf: string) => layoutOf(architecture).rows(gguf) !== null
+
 t.test("every tensor of every architecture has a name in both worlds", async t => {
   const variants = [
     { attention_bias: true, mlp_bias: true },
@@ -26,15 +36,85 @@ t.test("every tensor of every architecture has a name in both worlds", async t =
     { model_type: "qwen3", head_dim: 8, num_hidden_layers: 12 },
   ]
   for (const changes of variants) {
-    const names = Object.keys(randomWeights({ ...tinyConfig, ...changes }, 1))
-    const found = names.map(ggufName)
+    const config = { ...tinyConfig, ...changes }
+    const names = Object.keys(randomWeights(config, 1))
+    const own = new GgufNames(config.model_type)
+    const found = names.map(name => own.gguf(name))
     t.notOk(found.includes(null), JSON.stringify(changes))
     t.equal(new Set(found).size, names.length, "no name twice")
     t.same(
-      found.map(name => hfName(name!)),
+      found.map(name => own.hf(name!)),
       names,
     )
   }
+})
+
+t.test("tensors of other families, under all names that checkpoints have for them", async t => {
+  for (const [variant, config] of Object.entries(families)) {
+    const type = config.model_type as string
+    const names = new GgufNames(type)
+    const found = Object.keys(familyWeights(config, 1)).map(name => [name, names.gguf(name)] as const)
+    t.notOk(found.find(([, gguf]) => gguf === null)?.[0], variant)
+    t.equal(new Set(found.map(([, gguf]) => gguf)).size, found.length, "no name twice")
+    for (const [, gguf] of found) t.equal(names.gguf(names.hf(gguf!)!), gguf)
+  }
+  const gemma = new GgufNames("gemma3_text")
+  t.equal(gemma.gguf("model.layers.2.post_attention_layernorm.weight"), "blk.2.post_attention_norm.weight")
+  t.equal(gemma.hf("blk.2.ffn_norm.weight"), "model.layers.2.pre_feedforward_layernorm.weight")
+  t.equal(gemma.gguf("language_model.model.layers.0.mlp.up_proj.weight"), "blk.0.ffn_up.weight")
+  t.equal(gemma.gguf("model.language_model.embed_tokens.weight"), "token_embd.weight")
+  t.equal(gemma.hf("token_embd.weight"), "model.embed_tokens.weight")
+  t.equal(gemma.gguf("vision_tower.layers.0.mlp.up_proj.weight"), null)
+})
+
+t.test("experts", async t => {
+  const cases = [
+    ["mixtral", "block_sparse_moe.experts.", { gate: "w1", up: "w3", down: "w2" }],
+    ["qwen3_moe", "mlp.experts.", { gate: "gate_proj", up: "up_proj", down: "down_proj" }],
+  ] as const
+  for (const [type, prefix, parts] of cases) {
+    const names = new GgufNames(type)
+    for (const [part, module] of Object.entries(parts)) {
+      const hf = `model.layers.7.${prefix}31.${module}`
+      const gguf = `blk.7.ffn_${part}_exps.weight`
+      t.same(names.expert(`${hf}.weight`), { name: gguf, expert: 31 })
+      t.equal(names.expertModule(gguf, 31), hf)
+      t.equal(names.tensor(`${hf}.weight`), gguf)
+      t.equal(names.gguf(`${hf}.weight`), null)
+    }
+    t.equal(names.expert(`model.layers.7.${prefix}x.w1.weight`), null)
+    t.equal(names.expertModule("blk.7.ffn_up.weight", 0), null)
+  }
+  t.equal(llama.expertModule("blk.7.ffn_up_exps.weight", 0), null)
+})
+
+t.test("q, k and v of GPT-NeoX, which a checkpoint has head by head", async t => {
+  const order = layoutOf("gpt_neox", 2).rows("blk.0.attn_qkv.bias")
+  // Rows 6h … of a checkpoint are q, k and v of head h, two of each.
+  t.same(
+    [...fileOrder(order, 24)!],
+    [0, 1, 6, 7, 12, 13, 18, 19, 2, 3, 8, 9, 14, 15, 20, 21, 4, 5, 10, 11, 16, 17, 22, 23],
+  )
+  t.equal(layoutOf("gpt_neox").rows("blk.0.attn_output.weight"), null)
+  t.equal(layoutOf("gpt2").rows("blk.0.attn_qkv.weight"), null)
+})
+
+t.test("matrices of GPT-2's blocks are turned", async t => {
+  const layout = layoutOf("gpt2")
+  for (const module of ["attn_qkv", "attn_output", "ffn_up", "ffn_down"]) {
+    t.ok(layout.isTransposed(`blk.11.${module}.weight`), module)
+    t.notOk(layout.isTransposed(`blk.11.${module}.bias`), module)
+    t.notOk(layoutOf("gpt_neox").isTransposed(`blk.11.${module}.weight`), module)
+  }
+  for (const name of ["token_embd.weight", "position_embd.weight"]) t.notOk(layout.isTransposed(name), name)
+})
+
+t.test("norms of Gemma hold one more", async t => {
+  const layout = layoutOf("gemma3_text")
+  for (const name of ["blk.0.attn_q_norm.weight", "output_norm.weight", "blk.3.post_ffw_norm.weight"])
+    t.equal(layout.offset(name), 1, name)
+  t.equal(layout.offset("blk.0.attn_q.weight"), 0)
+  t.equal(layoutOf("llama").offset("output_norm.weight"), 0)
 })
 
 t.test("the names are those of llama.cpp", async t => {
@@ -88,25 +168,26 @@ t.test("rows of q and k, as an independent implementation permutes them", async 
     Array.from({ length: heads * headDim }, (_, row) => hfRow(row, headDim)),
     perm,
   )
-  for (const dim of [2, 6, 8, 64, 128, 130])
+  for (const dim of [2, 6, 8, 64, 128, 130]) {
+    const order = layoutOf("llama", dim).rows("blk.0.attn_k.weight")
+    const [forward, back] = [fileOrder(order, 3 * dim)!, checkpointOrder(order, 3 * dim)!]
     for (let row = 0; row < 3 * dim; row++) {
-      if (ggufRow(hfRow(row, dim), dim) !== row || hfRow(ggufRow(row, dim), dim) !== row)
-        t.fail(`row ${row} of heads of ${dim}`)
+      if (back[forward[row]!] !== row || forward[back[row]!] !== row) t.fail(`row ${row} of heads of ${dim}`)
       // Elements that turn together: neighbours in the file, half a head apart in the checkpoint.
-      if (row % 2 === 0 && hfRow(row + 1, dim) !== hfRow(row, dim) + dim / 2)
+      if (row % 2 === 0 && forward[row + 1] !== forward[row]! + dim / 2)
         t.fail(`rows ${row} and ${row + 1} of heads of ${dim}`)
     }
+  }
 })
 
 t.test("which tensors are permuted", async t => {
   const names = Object.keys(randomWeights({ ...tinyConfig, attention_bias: true, mlp_bias: true }, 1))
-  const permuted = names.filter(name => hasPermutedRows("llama", ggufName(name)!))
+  const permuted = names.filter(name => isPermuted("llama", ggufName(name)!))
   t.same(
     permuted.filter(name => name.startsWith("model.layers.1.")),
     ["q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias"].map(name => `model.layers.1.self_attn.${name}`),
   )
   t.equal(permuted.length, 4 * tinyConfig.num_hidden_layers)
-  for (const architecture of ["qwen2", "qwen3"])
-    t.notOk(names.some(name => hasPermutedRows(architecture, ggufName(name)!)))
-  t.notOk(hasPermutedRows("llama", "blk.0.attn_q_norm.weight"))
+  for (const architecture of ["qwen2", "qwen3"]) t.notOk(names.some(name => isPermuted(architecture, ggufName(name)!)))
+  t.notOk(isPermuted("llama", "blk.0.attn_q_norm.weight"))
 })

@@ -290,6 +290,35 @@ t.test("a SentencePiece vocabulary without a prefix", async t => {
   t.equal(bare.decode([sa, ab]), " aab", "no space is taken away")
 })
 
+t.test("spaces that added tokens take with them follow from the model's name", async t => {
+  const [json, config] = filesOf(fable)
+  const token = (content: string, i: number, changes: Json) => ({ id: 2048 + i, content, special: true, ...changes })
+  const written = (changes: Json, name: string, more = ["<unk>", "<s>", "</s>"]) => {
+    const texts = ["<|end|>", ...more]
+    const added_tokens = [
+      { id: 0, content: "<|endoftext|>", special: true },
+      ...texts.map((content, i) => token(content, i, /end|<\/s/.test(content) ? changes : {})),
+    ]
+    return ggufOfTokenizer({ ...json, added_tokens }, config, { vocabularySize: 2052, name })
+  }
+  t.same(written({}, "fable").notes, [])
+  t.same(written({ rstrip: true }, "Phi-3-mini").notes, [])
+  t.match(written({ lstrip: true }, "fable").notes[0], /for "<\|end\|>", "<\/s>" that is not what/)
+  t.match(written({ rstrip: true }, "fable").notes[0], /for "<\|end\|>", "<\/s>" that is not what/)
+  t.match(written({}, "phi3").notes[0], /for "<\|end\|>", "<\/s>" that is not what/)
+  // llama.cpp looks these four up without asking whether they are there.
+  t.equal(written({}, "Phi-3-mini").metadata.get("general.name"), undefined)
+  t.same(written({}, "My-Phi-3", []).metadata.get("general.name"), string("My-Phi 3"))
+  t.same(written({}, "My-Phi-3", []).notes, [])
+  const back = (name: string) => {
+    const { metadata } = written({}, name)
+    const { json: found } = tokenizerOfGguf(new Map([...metadata, ["general.name", string(name)]]), path)
+    return (found.added_tokens as Json[]).filter(({ rstrip }) => rstrip).map(({ content }) => content)
+  }
+  t.same(back("Phi-3-mini"), ["<|end|>", "</s>"])
+  t.same(back("fable"), [])
+})
+
 t.test("what GGUF cannot express of a tokenizer is refused with the reason", async t => {
   const [json, config] = filesOf(fable)
   const model = json.model as Json & { merges: string[][]; vocab: Record<string, number> }
@@ -314,7 +343,6 @@ t.test("what GGUF cannot express of a tokenizer is refused with the reason", asy
   withModel({ vocab: { ...model.vocab, more: 2048 } }, /"more" has the id 2048, expected one below.*2048/, "ERR_FORMAT")
   withModel({ vocab: { ...model.vocab, more: 5 } }, /and "more" both have the id 5/, "ERR_FORMAT")
   withModel({ vocab: { ...model.vocab, more: "5" } }, /the id "5"/, "ERR_FORMAT")
-  refuses({ added_tokens: [{ ...added[0], lstrip: true }] }, /"<\|endoftext\|>" has lstrip/)
   refuses({ added_tokens: [{ ...added[0], single_word: true }] }, /has single_word/)
   refuses({ normalizer: { type: "Lowercase" } }, /the normalizer has a step "Lowercase"/)
   refuses({ pre_tokenizer: { type: "ByteLevel", add_prefix_space: true } }, /a step "ByteLevel" as GGUF cannot have it/)

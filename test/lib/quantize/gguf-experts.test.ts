@@ -2,6 +2,7 @@
 import { cpSync } from "node:fs"
 import { join } from "node:path"
 import t from "tap"
+import { Checkpoint } from "../../../lib/containers/checkpoint.ts"
 import { Gguf } from "../../../lib/containers/gguf.ts"
 import { GgufWriter } from "../../../lib/containers/gguf-writer.ts"
 import { readImportance } from "../../../lib/containers/imatrix-files.ts"
@@ -89,7 +90,6 @@ t.test("experts lie one behind the other", async t => {
   t.teardown(() => gguf.dispose())
   const name = "blk.0.ffn_up_exps.weight"
   const all = await decodeBlocks(gguf.entry(name), gguf.mapped(name))
-  const { Checkpoint } = await import("../../../lib/containers/checkpoint.ts")
   const checkpoint = await Checkpoint.open(source)
   t.teardown(() => checkpoint.dispose())
   for (let e = 0; e < 6; e++)
@@ -99,7 +99,7 @@ t.test("experts lie one behind the other", async t => {
     )
 })
 
-t.test("what llama.cpp cannot compute, and what this version does not convert", async t => {
+t.test("what llama.cpp cannot compute, and what this version does not round", async t => {
   const out = join(folder(t), "model.gguf")
   const refused = async (change: Record<string, unknown>, message: RegExp) =>
     t.rejects(quantizeModel(withTokenizer(t, change), out, { preset: "q8_0" }), { code: "ERR_UNSUPPORTED", message })
@@ -113,12 +113,69 @@ t.test("what llama.cpp cannot compute, and what this version does not convert", 
     code: "ERR_UNSUPPORTED",
     message: /does not know mixtures of experts \(mixtral\)/,
   })
-  await t.rejects(convertModel(source, out), { code: "ERR_UNSUPPORTED", message: /mixture of experts \(mixtral\)/ })
-  await quantizeModel(source, out, { preset: "q8_0" })
-  await t.rejects(convertModel(out, join(folder(t), "out"), { format: "dense" }), {
-    code: "ERR_UNSUPPORTED",
-    message: /stacked experts/,
+})
+
+for (const [name, change] of [
+  ["mixtral", mixtral],
+  ["qwen3_moe", qwen],
+] as const)
+  t.test(`${name} is converted both ways, value by value`, async t => {
+    const source = withTokenizer(t, change)
+    const dense = await logits(source, ids)
+    const file = join(folder(t), "model.gguf")
+    const report = await convertModel(source, file)
+    t.ok(report.exact)
+    t.ok(relativeDistance(await logits(file, ids), dense) < 1e-6)
+    const back = join(folder(t), "out")
+    await convertModel(file, back, { format: "dense" })
+    t.ok(relativeDistance(await logits(back, ids), dense) < 1e-6)
+    const [first, second] = [await Checkpoint.open(source), await Checkpoint.open(back)]
+    t.teardown(() => {
+      first.dispose()
+      second.dispose()
+    })
+    t.same([...second.names].sort(), [...first.names].sort())
+    for (const tensor of first.names) t.same(await second.floats(tensor), await first.floats(tensor), tensor)
+    t.equal(second.config.model_type, name)
   })
+
+t.test("codes of experts become blocks, and codes again", async t => {
+  const source = withTokenizer(t, qwen)
+  const gptq = join(folder(t), "gptq")
+  const recipe = { scheme: "w4a16", groupSize: 32, rounding: "nearest", format: "gptq" } as const
+  await quantizeModel(source, gptq, recipe)
+  const expected = await logits(gptq, ids)
+  const file = join(folder(t), "model.gguf")
+  await convertModel(gptq, file)
+  const gguf = await Gguf.open(file)
+  t.teardown(() => gguf.dispose())
+  t.equal(gguf.entry("blk.1.ffn_down_exps.weight").type.name, "Q4_0")
+  t.equal(gguf.entry("blk.1.ffn_gate_inp.weight").type.name, "F32")
+  t.ok(relativeDistance(await logits(file, ids), expected) < 1e-5)
+  const back = join(folder(t), "back")
+  await convertModel(file, back, { format: "gptq" })
+  t.ok(relativeDistance(await logits(back, ids), expected) < 1e-5)
+  const module = "model.layers.0.mlp.experts.3.up_proj.qweight"
+  const [first, second] = [await Checkpoint.open(gptq), await Checkpoint.open(back)]
+  t.teardown(() => {
+    first.dispose()
+    second.dispose()
+  })
+  t.same(await second.readBytes(module), await first.readBytes(module))
+})
+
+t.test("experts of several types", async t => {
+  const source = withTokenizer(t, qwen)
+  const mixed = join(folder(t), "mixed")
+  const recipe = { scheme: "w4a16", groupSize: 32, rounding: "nearest", format: "compressed-tensors" } as const
+  await quantizeModel(source, mixed, { ...recipe, overrides: [{ pattern: "*.experts.2.up_proj", scheme: "w8a16" }] })
+  const file = join(folder(t), "model.gguf")
+  await t.rejects(convertModel(mixed, file), {
+    code: "ERR_UNSUPPORTED",
+    message: /experts.2.up_proj.*beside experts that are Q4_0/s,
+  })
+  await convertModel(mixed, file, { preset: "q8_0", allowRequantize: true })
+  t.ok(relativeDistance(await logits(file, ids), await logits(mixed, ids)) < 0.05)
 })
 
 t.test("files whose experts do not fit their metadata", async t => {
