@@ -42,6 +42,8 @@ export interface Measured {
   bitsPerWeight: number
   perplexity: number
   against: NonNullable<Evaluation["against"]>
+  /** Of what learned from GPTQ's codes: how many tensors, and how many whose layer objective is no larger than GPTQ's. */
+  learned: { tensors: number; noWorse: number }
 }
 
 export const readReference = (subject: Subject): Reference | null => {
@@ -93,7 +95,7 @@ export function createContext(subjects: readonly Subject[], work: string, progre
       options.preset === "best" ||
       (options.rounding !== undefined && !["nearest", "hqq"].includes(options.rounding)) ||
       (options.transforms?.length ?? 0) > 0
-    await quantizeModel(subject.path, out, {
+    const { tensors } = await quantizeModel(subject.path, out, {
       ...options,
       ...(needsText && {
         ...{ calibration: readFileSync(subject.calibration, "utf8"), samples: 128, sequenceLength: 256, force: true },
@@ -104,7 +106,9 @@ export function createContext(subjects: readonly Subject[], work: string, progre
       const text = readFileSync(subject.evaluation, "utf8")
       const { perplexity, against } = await evaluateModel(out, { text, ...evaluation, against: subject.path })
       const { bitsPerWeight } = await inspectModel(out)
-      return { bitsPerWeight, perplexity, against: against! }
+      const started = tensors.filter(({ startError }) => startError !== undefined)
+      const noWorse = started.filter(({ error, startError }) => error <= startError!).length
+      return { bitsPerWeight, perplexity, against: against!, learned: { tensors: started.length, noWorse } }
     } finally {
       rmSync(out, { recursive: true })
     }

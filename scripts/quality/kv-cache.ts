@@ -3,8 +3,9 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
-import { evaluateModel, loadModel } from "../../lib/index.ts"
+import { evaluateModel, loadModel, type Model } from "../../lib/index.ts"
 import type { KvCacheDetails, KvCacheOption } from "../../lib/models/kv-cache.ts"
+import { plantKeyOutliers } from "../../test/lib/models/support/planted.ts"
 
 export interface Subject {
   name: string
@@ -47,27 +48,32 @@ export const rows: readonly (readonly [name: string, option: KvCacheOption])[] =
   ["keys int8, values int4 rotated", { ...bare, keys: "int8", values: "int4" }],
 ]
 
+/** Measured on the twin with outliers in its keys as well. */
+const planted = ["int8", "int4, not rotated", "int4, rotated", "int4, keys not rotated, by channel, window 1"]
+const outlierFactor = 16
+
 /** Markdown lines. characters: of the text, for a quick look; default all. */
 export async function kvCacheQuality(
-  { subjects, progress }: Context,
+  { subjects, work, progress }: Context,
   chosen = rows,
   characters = Number.POSITIVE_INFINITY,
 ): Promise<string[]> {
-  const lines: string[] = []
+  const lines = [
+    "## KV cache",
+    "",
+    "Against the same model with an f32 cache. Without sinks and window unless a row names them.",
+    `*Outliers*: the same function with two channels of every head's keys times ${outlierFactor} and those of the queries divided by it; large models have such channels.`,
+    "",
+  ]
   for (const { name, path, evaluation } of subjects) {
     const text = readFileSync(evaluation, "utf8").slice(0, characters)
     using reference = await loadModel(path)
     const window = reference.maxContext
     lines.push(`### ${name}, windows of ${window}`, "")
     lines.push("| cache | bytes a token | perplexity ratio | KL | top token |", "|---|---|---|---|---|")
-    for (const [label, kvCache] of chosen) {
-      progress.note(`${name}: ${label}`)
-      using model = await loadModel(path, { kvCache })
+    const measure = async (label: string, model: Model) => {
       const { perplexity, against } = await evaluateModel(model, {
-        text,
-        window,
-        protocol: "llama.cpp",
-        against: reference,
+        ...{ text, window, protocol: "llama.cpp", against: reference },
       })
       const { klMean, topAgreement, perplexity: base } = against!
       const bytes = (model.kvCacheBytes(32768) - model.kvCacheBytes(16384)) / 16384
@@ -75,6 +81,19 @@ export async function kvCacheQuality(
         `| ${label} | ${bytes} | ${(perplexity / base).toFixed(5)} | ${klMean.toExponential(2)} | ${(topAgreement * 100).toFixed(2)} % |`,
       )
     }
+    for (const [label, kvCache] of chosen) {
+      progress.note(`${name}: ${label}`)
+      using model = await loadModel(path, { kvCache })
+      await measure(label, model)
+    }
+    const twin = join(work, "key-outliers")
+    await plantKeyOutliers(path, twin, outlierFactor)
+    for (const [label, kvCache] of chosen.filter(([label]) => planted.includes(label))) {
+      progress.note(`${name}, outliers: ${label}`)
+      using model = await loadModel(twin, { kvCache })
+      await measure(`outliers: ${label}`, model)
+    }
+    rmSync(twin, { recursive: true })
     lines.push("")
   }
   return lines
