@@ -7,7 +7,7 @@ import type { BenchMatrix, Prepared, PrepareOptions, Unavailable } from "./backe
 import { type OrtModule, ortBits, prepareOrt } from "./backend-ort.ts"
 import { denseCopies, PackedCopies, prepareFused, prepareUnfused, quantizedCopies } from "./backend-tsq.ts"
 import { type BackendName, type KernelPlan, ortVariant, schemeOf } from "./kernel-options.ts"
-import { type FloatDtype, quantizedRow } from "./samples.ts"
+import { type FloatDtype, quantizedRow, type WeightRow } from "./samples.ts"
 
 /** The backends that cannot take part, and why. */
 export class Absent {
@@ -107,8 +107,9 @@ export class PreparedBackends {
     const copies = await PackedCopies.make(() => prepack(quantized), this.#options)
     this.#packs.push(copies)
     const label = { backend, kernel: scheme, activations: "int8", dtype, bits: 8, groupSize: k } as const
-    for (const isa of this.#plan.isa)
-      this.list.push(prepareFused(copies, n, quantizedRow(quantized), { ...label, isa }, "scheme"))
+    const stored = await dequantizeAsync(quantized)
+    const row: WeightRow = (i, out) => out.set(stored.subarray(i * k, (i + 1) * k))
+    for (const isa of this.#plan.isa) this.list.push(prepareFused(copies, n, row, { ...label, isa }, "scheme"))
   }
 
   async #unfused(backend: string, dtype: FloatDtype): Promise<void> {

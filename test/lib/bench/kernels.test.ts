@@ -200,6 +200,20 @@ t.test("int8 activations are measured and marked, or reported", async t => {
   }
 })
 
+t.test("schemes that round activations are measured beside their own weights", async t => {
+  const report = await benchKernels({
+    ...quick,
+    ...{ shapes: ["256x96"], m: [1, 20], threads: [2], isa: [...new Set(["reference", isa])], dtypes: ["bf16"] },
+    backends: ["tsq-w8a8", "tsq-fp8", "tsq-llm.int8"],
+  })
+  t.strictSame(report.unavailable, [])
+  t.equal(report.results.length, 3 * 2 * report.options.isa.length)
+  for (const { backend, m, relL2 } of report.results) {
+    const bound = backend === "tsq-fp8" ? 0.05 : 0.02
+    t.ok(relL2 > 0 && relL2 < bound, `${backend}, m ${m}: ${relL2}`)
+  }
+})
+
 t.test("refusals", async t => {
   for (const [options, code, message] of [
     [{ shapes: ["64"] }, "ERR_OPTION", /expected K×N/],
