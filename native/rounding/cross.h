@@ -36,8 +36,8 @@ struct TargetReport {
 
 // target [n, k] = w + (H + damp I)^-1 (M^T w + R^T), damp in units of the mean diagonal, M of the inputs [k, k], R of
 // the residual stream [n, k] or null: with D its drift, the least |X w + D - X~ target|^2 + damp |w - target|^2 of each
-// row. H of x~. w itself where H, M or R is not finite, or H cannot be factored. Threaded, the same bytes for any number
-// of threads. target may not be w. Errors: kShape, kNumeric (w not finite), kMemory, kAborted.
+// row. H of x~. w itself where H, M or R is not finite, or H cannot be factored. Threaded, the same bytes for any
+// number of threads. target may not be w. Errors: kShape, kNumeric (w not finite), kMemory, kAborted.
 Result<TargetReport> correctTarget(const float* w, int64_t n, int64_t k, const Hessian& hessian, const CrossGram& cross,
                                    const CrossGram* residual, double damp, float* target, AbortFlag abort);
 
