@@ -11,7 +11,6 @@
 import type { Checkpoint } from "../../containers/checkpoint.ts"
 import { TsqError, throwIfAborted } from "../../core/errors.ts"
 import type { LongWork } from "../../core/progress.ts"
-import type { QuantizedTensor } from "../../core/quantized-tensor.ts"
 import { CheckpointSource } from "../../engine/checkpoint-source.ts"
 import { type PackedWeight, prepack } from "../../kernels/packed-weight.ts"
 import { Accumulator } from "../../models/accumulator.ts"
