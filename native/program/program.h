@@ -117,10 +117,10 @@ struct Observer {
   std::shared_ptr<Accumulator> accumulator;  // all but kCopy
   float* copy = nullptr;                     // kCopy: [rows, width] out
   const float* reference = nullptr;          // kSquaredError, kCross, kProducts: [rows, width of slot]
-  int32_t inputs = -1;  // kCross with a capacity: the slot of x, while `slot` is compared with the reference
   // Not -1: `slot` is grouped by these routes, and only what belongs to `expert` is reduced, by an accumulator as wide
   // as one row of the group. Any reduction but kCopy; a reference is laid out as the slot.
   int32_t routes = -1, expert = 0;
+  int32_t inputs = -1;  // kCross with a capacity: the slot of x, while `slot` is compared with the reference
 };
 
 // The last of Reduction.

@@ -89,6 +89,58 @@ TEST(observers_reduce_what_a_copy_shows) {
   CHECK(near(error->values[0], errorSum, 1e-9) && near(error->values[1], referenceSum, 1e-9));
 }
 
+TEST(products_and_two_slots_compare_with_a_reference) {
+  const Config config;
+  const Model model(config);
+  const std::unique_ptr<Program> program = model.program();
+  const int64_t inner = config.intermediate, outer = config.hidden, rows = 19;
+  const auto products = accumulator(Reduction::kProducts, inner), cross = accumulator(Reduction::kCross, inner, outer);
+  const std::vector<float> other = tiny::randomFloats(rows * inner, 51), ahead = tiny::randomFloats(rows * outer, 52);
+  std::vector<float> x(static_cast<size_t>(rows * inner)), stream(static_cast<size_t>(rows * outer));
+  const std::vector<int32_t> tokens = tiny::randomTokens(rows, config.vocabulary, 41);
+  StepRequest step = tiny::request(model, model.cache(2), tokens, 0, {0, 1});
+  const Observer at{2, Model::kGatedOp, Model::kActive, Reduction::kCopy, nullptr};
+  step.observers.assign(4, at);
+  step.observers[0].copy = x.data();
+  step.observers[1].slot = 0;
+  step.observers[1].copy = stream.data();
+  step.observers[2].reduction = Reduction::kProducts;
+  step.observers[2].accumulator = products;
+  step.observers[2].reference = other.data();
+  step.observers[3].slot = 0;
+  step.observers[3].inputs = Model::kActive;
+  step.observers[3].reduction = Reduction::kCross;
+  step.observers[3].accumulator = cross;
+  step.observers[3].reference = ahead.data();
+  const Status status = program->step(step);
+  CHECK_MSG(status.ok(), status.message());
+  CHECK(cross->cross->width() == outer && cross->cross->k() == inner);
+  for (int64_t j = 0; j < inner; ++j) {
+    const auto at = [&](const std::vector<float>& values, int64_t row, int64_t width, int64_t column) {
+      return static_cast<double>(values[static_cast<size_t>(row * width + column)]);
+    };
+    double sum = 0;
+    for (int64_t r = 0; r < rows; ++r) sum += at(x, r, inner, j) * at(other, r, inner, j);
+    CHECK(near(products->values[static_cast<size_t>(j)], sum, 1e-9));
+    for (int64_t i = 0; i < outer; ++i) {
+      double drift = 0;
+      for (int64_t r = 0; r < rows; ++r)
+        drift += (at(ahead, r, outer, i) - at(stream, r, outer, i)) * at(x, r, inner, j);
+      CHECK(near(cross->cross->data()[i * inner + j], drift, 1e-4));
+    }
+  }
+  // What does not fit together.
+  step.observers[3].inputs = -1;
+  CHECK(program->step(step).code() == Code::kOption);
+  step.observers[3].inputs = 99;
+  CHECK(program->step(step).code() == Code::kShape || program->step(step).code() == Code::kOption);
+  step.observers[3].inputs = Model::kActive;
+  step.observers[3].slot = Model::kActive;
+  CHECK(program->step(step).code() == (inner == outer ? Code::kOk : Code::kShape));
+  step.observers[2].inputs = 0;
+  CHECK(program->step(step).code() == Code::kOption);
+}
+
 TEST(observers_stand_before_and_between_ops) {
   const Config config;
   const Model model(config);
