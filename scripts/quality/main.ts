@@ -1,5 +1,5 @@
 // Measures quality on real models and writes docs/quality.md: `npm run quality -- [names of parts] [--models FOLDER --texts FOLDER]`. All
-// parts take hours; with names only those sections of the page are made anew. fable-5m is in the repository; every model in the folder of
+// parts take hours; with names only those sections of the page are made anew, with `--subjects name,name` for these models alone. fable-5m is in the repository; every model in the folder of
 // models is measured as well, with its text in the folder of texts.
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -25,7 +25,7 @@ const parts: Record<string, () => Promise<(context: Context) => Promise<string[]
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { models: { type: "string" }, texts: { type: "string" } },
+  options: { models: { type: "string" }, texts: { type: "string" }, subjects: { type: "string" } },
 })
 const unknown = positionals.filter(name => !(name in parts))
 if (unknown.length > 0)
@@ -58,7 +58,10 @@ function readSections(): Map<string, string> {
 const work = mkdtempSync(join(tmpdir(), "tsq-quality-"))
 const progress = showProgress()
 try {
-  const context = createContext(findSubjects(values.models, values.texts), work, progress)
+  const wanted = values.subjects?.split(",")
+  const subjects = findSubjects(values.models, values.texts).filter(({ name }) => wanted?.includes(name) ?? true)
+  if (subjects.length === 0) throw new Error(`there is no model called ${values.subjects}`)
+  const context = createContext(subjects, work, progress)
   for (const name of names) {
     const start = performance.now()
     const lines = await (await parts[name]!())(context)
