@@ -79,7 +79,7 @@ test("calls at the same time add up", async t => {
 })
 
 test("bad arguments", async t => {
-  await refused(t, () => native.createAccumulator(9 as never, 4, 4, 0), "ERR_OPTION", /kind is 9/)
+  await refused(t, () => native.createAccumulator(10 as never, 4, 4, 0), "ERR_OPTION", /kind is 10/)
   await refused(t, () => native.createAccumulator(3, 4, 4, 0), "ERR_OPTION", /a copy .* needs no accumulator/)
   await refused(t, () => native.createAccumulator(1, 0, 4, 0), "ERR_OPTION", /width is 0/)
   await refused(t, () => native.createAccumulator(6, 4, 0, 0), "ERR_OPTION", /capacity/)

@@ -137,7 +137,8 @@ for (const change of [mixtral, qwen])
       await distance({ rounding: "gptq", errorCorrection: true }),
     ]
     t.ok(corrected < plain, `${corrected} with the correction, ${plain} without`)
-    for (const rounding of ["qronos", "auto-round", "lsq"] as const)
+    t.ok((await distance({ rounding: "qronos", errorCorrection: true })) < 1, "qronos")
+    for (const rounding of ["auto-round", "lsq"] as const)
       t.ok((await distance({ rounding, errorCorrection: true, steps: 20 })) < 1, rounding)
   })
 
