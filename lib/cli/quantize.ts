@@ -24,6 +24,7 @@ interface Flags extends Omit<SharedFlags, "activations"> {
   scheme?: string
   groupSize?: number | "channel" | "tensor"
   asymmetric?: boolean
+  symmetric?: boolean
   rounding?: string
   transform?: string[]
   alpha?: number | "auto"
@@ -73,7 +74,10 @@ export function addQuantize(program: Command): void {
         "w8a16, w6a16, w5a16, w4a16 (default), w3a16, w2a16, w8a8, fp8, mxfp4, nvfp4, nf4, fp4 or llm.int8",
       )
       .option("--group-size <n|channel|tensor>", "columns that share a scale (default 128)", groupSize)
-      .option("--asymmetric", "with zero points")
+      .addOption(
+        new Option("--asymmetric", "with zero points (default of presets awq and best)").conflicts("symmetric"),
+      )
+      .option("--symmetric", "without (default otherwise)")
       .option("--rounding <name>", "nearest, mse, hqq, gptq, auto-round, lsq or qronos")
       .option("--error-correction", "round towards the outputs of the unquantized model (default with qronos)")
       .option("--damp <share>", "gptq, auto-round, qronos: share of the mean diagonal added to it (default 0.01)", real)
@@ -227,7 +231,7 @@ async function toOptions(flags: Flags): Promise<Record<string, unknown>> {
     preset: flags.preset,
     scheme: flags.scheme,
     groupSize: flags.groupSize,
-    symmetric: flags.asymmetric ? false : undefined,
+    symmetric: flags.asymmetric ? false : flags.symmetric,
     rounding: flags.rounding,
     transforms: flags.transform,
     alpha: flags.alpha,

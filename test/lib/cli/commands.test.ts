@@ -94,6 +94,9 @@ t.test("quantize: every flag, and a plan in words", async t => {
   t.match(words.stderr, /format compressed-tensors, scales of keys and values in fp8\n/)
   t.match(words.stdout, /model\.layers\.1\.self_attn\.v_proj\s+128×256\s+6 bit, group 256, asymmetric/)
   t.match(words.stdout, /model\.layers\.1\.self_attn\.q_proj\s+256×256\s+left alone: ignored by option/)
+  const awq = ["--preset", "awq", "--symmetric", "--calibration", fableCalibration]
+  const plain = await tsq("quantize", fable, out, ...awq, "--plan")
+  t.match(plain.stdout, /q_proj\s+256×256\s+4 bit, group 128, symmetric/, "a preset that is asymmetric by itself")
   t.notOk(existsSync(out))
 })
 
