@@ -77,10 +77,11 @@ export async function methodLines(context: Context): Promise<string[]> {
         learned.tensors += found.learned.tensors
         learned.noWorse += found.learned.noWorse
         const known = reference?.quantization.find(entry => entry.method === method.reference && entry.bits === bits)
-        lines.push(
+        const row =
           `| ${bits} | ${method.name} | ${found.bitsPerWeight.toFixed(3)} | ${found.perplexity.toFixed(4)} | ${klText(found.against)} | ${percent(found.against.topAgreement)} | ` +
-            `${known ? `${known.ppl} | ${known.kl} | ${percent(known.top1)}` : "– | – | –"} |`,
-        )
+          `${known ? `${known.ppl} | ${known.kl} | ${percent(known.top1)}` : "– | – | –"} |`
+        lines.push(row)
+        context.progress.note(`${subject.name} ${row}`)
       }
     for (const [name, list] of divergences)
       if (!list.every((kl, i) => i === 0 || kl > list[i - 1]!))
