@@ -6,6 +6,9 @@ import { sharedFloats } from "../core/shared-array.ts"
 import type { ModelProgram } from "../models/program.ts"
 import type { CalibrationRun } from "./calibration-run.ts"
 
+/** A channel that has all but vanished is not brought back by what little is left of it. */
+const mostGain = 2
+
 /** Tensor and offset of an RMS norm right before the head; null where there is none. */
 export function finalNorm(program: ModelProgram): { tensor: string; size: number; offset: number } | null {
   const { ops, weights } = program.sections.at(-1)!
@@ -28,6 +31,9 @@ export async function refitFinalNorm(
   const gains = await run.headGains(signal)
   const weight = await checkpoint.floats(norm.tensor)
   const fitted = sharedFloats(norm.size)
-  for (let i = 0; i < fitted.length; i++) fitted[i] = gains[i]! * (norm.offset + weight[i]!) - norm.offset
+  for (let i = 0; i < fitted.length; i++) {
+    const gain = Number.isFinite(gains[i]) ? Math.min(Math.max(gains[i]!, 0), mostGain) : 1
+    fitted[i] = gain * (norm.offset + weight[i]!) - norm.offset
+  }
   return new Map([[norm.tensor, fitted]])
 }
