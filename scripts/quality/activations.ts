@@ -1,26 +1,9 @@
 // What rounding activations costs: schemes of 8 bits as checkpoints and as models are loaded, and LLM.int8() where there are outliers.
-// Run by itself: npx tsx scripts/quality/activations.ts [folder of models] [folder of texts]
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs"
-import { tmpdir } from "node:os"
+import { readFileSync, rmSync } from "node:fs"
 import { join } from "node:path"
-import { fileURLToPath, pathToFileURL } from "node:url"
 import { evaluateModel, type LoadOptions, type QuantizeModelOptions, quantizeModel } from "../../lib/index.ts"
 import { plantOutliers } from "../../test/lib/models/support/planted.ts"
-
-export interface Subject {
-  name: string
-  path: string
-  calibration: string
-  evaluation: string
-  groupSize: number
-}
-
-export interface QualityContext {
-  subjects: readonly Subject[]
-  /** Folder for models on the way. */
-  work: string
-  progress(text: string): void
-}
+import type { Context } from "./context.ts"
 
 const window = 256
 const stored: { name: string; options: QuantizeModelOptions; calibrated?: boolean }[] = [
@@ -35,7 +18,7 @@ const stored: { name: string; options: QuantizeModelOptions; calibrated?: boolea
 const percent = (ratio: number) => `${ratio >= 1 ? "+" : "−"}${Math.abs(100 * (ratio - 1)).toFixed(2)} %`
 
 /** Markdown of the section. */
-export async function activationLines({ subjects, work, progress }: QualityContext): Promise<string[]> {
+export async function activationLines({ subjects, work, progress }: Context): Promise<string[]> {
   const lines = ["## Activations of 8 bits", ""]
   lines.push(
     'Perplexity with `activations: "scheme"`, which rounds activations as the scheme says, and with `"exact"`, which leaves them; changes against the',
@@ -50,7 +33,7 @@ export async function activationLines({ subjects, work, progress }: QualityConte
     const text = readFileSync(evaluation, "utf8")
     const plain = await perplexity(path, text)
     const row = async (scheme: string, from: string, load: LoadOptions = {}) => {
-      progress(`${name}: ${scheme}`)
+      progress.note(`${name}: ${scheme}`)
       const [own, exact] = [
         await perplexity(from, text, load),
         await perplexity(from, text, { ...load, activations: "exact" }),
@@ -82,7 +65,7 @@ export async function activationLines({ subjects, work, progress }: QualityConte
     `| nothing | ${plain.toFixed(4)} |`,
   )
   for (const quantize of ["w8a8", "llm.int8", "fp8"] as const) {
-    progress(`planted: ${quantize}`)
+    progress.note(`planted: ${quantize}`)
     const found = await perplexity(planted, text, { quantize })
     lines.push(`| ${quantize} | ${found.toFixed(4)} (${percent(found / plain)}) |`)
   }
@@ -90,35 +73,4 @@ export async function activationLines({ subjects, work, progress }: QualityConte
   return lines
 }
 
-export const plantedOutliers = { factor: 128, channels: () => [11, 200] }
-
-async function main(): Promise<void> {
-  const root = fileURLToPath(new URL("../..", import.meta.url))
-  const [models, texts] = process.argv.slice(2)
-  const own = (name: string) => join(root, "models", name)
-  const subjects: Subject[] = [
-    {
-      name: "fable-5m",
-      path: own("fable-5m"),
-      calibration: own("text/fable-calib.txt"),
-      evaluation: own("text/fable-eval.txt"),
-      groupSize: 128,
-    },
-  ]
-  if (models && texts && existsSync(join(models, "stories260K")))
-    subjects.push({
-      name: "stories260K",
-      path: join(models, "stories260K"),
-      calibration: join(texts, "tinystories-calib.txt"),
-      evaluation: join(texts, "tinystories-eval.txt"),
-      groupSize: 32,
-    })
-  const work = mkdtempSync(join(tmpdir(), "tsq-quality-"))
-  try {
-    console.log((await activationLines({ subjects, work, progress: text => console.error(text) })).join("\n"))
-  } finally {
-    rmSync(work, { recursive: true })
-  }
-}
-
-if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) await main()
+const plantedOutliers = { factor: 128, channels: () => [11, 200] }

@@ -1,23 +1,10 @@
-// Damage of quantized KV caches: a module of `npm run quality`. By itself: npx tsx scripts/quality/kv-cache.ts [name …].
-import { mkdtempSync, readFileSync, rmSync } from "node:fs"
-import { tmpdir } from "node:os"
+// Damage of quantized KV caches: a module of `npm run quality`.
+import { readFileSync, rmSync } from "node:fs"
 import { join } from "node:path"
-import { fileURLToPath } from "node:url"
 import { evaluateModel, loadModel, type Model } from "../../lib/index.ts"
 import type { KvCacheDetails, KvCacheOption } from "../../lib/models/kv-cache.ts"
 import { plantKeyOutliers } from "../../test/lib/models/support/planted.ts"
-
-export interface Subject {
-  name: string
-  path: string
-  evaluation: string
-}
-
-export interface Context {
-  subjects: readonly Subject[]
-  work: string
-  progress: { note(text: string): void }
-}
+import type { Context } from "./context.ts"
 
 const bare: KvCacheDetails = { sinks: 0, window: 0 }
 const int4: KvCacheDetails = { ...bare, keys: "int4", values: "int4" }
@@ -97,33 +84,4 @@ export async function kvCacheQuality(
     lines.push("")
   }
   return lines
-}
-
-if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const root = fileURLToPath(new URL("../..", import.meta.url))
-  const [models, texts, characters = "Infinity", ...names] = process.argv.slice(2)
-  const subjects = [
-    {
-      name: "fable-5m",
-      path: join(root, "models/fable-5m"),
-      evaluation: join(root, "models/text/fable-eval.txt"),
-    },
-    ...(models && texts
-      ? [
-          {
-            name: "stories260K",
-            path: join(models, "stories260K"),
-            evaluation: join(texts, "tinystories-eval.txt"),
-          },
-        ]
-      : []),
-  ]
-  const work = mkdtempSync(join(tmpdir(), "tsq-kv-"))
-  const chosen = names.length === 0 ? rows : rows.filter(([name]) => names.includes(name))
-  const progress = { note: (text: string) => console.error(text) }
-  try {
-    console.log((await kvCacheQuality({ subjects, work, progress }, chosen, Number(characters))).join("\n"))
-  } finally {
-    rmSync(work, { recursive: true })
-  }
 }

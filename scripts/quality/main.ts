@@ -13,10 +13,7 @@ const parts: Record<string, () => Promise<(context: Context) => Promise<string[]
   methods: async () => (await import("./methods.ts")).methodLines,
   recovered: async () => (await import("./methods.ts")).recoveredLines,
   schemes: async () => (await import("./schemes.ts")).schemeLines,
-  activations: async () => {
-    const { activationLines } = await import("./activations.ts")
-    return context => activationLines({ ...context, progress: text => context.progress.note(text) })
-  },
+  activations: async () => (await import("./activations.ts")).activationLines,
   transforms: async () => (await import("./transforms.ts")).transforms,
   mixed: async () => (await import("./mixed.ts")).mixedQuality,
   "kv-cache": async () => (await import("./kv-cache.ts")).kvCacheQuality,

@@ -1,25 +1,8 @@
-// Mixtures chosen by measured damage beside one scheme at the same bits per weight. By itself:
-// npx tsx scripts/quality/mixed.ts <folder of models> <folder of texts>
-import { mkdtempSync, readFileSync, rmSync } from "node:fs"
-import { tmpdir } from "node:os"
+// Mixtures chosen by measured damage beside one scheme at the same bits per weight.
+import { readFileSync, rmSync } from "node:fs"
 import { join } from "node:path"
-import { fileURLToPath } from "node:url"
 import { evaluateModel, inspectModel, loadModel, type QuantizeModelOptions, quantizeModel } from "../../lib/index.ts"
-
-interface Subject {
-  name: string
-  path: string
-  calibration: string
-  evaluation: string
-  groupSize: number
-}
-
-interface Context {
-  subjects: readonly Subject[]
-  /** A folder for what is made on the way. */
-  work: string
-  progress: { onProgress(step: { stage: string; done: number; total: number; elapsedMs: number }): void }
-}
+import type { Context } from "./context.ts"
 
 /** Markdown: one table a model. */
 export async function mixedQuality({ subjects, work, progress }: Context): Promise<string[]> {
@@ -66,25 +49,4 @@ export async function mixedQuality({ subjects, work, progress }: Context): Promi
     base.dispose()
   }
   return lines
-}
-
-if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const { showProgress } = await import("../../lib/cli/progress.ts")
-  const root = fileURLToPath(new URL("../..", import.meta.url))
-  const [models, texts] = process.argv.slice(2)
-  const subject = (name: string, path: string, text: string, from: string, groupSize: number): Subject => ({
-    ...{ name, path, groupSize },
-    calibration: join(from, `${text}-calib.txt`),
-    evaluation: join(from, `${text}-eval.txt`),
-  })
-  const subjects = [subject("fable-5m", join(root, "models/fable-5m"), "fable", join(root, "models/text"), 128)]
-  if (models && texts) subjects.push(subject("stories260K", join(models, "stories260K"), "tinystories", texts, 32))
-  const work = mkdtempSync(join(tmpdir(), "tsq-mixed-"))
-  const progress = showProgress()
-  try {
-    console.log((await mixedQuality({ subjects, work, progress })).join("\n"))
-  } finally {
-    progress.stop()
-    rmSync(work, { recursive: true, force: true })
-  }
 }

@@ -1,27 +1,10 @@
 // What transforms do to a model, and to its twin with planted outliers: 8-bit products with activations rounded by token, and 4-bit weights in groups
-// and in whole rows. By itself: `npx tsx scripts/quality/transforms.ts [<folder of models> <folder of texts>]`.
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs"
-import { tmpdir } from "node:os"
+// and in whole rows.
+import { readFileSync, rmSync } from "node:fs"
 import { join } from "node:path"
-import { fileURLToPath, pathToFileURL } from "node:url"
-import { showProgress } from "../../lib/cli/progress.ts"
 import { evaluateModel, loadModel, type Model, type QuantizeModelOptions, quantizeModel } from "../../lib/index.ts"
 import { type Outliers, plantOutliers } from "../../test/lib/models/support/planted.ts"
-
-export interface Subject {
-  name: string
-  path: string
-  calibration: string
-  evaluation: string
-  groupSize: number
-}
-
-export interface Context {
-  subjects: readonly Subject[]
-  /** A folder for what is made on the way. */
-  work: string
-  progress: ReturnType<typeof showProgress>
-}
+import type { Context, Subject } from "./context.ts"
 
 interface Method {
   name: string
@@ -116,25 +99,4 @@ async function judged(path: string, base: Model, text: string): Promise<string> 
   })
   const { klMean, klStdError } = result.against!
   return `${result.perplexity.toFixed(4)} | ${klMean.toPrecision(3)} ± ${klStdError.toPrecision(1)}`
-}
-
-if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
-  const root = fileURLToPath(new URL("../..", import.meta.url))
-  const [models, texts] = process.argv.slice(2)
-  const subject = (name: string, folder: string, text: string, textName: string, groupSize: number): Subject => ({
-    ...{ name, path: join(folder, name), groupSize },
-    calibration: join(text, `${textName}-calib.txt`),
-    evaluation: join(text, `${textName}-eval.txt`),
-  })
-  const subjects = [subject("fable-5m", join(root, "models"), join(root, "models/text"), "fable", 128)]
-  if (models && texts && existsSync(join(models, "stories260K")))
-    subjects.push(subject("stories260K", models, texts, "tinystories", 32))
-  const work = mkdtempSync(join(tmpdir(), "tsq-quality-"))
-  const progress = showProgress()
-  try {
-    console.log((await transforms({ subjects, work, progress })).join("\n"))
-  } finally {
-    progress.stop()
-    rmSync(work, { recursive: true, force: true })
-  }
 }
